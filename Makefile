@@ -1,0 +1,50 @@
+# Each target installs what it needs first; nothing has to be activated.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := /usr/bin/python3.11
+BIN := .venv/bin
+SAMPLE := $(or $(PGEARTH_SAMPLE),../shared/sample)
+FILES := build/demo
+
+.PHONY: help demo test lint start stop psql docs server-packages clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: start ## The main job: build an archive from the sample data and query it (pictures in build/demo)
+	$(BIN)/pgearth demo --sample "$(SAMPLE)" --output $(FILES)
+
+test: .venv/.installed lint ## Run all checks and tests on a server of their own
+	$(BIN)/pytest
+
+lint: .venv/.installed ## ruff, mypy, and sqlfluff where it can parse
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --processes 2 sql
+
+start: .venv/.installed ## Start the checkout's private server and bring its schema up to date
+	$(BIN)/pgearth server start
+	$(BIN)/pgearth migrate
+
+stop: .venv/.installed ## Stop the private server
+	$(BIN)/pgearth server stop
+
+psql: start ## Open psql on the archive
+	$(BIN)/pgearth server psql
+
+docs: start ## Regenerate docs/functions.md from the database's comments
+	$(BIN)/python -m loaders.reference docs/functions.md
+
+server-packages: ## Install PostgreSQL, PostGIS, plpython3u and pgvector (Debian)
+	docker/install-server.sh
+
+.venv/.installed: pyproject.toml constraints.txt docker/install-server.sh | server-packages
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean: ## Remove what the targets made, except the virtual environment and the archive
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The `pgearth` command: the server, migrations, and everything that brings data into the archive."""

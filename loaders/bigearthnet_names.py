@@ -1,0 +1,170 @@
+"""What the names of BigEarthNet patches say: satellite, time, tile, place and split. Pure arithmetic, no files.
+
+Sources: the naming guides of BigEarthNet v1 (https://bigearth.net/v1.0.html) and v2 (Clasen et al., 2024,
+arXiv:2407.03653, for the split); MGRS lettering after NGA.STND.0037. The footprint rule was found from, and holds for,
+every official v1 footprint at hand.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from loaders.errors import InputError
+from loaders.patches import PLATFORMS
+
+PATCH_SIDE = 1200.0
+PATCHES_PER_TILE_SIDE = 91
+TILE_SIDE = 109_800.0
+COARSEST_PIXEL = 60
+TRAIN_LIMIT = 16_079.84
+VALIDATION_LIMIT = 27_450.0
+
+SENTINEL_2_V1 = re.compile(
+    r"(?P<product>(?P<satellite>S2[AB])_MSIL2A_(?P<time>\d{8}T\d{5,6}))"
+    r"_(?P<column>\d{1,2})_(?P<row>\d{1,2})"
+)
+SENTINEL_2_V2 = re.compile(
+    r"(?P<product>(?P<satellite>S2[AB])_MSIL2A_(?P<time>\d{8}T\d{6})_N\d{4}_R\d{3}_T(?P<tile>\d{2}[C-X][A-Z]{2}))"
+    r"_(?P<column>\d{2})_(?P<row>\d{2})"
+)
+SENTINEL_1 = re.compile(
+    r"(?P<product>(?P<satellite>S1[AB])_IW_GRDH_1S[DS][VH]_(?P<time>\d{8}T\d{6}))_(?P<tile>\d{2}[C-X][A-Z]{2})"
+    r"_(?P<column>\d{1,2})_(?P<row>\d{1,2})"
+)
+
+LATITUDE_BANDS = "CDEFGHJKLMNPQRSTUVWX"  # 8 degrees each, N the first north of the equator
+BAND_HEIGHT = 888_000
+SOUTHERN_FALSE_NORTHING = 10_000_000
+ROW_CYCLE = 2_000_000
+COLUMN_LETTERS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")  # of zones 0, 1, 2 modulo 3
+ROW_LETTERS = "ABCDEFGHJKLMNPQRSTUV"
+
+
+@dataclass(frozen=True)
+class PatchName:
+    """What a patch's name says.
+
+    `product` is the name without what follows the product: in v2 the tile acquisition, in v1 and for Sentinel-1 the
+    acquisition, which may span tiles. `tile` is None in Sentinel-2 v1 names. `faults` are the archive's known slips in
+    the time of v1 names, which `sensing_time` (UTC) has repaired.
+    """
+
+    product: str
+    platform: str
+    sensing_time: datetime
+    tile: str | None
+    column: int
+    row: int
+    faults: tuple[str, ...] = ()
+
+
+def parse_patch_name(name: str) -> PatchName:
+    """Parse the name of a Sentinel-1 or Sentinel-2 patch of BigEarthNet v1 or v2; raise InputError for any other."""
+    match = SENTINEL_2_V2.fullmatch(name) or SENTINEL_1.fullmatch(name) or SENTINEL_2_V1.fullmatch(name)
+    if match is None:
+        raise InputError(
+            f"{name!r} is not the name of a BigEarthNet patch",
+            "Names look like S2A_MSIL2A_20170613T101031_87_48 (v1), S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57 "
+            "(v2) or S1A_IW_GRDH_1SDV_20170613T165043_33UUP_87_48.",
+        )
+    column, row = int(match["column"]), int(match["row"])
+    if not (column < PATCHES_PER_TILE_SIDE and row < PATCHES_PER_TILE_SIDE):
+        raise InputError(f"{name!r}: columns and rows of a tile run from 0 to {PATCHES_PER_TILE_SIDE - 1}")
+    sensing_time, faults = parse_time(match["time"])
+    return PatchName(
+        product=match["product"],
+        platform=PLATFORMS[match["satellite"]],
+        sensing_time=sensing_time,
+        tile=match.groupdict().get("tile"),
+        column=column,
+        row=row,
+        faults=faults,
+    )
+
+
+@lru_cache(maxsize=4096)
+def parse_time(text: str) -> tuple[datetime, tuple[str, ...]]:
+    """Read YYYYMMDDTHHMMSS (UTC) and name the faults repaired; raise InputError where that is no time.
+
+    v1 counted acquisitions within a datatake by adding 1 to the digits, so that a leading zero was lost and 59 seconds
+    became 60 or 61: T94160 is 09:41:60, that is 09:42:00.
+    """
+    date, _, digits = text.partition("T")
+    faults = []
+    if len(digits) == 5:
+        faults.append("hour without its leading zero")
+    digits = digits.zfill(6)
+    seconds = int(digits[4:])
+    if seconds > 59:
+        faults.append("seconds above 59")
+    try:
+        minute = datetime.strptime(date + digits[:4], "%Y%m%d%H%M").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a time: {error}") from error
+    return minute + timedelta(seconds=seconds), tuple(faults)
+
+
+@lru_cache(maxsize=4096)
+def square_origin(tile: str) -> tuple[int, int, int]:
+    """EPSG code of the UTM zone and lower-left corner (easting, northing, metres) of an MGRS 100 km square.
+
+    Squares are named like 33UUP. Raises InputError if there is no such square.
+    """
+    zone = int(tile[:2]) if len(tile) == 5 and tile[:2].isdecimal() else 0
+    if not 1 <= zone <= 60 or tile[2] not in LATITUDE_BANDS:
+        raise InputError(f"{tile!r} is not a tile of the MGRS grid", "Tiles look like 33UUP.")
+    band = tile[2]
+    column = COLUMN_LETTERS[zone % 3].find(tile[3])
+    row = ROW_LETTERS.find(tile[4])
+    if column < 0 or row < 0:
+        raise InputError(f"{tile!r} is not a tile of the MGRS grid", f"Zone {zone} has no such 100 km square.")
+    northern = band >= "N"
+    northing = (row - (5 if zone % 2 == 0 else 0)) % len(ROW_LETTERS) * 100_000
+    # Row letters repeat every 2,000 km: the repetition nearest to the middle of the latitude band is meant.
+    middle = (LATITUDE_BANDS.index(band) - 9.5) * BAND_HEIGHT + (0 if northern else SOUTHERN_FALSE_NORTHING)
+    northing += round((middle - northing) / ROW_CYCLE) * ROW_CYCLE
+    return (32600 if northern else 32700) + zone, (column + 1) * 100_000, northing
+
+
+@lru_cache(maxsize=4096)
+def tile_origin(tile: str) -> tuple[int, int, int]:
+    """EPSG code and upper-left corner (easting, northing, metres) of the patch grid of a Sentinel-2 tile.
+
+    The tile reaches 9.8 km beyond its 100 km square to the south and east; its corner is the square's, moved outwards
+    to a multiple of 60 m, counted from the equator.
+    """
+    srid, easting, northing = square_origin(tile)
+    west = easting // COARSEST_PIXEL * COARSEST_PIXEL
+    equator = 0 if srid < 32700 else SOUTHERN_FALSE_NORTHING
+    north = equator + math.ceil((northing + 100_000 - equator) / COARSEST_PIXEL) * COARSEST_PIXEL
+    return srid, west, north
+
+
+def patch_bounds(tile: str, column: int, row: int) -> tuple[float, float, float, float]:
+    """West, south, east and north edge of a patch (metres, in the UTM zone of its tile).
+
+    Columns count from the tile's west edge, rows from its north edge.
+    """
+    _, west, north = tile_origin(tile)
+    return (
+        west + PATCH_SIDE * column,
+        north - PATCH_SIDE * (row + 1),
+        west + PATCH_SIDE * (column + 1),
+        north - PATCH_SIDE * row,
+    )
+
+
+def split_by_rule(column: int, row: int) -> str:
+    """Split of a v2 patch: train near the edge of its tile, test in the middle, validation between them.
+
+    What counts is the distance of the patch centre to the nearest edge.
+    """
+    x, y = PATCH_SIDE * (column + 0.5), PATCH_SIDE * (row + 0.5)
+    distance = min(x, y, TILE_SIDE - x, TILE_SIDE - y)
+    if distance <= TRAIN_LIMIT:
+        return "train"
+    return "validation" if distance <= VALIDATION_LIMIT else "test"

@@ -1,0 +1,88 @@
+"""The `pgearth` command and its groups; each subcommand lives in the module of its topic and is imported when called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+import psycopg
+
+from loaders.errors import InputError
+
+
+class TopicGroup(click.Group):
+    """A group whose subcommands are imported on use, so that `pgearth --help` does not import torch or GDAL."""
+
+    def __init__(self, *args: object, topics: dict[str, str], **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.topics = topics
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all subcommands, in the order of their declaration."""
+        return list(self.topics)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand `cmd_name`, or return None when there is no such subcommand."""
+        if cmd_name not in self.topics:
+            return None
+        module, attribute = self.topics[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(
+    cls=TopicGroup,
+    topics={
+        "server": "loaders.server:server",
+        "migrate": "loaders.migrate:migrate",
+        "load": "loaders.cli:load",
+        "encode": "loaders.encode:encode",
+        "demo": "loaders.demo:demo",
+        "synthetic": "loaders.synthetic:synthetic",
+    },
+)
+@click.version_option(package_name="pgearth")
+def pgearth() -> None:
+    """Satellite-image archives that live in PostgreSQL.
+
+    Every command works on the server that PGEARTH_DSN (or libpq's PG* variables) names, else on the checkout's own
+    private server (`pgearth server start`).
+    """
+
+
+@click.group(
+    cls=TopicGroup,
+    topics={
+        "nomenclature": "loaders.nomenclature:nomenclature",
+        "corine": "loaders.corine:corine",
+        "nuts": "loaders.nuts:nuts",
+        "bigearthnet": "loaders.bigearthnet:bigearthnet",
+        "bigearthnet-metadata": "loaders.bigearthnet_metadata:bigearthnet_metadata",
+        "scene": "loaders.scene:scene",
+    },
+)
+def load() -> None:
+    """Bring data into the archive. Each load may be interrupted and run again."""
+
+
+def main() -> None:
+    """Run the command; bad input and database errors end in one clear message instead of a traceback."""
+    try:
+        pgearth(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted; what was committed stays. Run the same command again to go on.", err=True)
+        sys.exit(130)
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except psycopg.Error as error:
+        click.echo(f"Error from the database: {error}", err=True)
+        if error.diag.message_hint:
+            click.echo(f"Hint: {error.diag.message_hint}", err=True)
+        sys.exit(1)

@@ -1,0 +1,54 @@
+"""Connections to the archive's database."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from loaders.errors import InputError
+from loaders.server import Cluster, default_dsn, default_home
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
+
+
+def dsn() -> str:
+    """Connection string of the archive: PGEARTH_DSN, else empty where libpq's own variables name a server, else the private server's."""
+    if configured := os.environ.get("PGEARTH_DSN"):
+        return configured
+    return "" if any(os.environ.get(name) for name in LIBPQ_VARIABLES) else default_dsn()
+
+
+def require_server() -> None:
+    """Raise InputError if the private server is meant and does not run."""
+    if dsn() == default_dsn() and not Cluster(default_home()).running():
+        raise InputError(
+            f"The server of {default_home()} is not running.",
+            "Start it with `pgearth server start`, or set PGEARTH_DSN.",
+        )
+
+
+def connect(**kwargs: Any) -> psycopg.Connection:
+    """Connect to the archive; `kwargs` go to psycopg.connect. Raises InputError if the private server is meant and does not run."""
+    require_server()
+    return psycopg.connect(dsn(), **{"application_name": "pgearth", **kwargs})
+
+
+def sqlalchemy_url() -> URL:
+    """The archive's URL for SQLAlchemy and alembic. Raises InputError if the private server is meant and does not run."""
+    from sqlalchemy import URL
+
+    require_server()
+    parameters = {name: str(value) for name, value in conninfo_to_dict(dsn()).items()}
+    return URL.create(
+        "postgresql+psycopg",
+        username=parameters.pop("user", None),
+        password=parameters.pop("password", None),
+        database=parameters.pop("dbname", None),
+        query={"application_name": "pgearth", **parameters},
+    )

@@ -1,0 +1,109 @@
+"""The ledger of loads, eo.load: what makes loading restartable.
+
+One item (a file, folder or product) is one transaction: its rows and its `done` become visible together or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from loaders.errors import InputError
+
+
+@dataclass
+class LoadItem:
+    """One item while it is loaded: the loader sets `rows` and counts whatever else is worth reporting."""
+
+    load_id: int
+    rows: int = 0
+    details: Counter[str] = field(default_factory=Counter)
+
+
+def file_checksum(*paths: Path) -> str:
+    """Fingerprint (SHA-256, hexadecimal) of the contents of the files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def listing_checksum(paths: list[Path]) -> str:
+    """Fingerprint of names, sizes and modification times: for sources too large to read twice."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        stat = path.stat()
+        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def load_item(connection: Connection, loader: str, source: str, checksum: str) -> Iterator[LoadItem | None]:
+    """Load one item: `with load_item(...) as item: if item: ...` inside which all writing is one transaction.
+
+    Yields None when the ledger says that this very source (same checksum) is loaded. An error rolls the item back
+    and is recorded; a killed session leaves `running`, which the next run takes over. Raises InputError when the
+    source was loaded with other contents, or when another session is loading it now. The connection must be in
+    autocommit mode.
+    """
+    if not connection.autocommit:
+        raise ValueError("load_item needs a connection in autocommit mode")
+    key = f"{loader}|{source}"
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", (key,))
+        if cursor.fetchone() != (True,):
+            raise InputError(f"{source}: another session is loading it now", "Wait for it to end, then run this again.")
+        try:
+            cursor.execute(
+                "select state, checksum from eo.load where loader = %s and source = %s", (loader, source)
+            )
+            known = cursor.fetchone()
+            if known and known[0] == "done":
+                if known[1] != checksum:
+                    raise InputError(
+                        f"{source}: it was loaded before, with other contents",
+                        "Rename the source to load it beside the old one, or delete the old rows and its row in eo.load.",
+                    )
+                yield None
+                return
+            cursor.execute(
+                """
+                insert into eo.load (loader, source, checksum, state) values (%s, %s, %s, 'running')
+                on conflict (loader, source) do update
+                    set checksum = excluded.checksum, state = 'running', rows = 0, details = null, error = null,
+                        started_at = now(), finished_at = null
+                returning load_id
+                """,
+                (loader, source, checksum),
+            )
+            row = cursor.fetchone()
+            assert row is not None
+            item = LoadItem(row[0])
+            try:
+                with connection.transaction():
+                    yield item
+                    cursor.execute(
+                        "update eo.load set state = 'done', rows = %s, details = %s, finished_at = clock_timestamp()"
+                        " where load_id = %s",
+                        (item.rows, Jsonb(dict(item.details)), item.load_id),
+                    )
+            except Exception as error:
+                if not connection.broken:
+                    cursor.execute(
+                        "update eo.load set state = 'failed', error = %s, finished_at = clock_timestamp()"
+                        " where load_id = %s",
+                        (str(error), item.load_id),
+                    )
+                raise
+        finally:
+            if not connection.broken:
+                cursor.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (key,))

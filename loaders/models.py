@@ -1,0 +1,353 @@
+"""SQLAlchemy models of the archive's tables. The revisions are the truth; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from geoalchemy2 import Geometry, Raster, WKBElement
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Computed,
+    DateTime,
+    Enum,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import BIT, DOUBLE_PRECISION, JSONB, REAL
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Base of all models."""
+
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy declares it so)
+        str: Text,
+        int: BigInteger,
+        float: DOUBLE_PRECISION,
+        bool: Boolean,
+        bytes: LargeBinary,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+        list[int]: ARRAY(SmallInteger),
+        list[float]: ARRAY(REAL),
+    }
+
+
+Cell = Text(collation="C")
+
+
+class SchemaVersion(Base):
+    """The package version whose migrations and SQL files the database has."""
+
+    __tablename__ = "schema_version"
+    __table_args__ = ({"schema": "eo_internal"},)
+
+    singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    version: Mapped[str]
+
+
+class SqlFileRow(Base):
+    """A file of sql/ as it was last applied."""
+
+    __tablename__ = "sql_file"
+    __table_args__ = ({"schema": "eo_internal"},)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+
+
+class Label(Base):
+    """A class of a nomenclature."""
+
+    __tablename__ = "label"
+    __table_args__ = (UniqueConstraint("scheme", "code"), {"schema": "eo"})
+
+    label_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    scheme: Mapped[str]
+    code: Mapped[str]
+    level: Mapped[int] = mapped_column(SmallInteger)
+    name: Mapped[str]
+    color: Mapped[str | None]
+    clc_codes: Mapped[list[str] | None]
+
+
+class LabelClosure(Base):
+    """A pair of labels of which the first includes the second."""
+
+    __tablename__ = "label_closure"
+    __table_args__ = (Index("label_closure_descendant_id", "descendant_id"), {"schema": "eo"})
+
+    ancestor_id: Mapped[int] = mapped_column(ForeignKey("eo.label.label_id", ondelete="CASCADE"), primary_key=True)
+    descendant_id: Mapped[int] = mapped_column(ForeignKey("eo.label.label_id", ondelete="CASCADE"), primary_key=True)
+
+
+class LabelSpelling(Base):
+    """An accepted spelling of a label's name."""
+
+    __tablename__ = "label_spelling"
+    __table_args__ = ({"schema": "eo"},)
+
+    scheme: Mapped[str] = mapped_column(primary_key=True)
+    spelling: Mapped[str] = mapped_column(primary_key=True)
+    label_id: Mapped[int] = mapped_column(ForeignKey("eo.label.label_id", ondelete="CASCADE"))
+
+
+class Product(Base):
+    """A satellite product: one acquisition of one tile."""
+
+    __tablename__ = "product"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        Index("product_footprint", "footprint", postgresql_using="gist"),
+        Index("product_sensing_time", "sensing_time"),
+        {"schema": "eo"},
+    )
+
+    product_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str]
+    platform: Mapped[str]
+    level: Mapped[str]
+    sensing_time: Mapped[datetime]
+    mgrs_tile: Mapped[str | None]
+    cloud_cover: Mapped[float | None] = mapped_column(REAL)
+    footprint: Mapped[WKBElement | None] = mapped_column(Geometry("MULTIPOLYGON", 4326, spatial_index=False))
+    source_path: Mapped[str | None]
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    derived_from: Mapped[int | None] = mapped_column(ForeignKey("eo.product.product_id"))
+
+
+class Patch(Base):
+    """An image patch."""
+
+    __tablename__ = "patch"
+    __table_args__ = (
+        UniqueConstraint("name", "source", "cell"),
+        ForeignKeyConstraint(["pair_id", "cell"], ["eo.patch.patch_id", "eo.patch.cell"]),
+        Index("patch_footprint", "footprint", postgresql_using="gist"),
+        Index("patch_label_ids", "label_ids", postgresql_using="gin"),
+        Index("patch_country_codes", "country_codes", postgresql_using="gin"),
+        Index("patch_sensing_time", "sensing_time"),
+        Index("patch_cell", "cell"),
+        Index("patch_product_id", "product_id"),
+        Index("patch_pair_name", "pair_name", postgresql_where=text("pair_name is not null")),
+        Index("patch_srid", "srid", "patch_id"),
+        {"schema": "eo"},
+    )
+
+    patch_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    cell: Mapped[str] = mapped_column(Cell, primary_key=True)
+    name: Mapped[str]
+    source: Mapped[str]
+    product_id: Mapped[int] = mapped_column(ForeignKey("eo.product.product_id"))
+    platform: Mapped[str]
+    sensing_time: Mapped[datetime]
+    season: Mapped[str] = mapped_column(
+        Enum("winter", "spring", "summer", "autumn", name="season", schema="eo"),
+        Computed("(by sensing month and hemisphere)", persisted=True),
+    )
+    footprint: Mapped[WKBElement] = mapped_column(Geometry("POLYGON", 4326, spatial_index=False))
+    srid: Mapped[int] = mapped_column(Integer)
+    west: Mapped[float]
+    south: Mapped[float]
+    east: Mapped[float]
+    north: Mapped[float]
+    tile_column: Mapped[int | None] = mapped_column(SmallInteger)
+    tile_row: Mapped[int | None] = mapped_column(SmallInteger)
+    label_ids: Mapped[list[int] | None]
+    label_fraction: Mapped[list[float] | None]
+    scene_class_ids: Mapped[list[int] | None]
+    source_country: Mapped[str | None]
+    country_codes: Mapped[list[str] | None]
+    split: Mapped[str | None]
+    seasonal_snow: Mapped[bool | None]
+    cloud_or_shadow: Mapped[bool | None]
+    pair_name: Mapped[str | None]
+    pair_id: Mapped[int | None]
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+
+
+def patch_reference() -> ForeignKeyConstraint:
+    """Foreign key to a patch, which takes its rows along when it is deleted."""
+    return ForeignKeyConstraint(["patch_id", "cell"], ["eo.patch.patch_id", "eo.patch.cell"], ondelete="CASCADE")
+
+
+class PatchRaster(Base):
+    """The pixels of one patch at one resolution."""
+
+    __tablename__ = "patch_raster"
+    __table_args__ = (patch_reference(), {"schema": "eo", "postgresql_partition_by": "hash (cell)"})
+
+    patch_id: Mapped[int] = mapped_column(primary_key=True)
+    resolution: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    cell: Mapped[str] = mapped_column(Cell, primary_key=True)
+    bands: Mapped[list[str]]
+    rast: Mapped[bytes] = mapped_column(Raster(spatial_index=False))
+
+
+class Corine(Base):
+    """A polygon of CORINE Land Cover."""
+
+    __tablename__ = "corine"
+    __table_args__ = (
+        Index("corine_geom", "geom", postgresql_using="gist"),
+        Index("corine_label_id", "label_id"),
+        {"schema": "eo"},
+    )
+
+    corine_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    source: Mapped[str]
+    label_id: Mapped[int] = mapped_column(ForeignKey("eo.label.label_id"))
+    geom: Mapped[WKBElement] = mapped_column(Geometry("MULTIPOLYGON", 3035, spatial_index=False))
+
+
+class CorinePart(Base):
+    """A reprojected, subdivided piece of a CORINE polygon."""
+
+    __tablename__ = "corine_part"
+    __table_args__ = (
+        Index("corine_part_geom", "geom", postgresql_using="gist"),
+        Index("corine_part_corine_id", "corine_id"),
+        {"schema": "eo", "postgresql_partition_by": "list (srid)"},
+    )
+
+    part_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    srid: Mapped[int] = mapped_column(Integer, primary_key=True)
+    corine_id: Mapped[int] = mapped_column(ForeignKey("eo.corine.corine_id", ondelete="CASCADE"))
+    label_id: Mapped[int] = mapped_column(SmallInteger)
+    geom: Mapped[WKBElement] = mapped_column(Geometry("POLYGON", -1, spatial_index=False))
+
+
+class Nuts(Base):
+    """A NUTS region."""
+
+    __tablename__ = "nuts"
+    __table_args__ = (
+        UniqueConstraint("region_id"),
+        Index("nuts_geom", "geom", postgresql_using="gist"),
+        {"schema": "eo"},
+    )
+
+    nuts_id: Mapped[str] = mapped_column(primary_key=True)
+    level: Mapped[int] = mapped_column(SmallInteger)
+    country_code: Mapped[str]
+    name: Mapped[str]
+    region_id: Mapped[int] = mapped_column(Integer, Identity())
+    geom: Mapped[WKBElement] = mapped_column(Geometry("MULTIPOLYGON", 4326, spatial_index=False))
+
+
+class NutsPart(Base):
+    """A reprojected, subdivided piece of a NUTS country."""
+
+    __tablename__ = "nuts_part"
+    __table_args__ = (
+        Index("nuts_part_geom", "geom", postgresql_using="gist"),
+        Index("nuts_part_nuts_id", "nuts_id"),
+        {"schema": "eo", "postgresql_partition_by": "list (srid)"},
+    )
+
+    part_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    srid: Mapped[int] = mapped_column(Integer, primary_key=True)
+    nuts_id: Mapped[str] = mapped_column(ForeignKey("eo.nuts.nuts_id", ondelete="CASCADE"))
+    level: Mapped[int] = mapped_column(SmallInteger)
+    country_code: Mapped[str]
+    geom: Mapped[WKBElement] = mapped_column(Geometry("POLYGON", -1, spatial_index=False))
+
+
+class Encoder(Base):
+    """One version of one encoder or hash function."""
+
+    __tablename__ = "encoder"
+    __table_args__ = (
+        UniqueConstraint("name", "version"),
+        CheckConstraint("(dimension is null) <> (bits is null)"),
+        {"schema": "eo"},
+    )
+
+    encoder_id: Mapped[int] = mapped_column(SmallInteger, Identity(), primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int] = mapped_column(Integer)
+    architecture: Mapped[str]
+    bands: Mapped[list[str]]
+    input_size: Mapped[int | None] = mapped_column(Integer)
+    normalisation: Mapped[dict[str, Any] | None]
+    dimension: Mapped[int | None] = mapped_column(Integer)
+    bits: Mapped[int | None] = mapped_column(Integer)
+    weights: Mapped[bytes]
+    weights_sha256: Mapped[str]
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("eo.encoder.encoder_id"))
+    training: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Embedding(Base):
+    """One patch's vector under one encoder."""
+
+    __tablename__ = "embedding"
+    __table_args__ = (patch_reference(), {"schema": "eo", "postgresql_partition_by": "list (encoder_id)"})
+
+    patch_id: Mapped[int] = mapped_column(primary_key=True)
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("eo.encoder.encoder_id"), primary_key=True)
+    cell: Mapped[str] = mapped_column(Cell, primary_key=True)
+    embedding: Mapped[Any] = mapped_column(VECTOR())
+
+
+class Bucket(Base):
+    """A distinct hash code of one hash function."""
+
+    __tablename__ = "bucket"
+    __table_args__ = (UniqueConstraint("encoder_id", "code"), {"schema": "eo"})
+
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("eo.encoder.encoder_id"), primary_key=True)
+    bucket_no: Mapped[int] = mapped_column(Integer, primary_key=True)
+    code: Mapped[str] = mapped_column(BIT(varying=True))
+
+
+class PatchBucket(Base):
+    """The bucket a patch, or a region of it, is in."""
+
+    __tablename__ = "patch_bucket"
+    __table_args__ = (
+        patch_reference(),
+        ForeignKeyConstraint(["encoder_id", "bucket_no"], ["eo.bucket.encoder_id", "eo.bucket.bucket_no"]),
+        Index("patch_bucket_bucket_no", "encoder_id", "bucket_no"),
+        {"schema": "eo"},
+    )
+
+    patch_id: Mapped[int] = mapped_column(primary_key=True)
+    segment: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    encoder_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    cell: Mapped[str] = mapped_column(Cell, primary_key=True)
+    bucket_no: Mapped[int] = mapped_column(Integer)
+
+
+class Load(Base):
+    """A row of the ledger of loads."""
+
+    __tablename__ = "load"
+    __table_args__ = (UniqueConstraint("loader", "source"), {"schema": "eo"})
+
+    load_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    loader: Mapped[str]
+    source: Mapped[str]
+    checksum: Mapped[str]
+    state: Mapped[str]
+    rows: Mapped[int] = mapped_column(server_default=text("0"))
+    details: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]

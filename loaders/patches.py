@@ -1,0 +1,214 @@
+"""Writes products and patches, with or without pixels: the one way by which every loader fills the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection, Cursor
+from psycopg.types.json import Jsonb
+
+PLATFORMS = {
+    "S1A": "sentinel-1a",
+    "S1B": "sentinel-1b",
+    "S1C": "sentinel-1c",
+    "S2A": "sentinel-2a",
+    "S2B": "sentinel-2b",
+    "S2C": "sentinel-2c",
+}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product to store; `footprint` is WKB of a MultiPolygon in EPSG:4326, `derived_from` a product's name."""
+
+    name: str
+    platform: str
+    level: str
+    sensing_time: datetime
+    mgrs_tile: str | None = None
+    cloud_cover: float | None = None
+    footprint: bytes | None = None
+    source_path: str | None = None
+    metadata: dict[str, Any] | None = None
+    derived_from: str | None = None
+
+
+@dataclass(frozen=True)
+class PatchRaster:
+    """Pixels of a patch at one resolution (metres): PostGIS raster WKB and the names of its bands."""
+
+    resolution: int
+    bands: tuple[str, ...]
+    wkb: bytes
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch to store: bounds in units of `srid`; `product` is a product's name; label ids ascend."""
+
+    name: str
+    product: str
+    platform: str
+    sensing_time: datetime
+    srid: int
+    west: float
+    south: float
+    east: float
+    north: float
+    tile_column: int | None = None
+    tile_row: int | None = None
+    label_ids: list[int] | None = None
+    scene_class_ids: list[int] | None = None
+    country: str | None = None
+    split: str | None = None
+    seasonal_snow: bool | None = None
+    cloud_or_shadow: bool | None = None
+    pair_name: str | None = None
+    metadata: dict[str, Any] | None = None
+    rasters: list[PatchRaster] = field(default_factory=list)
+
+
+def write_products(connection: Connection, products: Iterable[Product]) -> None:
+    """Store products that are not stored yet; a product comes after the one it is derived from."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            """
+            insert into eo.product
+                (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata, derived_from)
+            values (%s, %s, %s, %s, %s, %s, ST_GeomFromWKB(%s, 4326), %s, %s,
+                    (select product_id from eo.product where name = %s))
+            on conflict (name) do nothing
+            """,
+            [
+                (
+                    product.name,
+                    product.platform,
+                    product.level,
+                    product.sensing_time,
+                    product.mgrs_tile,
+                    product.cloud_cover,
+                    product.footprint,
+                    product.source_path,
+                    None if product.metadata is None else Jsonb(product.metadata),
+                    product.derived_from,
+                )
+                for product in products
+            ],
+        )
+
+
+def write_patches(connection: Connection, source: str, patches: Iterable[Patch]) -> int:
+    """Store patches of one source inside the caller's transaction; return how many were new.
+
+    A patch that is stored (same name and source) is left as it is. Footprint and cell are derived here, from the
+    native bounds, and Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes first.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(STAGE)
+        copy_staged(cursor, patches)
+        cursor.execute("analyze staged_patch")
+        cursor.execute(STORE_PATCHES, {"source": source})
+        stored = cursor.rowcount
+        cursor.execute(STORE_RASTERS, {"source": source})
+        cursor.execute(LINK_PAIRS, {"source": source})
+        cursor.execute("drop table staged_patch, staged_raster")
+    return stored
+
+
+STAGE = """
+create temporary table staged_patch (
+    name text, product text, platform text, sensing_time timestamptz, srid integer,
+    west float8, south float8, east float8, north float8, tile_column smallint, tile_row smallint,
+    label_ids smallint[], scene_class_ids smallint[], country text, split text,
+    seasonal_snow boolean, cloud_or_shadow boolean, pair_name text, metadata jsonb
+) on commit drop;
+create temporary table staged_raster (name text, resolution smallint, bands text[], wkb bytea) on commit drop;
+"""
+
+
+def copy_staged(cursor: Cursor, patches: Iterable[Patch]) -> None:
+    """COPY patches into the staging tables; pixels are kept back in memory for batches of patches only."""
+    columns = (
+        "text text text timestamptz int4 float8 float8 float8 float8 int2 int2 _int2 _int2 text text bool bool text jsonb"
+    ).split()
+    batch: list[Patch] = []
+
+    def flush() -> None:
+        with cursor.copy("copy staged_patch from stdin (format binary)") as copy:
+            copy.set_types(columns)
+            for patch in batch:
+                copy.write_row(
+                    (
+                        patch.name,
+                        patch.product,
+                        patch.platform,
+                        patch.sensing_time,
+                        patch.srid,
+                        float(patch.west),
+                        float(patch.south),
+                        float(patch.east),
+                        float(patch.north),
+                        patch.tile_column,
+                        patch.tile_row,
+                        patch.label_ids,
+                        patch.scene_class_ids,
+                        patch.country,
+                        patch.split,
+                        patch.seasonal_snow,
+                        patch.cloud_or_shadow,
+                        patch.pair_name,
+                        None if patch.metadata is None else Jsonb(patch.metadata),
+                    )
+                )
+        if any(patch.rasters for patch in batch):
+            with cursor.copy("copy staged_raster from stdin (format binary)") as copy:
+                copy.set_types(["text", "int2", "_text", "bytea"])
+                for patch in batch:
+                    for raster in patch.rasters:
+                        copy.write_row((patch.name, raster.resolution, list(raster.bands), raster.wkb))
+        batch.clear()
+
+    for patch in patches:
+        batch.append(patch)
+        if len(batch) >= (64 if patch.rasters else 10_000):
+            flush()
+    flush()
+
+
+STORE_PATCHES = """
+insert into eo.patch
+    (cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south, east, north,
+     tile_column, tile_row, label_ids, scene_class_ids, source_country, country_codes, split,
+     seasonal_snow, cloud_or_shadow, pair_name, metadata)
+select ST_GeoHash(ST_Transform(ST_Point((s.west + s.east) / 2, (s.south + s.north) / 2, s.srid), 4326), 5),
+       s.name, %(source)s, p.product_id, s.platform, s.sensing_time,
+       ST_Transform(ST_MakeEnvelope(s.west, s.south, s.east, s.north, s.srid), 4326),
+       s.srid, s.west, s.south, s.east, s.north, s.tile_column, s.tile_row, s.label_ids, s.scene_class_ids,
+       s.country, case when s.country is not null then array[s.country] end, s.split, s.seasonal_snow, s.cloud_or_shadow, s.pair_name, s.metadata
+from staged_patch s
+join eo.product p on p.name = s.product
+order by s.name
+on conflict (name, source, cell) do nothing
+"""
+STORE_RASTERS = """
+insert into eo.patch_raster (patch_id, resolution, cell, bands, rast)
+select p.patch_id, r.resolution, p.cell, r.bands, ST_RastFromWKB(r.wkb)
+from staged_raster r
+join eo.patch p on p.name = r.name and p.source = %(source)s
+on conflict (patch_id, resolution, cell) do nothing
+"""
+
+LINK_PAIRS = """
+with touched as (
+    select name from staged_patch where pair_name is not null
+    union
+    select pair_name from staged_patch where pair_name is not null
+)
+update eo.patch p set pair_id = pair.patch_id
+from touched t, eo.patch pair
+where p.name = t.name and p.source = %(source)s and p.pair_id is null
+  and pair.name = p.pair_name and pair.source = p.source and pair.cell = p.cell
+"""

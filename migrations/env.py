@@ -1,0 +1,50 @@
+"""Run revisions, then, at head, apply the re-runnable files of sql/ in the same transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection, create_engine
+
+from loaders.database import sqlalchemy_url
+from loaders.models import Base
+from migrations.sqlfiles import apply_sql_files
+
+OWN_SCHEMAS = {"eo", "eo_internal"}
+
+
+def include_name(name: str | None, kind: str, _parents: object) -> bool:
+    """Compare only our own schemas, so that PostGIS's tables do not show up as removed."""
+    return name in OWN_SCHEMAS if kind == "schema" else True
+
+
+def include_object(thing: object, name: str | None, kind: str, reflected: bool, _other: object) -> bool:
+    """Leave out the partitions that functions create on demand; their parents stand for them."""
+    del thing
+    return not (kind == "table" and reflected and name is not None and "__" in name)
+
+
+def run(connection: Connection) -> None:
+    """Migrate over `connection` and, when the target is head, bring functions and privileges up to date."""
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        include_schemas=True,
+        include_name=include_name,  # type: ignore[arg-type]
+        include_object=include_object,  # type: ignore[arg-type]
+        version_table_schema="public",
+        version_table="pgearth_version",
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+        if set(context.get_context().get_current_heads()) == set(context.script.get_heads()):
+            apply_sql_files(connection)
+
+
+existing: Connection | None = context.config.attributes.get("connection")
+if existing is not None:
+    run(existing)
+else:
+    with create_engine(sqlalchemy_url()).connect() as own:
+        run(own)
+        own.commit()

@@ -1,0 +1,74 @@
+"""Applies sql/*.sql: functions, views, comments and privileges, all re-runnable."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import Connection
+
+import pyfuncs
+
+SQL_FOLDER = Path(__file__).parent.parent / "sql"
+FILE_NAME = re.compile(r"^\d{3}_[a-z][a-z_]*\.sql$")
+PRIVILEGES = "999_privileges.sql"
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """One file of sql/ with its text and checksum."""
+
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the text, in hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def sql_files(folder: Path = SQL_FOLDER) -> list[SqlFile]:
+    """Files of `folder` in the order in which they are applied.
+
+    Raises ValueError when a name is not NNN_topic.sql or a number is used twice.
+    """
+    files = [SqlFile(path.name, path.read_text()) for path in sorted(folder.glob("*.sql"))]
+    numbers: dict[str, str] = {}
+    for file in files:
+        if not FILE_NAME.match(file.name):
+            raise ValueError(f"sql/{file.name}: the name must be NNN_topic.sql")
+        if file.name[:3] in numbers:
+            raise ValueError(f"sql/{file.name}: the number is taken by sql/{numbers[file.name[:3]]}")
+        numbers[file.name[:3]] = file.name
+    return files
+
+
+def run_sql(connection: Connection, sql: str) -> None:
+    """Run a script as it stands, by psycopg itself: SQLAlchemy takes `:name` and `%s` in function bodies for parameters."""
+    driver_connection = connection.connection.driver_connection
+    assert isinstance(driver_connection, psycopg.Connection)
+    driver_connection.execute(sql.encode())
+
+
+def apply_sql_files(connection: Connection) -> None:
+    """Apply files that differ from what the database has (all of them when one does), and privileges always.
+
+    All of them, because a replaced function may be inlined or called by a later file's function.
+    """
+    files = sql_files()
+    rows = connection.exec_driver_sql("select name, sha256 from eo_internal.sql_file")
+    stored = {name: sha256 for name, sha256 in rows}
+    if stored != {file.name: file.sha256 for file in files}:
+        for file in files:
+            run_sql(connection, file.text)
+        connection.exec_driver_sql("delete from eo_internal.sql_file")
+        for file in files:
+            connection.exec_driver_sql(
+                "insert into eo_internal.sql_file (name, sha256) values (%s, %s)", (file.name, file.sha256)
+            )
+    else:
+        run_sql(connection, next(file.text for file in files if file.name == PRIVILEGES))
+    connection.exec_driver_sql("update eo_internal.schema_version set version = %s", (pyfuncs.__version__,))

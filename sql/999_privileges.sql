@@ -1,0 +1,75 @@
+-- Ownership and privileges of everything in our schemas, re-run by every migration: DROP and CREATE of a function
+-- gives PUBLIC its EXECUTE back, so nothing relies on an earlier run.
+--
+--   eo_reader  reads tables and views of schema eo and calls its functions
+--   eo_writer  also loads, annotates and encodes: writes tables, calls the functions whose COMMENT ends in "(writer)"
+--   eo_owner   owns every object; functions of eo that need PL/Python run as eo_owner (security definer)
+do $$
+declare
+    thing record;
+begin
+    for thing in
+        select c.oid::regclass as name, c.relkind
+        from pg_class c
+        where c.relnamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace)
+          and c.relkind in ('r', 'p', 'v', 'm')
+          and c.relowner <> 'eo_owner'::regrole
+    loop
+        execute format('alter %s %s owner to eo_owner',
+                       case thing.relkind when 'v' then 'view' when 'm' then 'materialized view' else 'table' end,
+                       thing.name);
+    end loop;
+    for thing in
+        select t.oid::regtype as name
+        from pg_type t
+        where t.typnamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace)
+          and t.typowner <> 'eo_owner'::regrole
+          and (t.typtype = 'e'
+               or t.typtype = 'c' and (select relkind from pg_class where oid = t.typrelid) = 'c')
+    loop
+        execute format('alter type %s owner to eo_owner', thing.name);
+    end loop;
+    for thing in
+        select p.oid::regprocedure as name
+        from pg_proc p
+        where p.pronamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace)
+          and p.proowner <> 'eo_owner'::regrole
+    loop
+        execute format('alter routine %s owner to eo_owner', thing.name);
+    end loop;
+end
+$$;
+
+revoke all on all tables in schema eo, eo_internal from public, eo_reader, eo_writer;
+revoke all on all sequences in schema eo, eo_internal from public, eo_reader, eo_writer;
+revoke all on all routines in schema eo, eo_internal from public, eo_reader, eo_writer;
+
+grant usage on schema eo, eo_internal to eo_reader;
+grant select on all tables in schema eo to eo_reader;
+grant insert, update, delete on all tables in schema eo to eo_writer;
+grant usage on all sequences in schema eo to eo_writer;
+
+-- Functions of eo by their COMMENT. Helpers of eo_internal run as the caller of a function of eo, so the caller needs
+-- them: readers those that only read, writers also those that write. PL/Python and security definer helpers are left
+-- to eo_owner, as which the functions of eo that use them run.
+do $$
+declare
+    thing record;
+begin
+    for thing in
+        select p.oid::regprocedure as name,
+               case
+                   when p.pronamespace = 'eo'::regnamespace
+                       then case when obj_description(p.oid, 'pg_proc') like '%(writer)' then 'eo_writer' else 'eo_reader' end
+                   when p.provolatile = 'v' then 'eo_writer'
+                   else 'eo_reader'
+               end as grantee
+        from pg_proc p
+        join pg_language l on l.oid = p.prolang
+        where p.pronamespace = 'eo'::regnamespace
+           or p.pronamespace = 'eo_internal'::regnamespace and l.lanname <> 'plpython3u' and not p.prosecdef
+    loop
+        execute format('grant execute on routine %s to %I', thing.name, thing.grantee);
+    end loop;
+end
+$$;

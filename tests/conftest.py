@@ -1,0 +1,122 @@
+"""A server for the run, a migrated template database, and a clone of it for each test (or each module)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from pytest_postgresql import factories
+from pytest_postgresql.janitor import DatabaseJanitor
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The folder of real sample data: $PGEARTH_SAMPLE, else shared/sample beside the checkout."""
+    folder = Path(os.environ.get("PGEARTH_SAMPLE", CHECKOUT.parent / "shared" / "sample")).resolve()
+    assert folder.is_dir(), f"{folder}: no sample data; set PGEARTH_SAMPLE"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[SimpleNamespace]:
+    """A server of the run's own, in a temporary folder; PGEARTH_TEST_HOST names a running one's socket folder instead."""
+    from loaders.server import Cluster
+
+    running = os.environ.get("PGEARTH_TEST_HOST")
+    if running:
+        yield connection_settings(running, 5432, "postgres")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="pgearth-test-"))
+    server = Cluster(folder)
+    try:
+        server.start(durable=False)
+        yield connection_settings(str(server.socket_directory), server.port, "postgres")
+    finally:
+        server.stop()
+        server.remove()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def connection_settings(host: str, port: int, user: str) -> SimpleNamespace:
+    """The attributes that pytest-postgresql's noproc fixture reads from the fixture it depends on."""
+    return SimpleNamespace(
+        host=host, port=port, user=user, password=None, options="", maintenance_dbname="postgres", template_dbname=None
+    )
+
+
+def migrate_and_load_nomenclature(**connection: str | int | None) -> None:
+    """Fill the template database: the schema at head and the nomenclatures."""
+    from loaders.migrate import upgrade
+    from loaders.nomenclature import load_nomenclature
+
+    url = f"postgresql+psycopg://{connection['user']}@/{connection['dbname']}?host={connection['host']}"
+    upgrade(f"{url}&port={connection['port']}")
+    with psycopg.connect(
+        host=str(connection["host"]),
+        port=int(connection["port"] or 5432),
+        user=str(connection["user"]),
+        dbname=str(connection["dbname"]),
+        autocommit=True,
+    ) as database:
+        load_nomenclature(database)
+
+
+archive_template = factories.postgresql_noproc(
+    dbname="pgearth_test", depends_on="cluster", load=[migrate_and_load_nomenclature]
+)
+archive_connection = factories.postgresql("archive_template")
+
+
+@pytest.fixture
+def archive(archive_connection: psycopg.Connection) -> psycopg.Connection:
+    """A connection (superuser, autocommit) to an archive of this test's own: at head, with nomenclatures, else empty."""
+    archive_connection.autocommit = True
+    return archive_connection
+
+
+@pytest.fixture(scope="module")
+def module_archive(archive_template: SimpleNamespace, request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
+    """Like `archive`, for all tests of a module: for tests that read what was loaded once."""
+    name = "pgearth_" + request.module.__name__.rpartition(".")[2]
+    janitor = DatabaseJanitor(
+        user=archive_template.user,
+        host=archive_template.host,
+        port=archive_template.port,
+        dbname=name,
+        template_dbname=archive_template.template_dbname,
+    )
+    janitor.drop()
+    with (
+        janitor,
+        psycopg.connect(
+            host=archive_template.host,
+            port=archive_template.port,
+            user=archive_template.user,
+            dbname=name,
+            autocommit=True,
+        ) as connection,
+    ):
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def run_pgearth() -> Callable[..., Result]:
+    """Call `run_pgearth(connection, *arguments)` runs the pgearth command, in this process, on that database."""
+
+    def run(connection: psycopg.Connection, *arguments: str | Path) -> Result:
+        from loaders.cli import pgearth
+
+        return CliRunner().invoke(
+            pgearth, [str(argument) for argument in arguments], env={"PGEARTH_DSN": connection.info.dsn}
+        )
+
+    return run
