@@ -1,4 +1,4 @@
-"""The `pgearth` command and its groups; each subcommand lives in the module of its topic and is imported when called."""
+"""The `pgearth` command and its groups; a subcommand lives in the module of its topic, imported on use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ class TopicGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all subcommands, in the order of their declaration."""
+        del ctx
         return list(self.topics)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the subcommand `cmd_name`, or return None when there is no such subcommand."""
+        del ctx
         if cmd_name not in self.topics:
             return None
         module, attribute = self.topics[cmd_name].split(":")

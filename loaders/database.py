@@ -18,7 +18,7 @@ LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
 
 
 def dsn() -> str:
-    """Connection string of the archive: PGEARTH_DSN, else empty where libpq's own variables name a server, else the private server's."""
+    """Connection string: PGEARTH_DSN, else empty if libpq's variables name one, else the private server's."""
     if configured := os.environ.get("PGEARTH_DSN"):
         return configured
     return "" if any(os.environ.get(name) for name in LIBPQ_VARIABLES) else default_dsn()
@@ -34,13 +34,13 @@ def require_server() -> None:
 
 
 def connect(**kwargs: Any) -> psycopg.Connection:
-    """Connect to the archive; `kwargs` go to psycopg.connect. Raises InputError if the private server is meant and does not run."""
+    """Connect to the archive; `kwargs` go to psycopg.connect. Raises InputError if the private server does not run."""
     require_server()
     return psycopg.connect(dsn(), **{"application_name": "pgearth", **kwargs})
 
 
 def sqlalchemy_url() -> URL:
-    """The archive's URL for SQLAlchemy and alembic. Raises InputError if the private server is meant and does not run."""
+    """The archive's URL for SQLAlchemy and alembic. Raises InputError if the private server does not run."""
     from sqlalchemy import URL
 
     require_server()

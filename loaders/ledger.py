@@ -63,15 +63,13 @@ def load_item(connection: Connection, loader: str, source: str, checksum: str) -
         if cursor.fetchone() != (True,):
             raise InputError(f"{source}: another session is loading it now", "Wait for it to end, then run this again.")
         try:
-            cursor.execute(
-                "select state, checksum from eo.load where loader = %s and source = %s", (loader, source)
-            )
+            cursor.execute("select state, checksum from eo.load where loader = %s and source = %s", (loader, source))
             known = cursor.fetchone()
             if known and known[0] == "done":
                 if known[1] != checksum:
                     raise InputError(
                         f"{source}: it was loaded before, with other contents",
-                        "Rename the source to load it beside the old one, or delete the old rows and its row in eo.load.",
+                        "Load it under another name, or delete its old rows and its row in eo.load first.",
                     )
                 yield None
                 return

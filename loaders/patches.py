@@ -77,7 +77,8 @@ def write_products(connection: Connection, products: Iterable[Product]) -> None:
         cursor.executemany(
             """
             insert into eo.product
-                (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata, derived_from)
+                (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata,
+                 derived_from)
             values (%s, %s, %s, %s, %s, %s, ST_GeomFromWKB(%s, 4326), %s, %s,
                     (select product_id from eo.product where name = %s))
             on conflict (name) do nothing
@@ -103,8 +104,9 @@ def write_products(connection: Connection, products: Iterable[Product]) -> None:
 def write_patches(connection: Connection, source: str, patches: Iterable[Patch]) -> int:
     """Store patches of one source inside the caller's transaction; return how many were new.
 
-    A patch that is stored (same name and source) is left as it is. Footprint and cell are derived here, from the
-    native bounds, and Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes first.
+    A patch that is stored (same name and source) is left as it is, but gets pixels of resolutions it lacks. Footprint
+    and cell are derived here, from the native bounds. Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes
+    first and whichever names the other.
     """
     with connection.cursor() as cursor:
         cursor.execute(STAGE)
@@ -126,14 +128,13 @@ create temporary table staged_patch (
     seasonal_snow boolean, cloud_or_shadow boolean, pair_name text, metadata jsonb
 ) on commit drop;
 create temporary table staged_raster (name text, resolution smallint, bands text[], wkb bytea) on commit drop;
+alter table staged_raster alter column wkb set storage external;
 """
 
 
 def copy_staged(cursor: Cursor, patches: Iterable[Patch]) -> None:
     """COPY patches into the staging tables; pixels are kept back in memory for batches of patches only."""
-    columns = (
-        "text text text timestamptz int4 float8 float8 float8 float8 int2 int2 _int2 _int2 text text bool bool text jsonb"
-    ).split()
+    columns = ["text", "text", "text", "timestamptz", "int4", "float8", "float8", "float8", "float8", "int2", "int2", "int2[]", "int2[]", "text", "text", "bool", "bool", "text", "jsonb"]
     batch: list[Patch] = []
 
     def flush() -> None:
@@ -165,7 +166,7 @@ def copy_staged(cursor: Cursor, patches: Iterable[Patch]) -> None:
                 )
         if any(patch.rasters for patch in batch):
             with cursor.copy("copy staged_raster from stdin (format binary)") as copy:
-                copy.set_types(["text", "int2", "_text", "bytea"])
+                copy.set_types(["text", "int2", "text[]", "bytea"])
                 for patch in batch:
                     for raster in patch.rasters:
                         copy.write_row((patch.name, raster.resolution, list(raster.bands), raster.wkb))
@@ -202,13 +203,19 @@ on conflict (patch_id, resolution, cell) do nothing
 """
 
 LINK_PAIRS = """
-with touched as (
-    select name from staged_patch where pair_name is not null
+with named as (
+    select name, pair_name from staged_patch where pair_name is not null
     union
-    select pair_name from staged_patch where pair_name is not null
+    select p.name, p.pair_name
+    from staged_patch s
+    join eo.patch p on p.pair_name = s.name and p.source = %(source)s
+), pair as (
+    select name, pair_name from named
+    union
+    select pair_name, name from named
 )
-update eo.patch p set pair_id = pair.patch_id
-from touched t, eo.patch pair
-where p.name = t.name and p.source = %(source)s and p.pair_id is null
-  and pair.name = p.pair_name and pair.source = p.source and pair.cell = p.cell
+update eo.patch p set pair_name = other.name, pair_id = other.patch_id
+from pair, eo.patch other
+where p.name = pair.name and p.source = %(source)s and p.pair_id is null
+  and other.name = pair.pair_name and other.source = p.source and other.cell = p.cell
 """

@@ -1,11 +1,14 @@
 """The private server of a checkout: `pgearth server start|stop|status|psql`.
 
-A cluster has a home folder, `.pgearth` in the checkout or PGEARTH_HOME, with the data in `data`, the Unix socket in `run`, the log in
-`server.log` and the settings in `pgearth.conf`. Only the owner and root may connect, by peer authentication, as the superuser `postgres`.
+A cluster has a home folder, `.pgearth` in the checkout or PGEARTH_HOME, with the data in `data`, the Unix socket in
+`run` (a link to a shorter path where that is too long for a socket), the log in `server.log` and the settings in
+`pgearth.conf`. The OS users who own the cluster or the folder around it, and root, may connect, by peer authentication,
+as the superuser `postgres`.
 
-PostgreSQL refuses to run as root. Started by root, the server therefore runs as the OS user `postgres` that Debian's package creates.
-What that user cannot reach (a checkout below a home folder of mode 0700) is kept where it can: the cluster goes to /var/lib/pgearth/,
-with a pointer to it in `location`, and the Python environment is mirrored to `python` in the cluster's folder.
+PostgreSQL refuses to run as root. Started by root, the server therefore runs as the OS user `postgres` that Debian's
+package creates. What that user cannot reach (a checkout below a home folder of mode 0700) is kept where it can: the
+cluster goes to /var/lib/pgearth/, with a pointer to it in `location`, and the Python environment is mirrored to
+`python` in the cluster's folder.
 
 PL/Python takes the environment whose `bin` is first on the server's PATH: the one that runs `pgearth`.
 """
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +49,11 @@ OLDEST_VERSION = 15
 RELOCATED_HOMES = Path("/var/lib/pgearth")
 SUPERUSER = "postgres"
 PORT = 5432
-# sockaddr_un holds 107 bytes and a terminating zero; the socket is called /.s.PGSQL.5432, its lock file .lock on top.
+# A socket's path may have 107 bytes (sockaddr_un).
 LONGEST_SOCKET_DIRECTORY = 107 - len("/.s.PGSQL.65535")
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 WAIT_SECONDS = "600"  # crash recovery of a large archive takes minutes
-# Of the caller's environment the server gets only these: no secrets, and no PYTHON*, PG*, GDAL_* or PROJ_* that would mislead it.
+# All that the server gets of the caller's environment: no secrets, and no PYTHON*, PG*, GDAL_* or PROJ_* to mislead it.
 INHERITED_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 INSTALL_HINT = "Run docker/install-server.sh as root; it installs PostgreSQL, PostGIS, plpython3u and pgvector."
 
@@ -58,7 +62,7 @@ GIGABYTE = 1 << 30
 
 
 def default_home() -> Path:
-    """Home of the private cluster: PGEARTH_HOME, else `.pgearth` in the checkout, or in the current folder without a checkout."""
+    """Home of the private cluster: PGEARTH_HOME, else `.pgearth` in the checkout (without one: current folder)."""
     if home := os.environ.get("PGEARTH_HOME"):
         return Path(home).absolute()
     checkout = Path(__file__).absolute().parents[1]
@@ -119,13 +123,14 @@ class Cluster:
             return PGconn.ping(self.dsn().encode()) in (Ping.OK, Ping.REJECT)
 
     def start(self, durable: bool = True, listen: str | None = None) -> bool:
-        """Start the server, creating the cluster and the database `pgearth` where missing; return whether it was not running before.
+        """Start the server and return True, or return False if it is running; create cluster and database if missing.
 
-        `listen`, as ADDRESS[:PORT], opens TCP for the superuser with the password in PGEARTH_PASSWORD. `durable=False` trades safety
-        against power failure for speed: for tests. Raises InputError with the reason when the server cannot start.
+        `listen`, as ADDRESS[:PORT], opens TCP for the superuser with the password in PGEARTH_PASSWORD. `durable=False`
+        trades safety against power failure for speed: for tests. Raises InputError with the reason when the server
+        cannot start.
         """
         address, port = parse_address(listen) if listen else ("", PORT)
-        password = os.environ.get("PGEARTH_PASSWORD", "")
+        password = os.environ.get("PGEARTH_PASSWORD", "") if listen else ""
         if listen and not password:
             raise InputError(
                 "TCP needs a password.", "Set PGEARTH_PASSWORD; it becomes the password of the database user postgres."
@@ -169,7 +174,7 @@ class Cluster:
 
     @property
     def account(self) -> pwd.struct_passwd:
-        """The OS user that the server runs as: the data's owner, else the caller, or `postgres` where the caller is root."""
+        """The OS user that the server runs as: the data's owner, else the caller, or `postgres` if that is root."""
         user_id = self.data.stat().st_uid if self.data.exists() else os.geteuid()
         try:
             return pwd.getpwuid(user_id) if user_id else pwd.getpwnam("postgres")
@@ -200,7 +205,7 @@ class Cluster:
             identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
         inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
         own = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "LANG": "C.UTF-8"}
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(  # type: ignore[call-overload]
             command,
             env={**inherited, **own, **(environment or {})},
             cwd="/",
@@ -225,8 +230,8 @@ class Cluster:
                 )
             if int(found) not in installed:
                 raise InputError(
-                    f"The data in {self.data} are of PostgreSQL {found}; installed are: {', '.join(map(str, installed)) or 'none'}.",
-                    f"Run `PG_MAJOR={found} docker/install-server.sh`, or set PGEARTH_HOME to start with a new cluster.",
+                    f"The data in {self.data} are of PostgreSQL {found}, which is not installed.",
+                    f"Run `PG_MAJOR={found} docker/install-server.sh`, or begin a new cluster with PGEARTH_HOME.",
                 )
             return int(found)
         if not installed:
@@ -250,13 +255,14 @@ class Cluster:
         """Make the cluster's folders, in a place that the server's OS user can reach."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o755)
+        if not any(self.folder.iterdir()):  # never open up a folder that holds something else
+            self.folder.chmod(0o755)
         if not self._reaches(self.folder):
             name = self.account.pw_name
             if self.data.exists():
                 raise InputError(
                     f"The OS user {name}, who runs the server, cannot reach the cluster in {self.folder} any more.",
-                    f"Let that user pass through the folders above it (chmod o+x), or copy the data to another PGEARTH_HOME.",
+                    "Let that user pass through the folders above it (chmod o+x), or move it to another PGEARTH_HOME.",
                 )
             (self.home / "location").write_text(f"{relocated_home(self.home)}\n")
             (self.home / "location").chmod(0o644)
@@ -293,16 +299,17 @@ class Cluster:
     # The Python environment
 
     def _python_environment(self) -> Path:
-        """The environment that PL/Python is to use: the running one, or a mirror where the server's OS user cannot read that."""
+        """The environment for PL/Python: the running one, or a mirror if the server's OS user cannot read that."""
         environment, account = Path(sys.prefix), self.account
-        if account.pw_uid == os.geteuid() or not self._python_error(
-            environment / "bin" / "python3", "import numpy, pyfuncs"
-        ):
+        if account.pw_uid == os.geteuid():
             return environment
-        base = Path(sys._base_executable)
+        compileall.compile_dir(Path(pyfuncs.__file__).parent, quiet=2)  # the server may not write there
+        if not self._python_error(environment / "bin" / "python3", "import numpy, pyfuncs"):
+            return environment
+        base = Path(sys.base_prefix) / "bin" / PYTHON
         if reason := self._python_error(base, "import json"):
             raise InputError(
-                f"The OS user {account.pw_name}, who runs the server, cannot run the environment's Python, {base}: {reason}",
+                f"The OS user {account.pw_name}, who runs the server, cannot run the interpreter {base}: {reason}",
                 "Make the environment with an interpreter that all users can read: /usr/bin/python3.11 -m venv .venv",
             )
         mirror = self.folder / "python"
@@ -317,40 +324,30 @@ class Cluster:
             result = self._run(interpreter, "-I", "-c", statement)
         except OSError as error:
             return error.strerror or str(error)
-        return (
-            (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1] if result.returncode else ""
-        )
+        if result.returncode == 0:
+            return ""
+        return result.stderr.strip().rpartition("\n")[2] or f"exit status {result.returncode}"
 
     # Starting
 
     def _start(self, durable: bool, address: str, port: int, password: str) -> None:
-        version = self._version()
+        pg_ctl = self._binary("pg_ctl")
         environment = self._python_environment()
         if not self.data.exists():
             self._initialise(durable)
         self._configure(durable, address, port)
         logged = self.log.stat().st_size
         path = f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        pg_ctl = self._run(
-            self._binary("pg_ctl"),
-            "start",
-            "-D",
-            self.data,
-            "-l",
-            self.log,
-            "-w",
-            "-t",
-            WAIT_SECONDS,
-            environment={"PATH": path},
-        )
-        if pg_ctl.returncode:
-            raise self._failure(pg_ctl.stderr + self._log_since(logged))
+        command = (pg_ctl, "start", "-D", self.data, "-l", self.log, "-w", "-t", WAIT_SECONDS)
+        started = self._run(*command, environment={"PATH": path})
+        if started.returncode:
+            raise self._failure(started.stderr + self._log_since(logged))
         try:
             self._create_database(password)
             self._check_python(environment)
         except psycopg.Error as error:
             self.stop()
-            raise self._failure(f"PostgreSQL {version}: {error}{self._log_since(logged)}") from error
+            raise self._failure(f"{error}\n{self._log_since(logged)}") from error
         except InputError:
             self.stop()
             raise
@@ -393,10 +390,8 @@ class Cluster:
         lines = [f"{name} = '{value}'" for name, value in quoted.items()]
         note = "# Written by every `pgearth server start`. Your own settings: ALTER SYSTEM.\n"
         superusers = {"root", self.account.pw_name}
-        try:
-            superusers.add(self.home.parent.owner())
-        except KeyError:  # an owner without a name
-            pass
+        with suppress(KeyError):  # an owner without a name
+            superusers.add(self.home.absolute().parent.owner())
         write(folder / "pgearth.conf", note + "\n".join(lines) + "\n")
         write(
             folder / "pg_ident.conf", note + "".join(f'pgearth "{name}" "{self.user}"\n' for name in sorted(superusers))
@@ -420,7 +415,7 @@ class Cluster:
                 )
 
     def _check_python(self, environment: Path) -> None:
-        """Raise InputError unless PL/Python's interpreter is that of `environment` and finds this version of pyfuncs there."""
+        """Raise InputError unless PL/Python uses `environment` and finds this version of pyfuncs in it."""
         with psycopg.connect(self.dsn()) as connection:
             connection.execute("set client_min_messages = warning")
             connection.execute("create extension if not exists plpython3u")
@@ -463,8 +458,9 @@ class Cluster:
         """The server's process, or None. Raises PermissionError where the data folder is another user's."""
         try:
             process = psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n")[0]))
-            # The command line tells it from a process that took over a dead server's number.
-            return process if str(self.data) in process.cmdline() else None
+            # The command line, postgres -D FOLDER, tells it from a process that took over a dead server's number.
+            command = process.cmdline()
+            return process if command[1:2] == ["-D"] and Path(command[2]).samefile(self.data) else None
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
             return None
 
@@ -501,7 +497,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def settings(memory: int) -> dict[str, str]:
-    """PostgreSQL's settings for a machine with `memory` bytes: a quarter for shared buffers, as PostgreSQL's manual advises."""
+    """PostgreSQL's settings for a machine with `memory` bytes: a quarter is shared buffers, as its manual advises."""
 
     def megabytes(size: int) -> str:
         return f"{size // MEGABYTE}MB"
@@ -545,10 +541,10 @@ def write(path: Path, text: str) -> None:
 def mirror_environment(environment: Path, mirror: Path) -> None:
     """Make or refresh a copy of the virtual environment `environment` that every user can read, with pyfuncs inside.
 
-    Packages are hard links where the file system allows it, and are copied again only after a change of the environment. The
-    package pyfuncs, which an editable installation leaves in the checkout, is copied each time.
+    Packages are hard links where the file system allows it, and are mirrored again only when a package was installed or
+    removed. The package pyfuncs, which an editable installation leaves in the checkout, is copied each time.
     """
-    packages = Path("lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
+    packages = Path("lib", PYTHON, "site-packages")
     original, copy = environment / packages, mirror / packages
     changed = original.stat().st_mtime_ns
     if not copy.exists() or copy.stat().st_mtime_ns != changed:
@@ -568,7 +564,6 @@ def mirror_environment(environment: Path, mirror: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     copy_readable(Path(pyfuncs.__file__).parent, partial, link=False)
     replace(copy / "pyfuncs", partial)
-    compileall.compile_dir(copy / "pyfuncs", quiet=2)  # the server may not write there
     os.utime(copy, ns=(changed, changed))
 
 
@@ -632,7 +627,8 @@ def explain(output: str, data: Path, log: Path) -> InputError:
         )
     if "Cannot allocate memory" in output:
         return InputError(
-            "There is not enough memory for the server.", f"See {log}; lower shared_buffers with ALTER SYSTEM."
+            "There is not enough memory for the server.",
+            f"End other programs or raise the container's limit; see {log}.",
         )
     tail = "\n".join(output.strip().splitlines()[-12:])
     return InputError(f"PostgreSQL failed to start:\n{tail}", f"The whole log is {log}.")
@@ -642,8 +638,9 @@ def explain(output: str, data: Path, log: Path) -> InputError:
 def server() -> None:
     """Run the checkout's own database server.
 
-    It lies in .pgearth in the checkout, or in PGEARTH_HOME, and is reached through a Unix socket. Root may start it too: it then runs as
-    the OS user `postgres`, because PostgreSQL refuses to run as root.
+    It lies in .pgearth in the checkout, or in PGEARTH_HOME, and is reached through a Unix socket. Root may start it
+    too: it then runs as the OS user `postgres`, because PostgreSQL refuses to run as root, and what that user cannot
+    reach is kept below /var/lib/pgearth (`status` says where).
     """
 
 
@@ -670,8 +667,7 @@ def stop() -> None:
 
 
 @server.command()
-@click.pass_context
-def status(context: click.Context) -> None:
+def status() -> None:
     """Say whether the server runs, where it lies and how to reach it; exit status 3 when it is stopped."""
     cluster = Cluster(default_home())
     running = cluster.running()
@@ -684,10 +680,14 @@ def status(context: click.Context) -> None:
     click.echo(f"log:     {cluster.log}")
     click.echo(f"socket:  {cluster.socket_directory}, port {cluster.port}")
     if not running:
-        context.exit(3)
+        sys.exit(3)
     with psycopg.connect(cluster.dsn()) as connection:
-        query = "select split_part(version(), ' ', 2), pg_size_pretty(pg_database_size('pgearth')), current_setting('listen_addresses')"
-        version, size, addresses = connection.execute(query).fetchone() or ("", "", "")
+        version, size, addresses = connection.execute(
+            """
+            select current_setting('server_version'), pg_size_pretty(pg_database_size('pgearth')),
+                current_setting('listen_addresses')
+            """
+        ).fetchone() or ("", "", "")
     click.echo(f"TCP:     {addresses or 'off'}")
     click.echo(f"server:  PostgreSQL {version}, OS user {cluster.account.pw_name}")
     click.echo(f"size:    {size} in the database pgearth")

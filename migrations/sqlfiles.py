@@ -47,7 +47,7 @@ def sql_files(folder: Path = SQL_FOLDER) -> list[SqlFile]:
 
 
 def run_sql(connection: Connection, sql: str) -> None:
-    """Run a script as it stands, by psycopg itself: SQLAlchemy takes `:name` and `%s` in function bodies for parameters."""
+    """Run a script as it stands, by psycopg itself: SQLAlchemy would take `:name` and `%s` in bodies for parameters."""
     driver_connection = connection.connection.driver_connection
     assert isinstance(driver_connection, psycopg.Connection)
     driver_connection.execute(sql.encode())
@@ -60,7 +60,7 @@ def apply_sql_files(connection: Connection) -> None:
     """
     files = sql_files()
     rows = connection.exec_driver_sql("select name, sha256 from eo_internal.sql_file")
-    stored = {name: sha256 for name, sha256 in rows}
+    stored = dict(tuple(row) for row in rows)
     if stored != {file.name: file.sha256 for file in files}:
         for file in files:
             run_sql(connection, file.text)

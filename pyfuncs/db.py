@@ -16,7 +16,7 @@ SCHEMA_VERSION_QUERY = "select version from eo_internal.schema_version"
 
 
 def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
-    """Build an encoder from a row of ENCODER_QUERY; raises PgearthError when its weights do not match their checksum."""
+    """Build an encoder from a row of ENCODER_QUERY; raises PgearthError unless the weights match their checksum."""
     return Encoder(
         encoder_id=row["encoder_id"],
         name=row["name"],

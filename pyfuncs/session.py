@@ -75,7 +75,7 @@ def encode(
     bands: Sequence[str],
     rasters: Sequence[bytes],
 ) -> Iterator[list[float]]:
-    """Vectors of patches, in ascending order of their numbers; rasters come as WKB, each with its comma-joined bands."""
+    """Vectors of patches, in ascending order of their numbers; rasters are WKB, each with its comma-joined bands."""
     from pyfuncs.encoders import encode as encode_patches
     from pyfuncs.rasters import bands_from_wkb
 
@@ -98,7 +98,7 @@ def encode_image(
         return to_vector(encode_patches(encoder(plpy, GD, encoder_id), [read_image(image, bands)])[0])
 
 
-def hash(plpy: Any, GD: dict[str, Any], encoder_id: int, vectors: Sequence[bytes]) -> list[str]:  # noqa: A001
+def hash(plpy: Any, GD: dict[str, Any], encoder_id: int, vectors: Sequence[bytes]) -> list[str]:
     """Hash codes, as strings of 0 and 1, of vectors as vector_send writes them."""
     from pyfuncs.encoders import hash_codes
 

@@ -15,6 +15,8 @@ declare
 begin
     if to_regclass(format('eo.%I', partition_name)) is null then
         execute format('create table eo.%I partition of %s for values in (%L)', partition_name, parent, key);
+        execute format('grant select on eo.%I to eo_reader', partition_name);
+        execute format('grant insert, update, delete on eo.%I to eo_writer', partition_name);
     end if;
 end
 $$;

@@ -1,0 +1,1 @@
+"""Revisions; once released, one never changes."""

@@ -1,0 +1,18 @@
+"""The one exception that the package raises on bad input; the SQL border turns it into a PostgreSQL error."""
+
+# SQLSTATE codes, named as in PostgreSQL's appendix A
+DATA_CORRUPTED = "XX001"
+FEATURE_NOT_SUPPORTED = "0A000"
+INVALID_BINARY_REPRESENTATION = "22P03"
+INVALID_PARAMETER_VALUE = "22023"
+PROGRAM_LIMIT_EXCEEDED = "54000"
+UNDEFINED_OBJECT = "42704"
+
+
+class PgearthError(Exception):
+    """Bad input: the message names the offending value, `hint` says what to do, `sqlstate` is what SQL callers see."""
+
+    def __init__(self, message: str, *, sqlstate: str = INVALID_PARAMETER_VALUE, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.hint = hint

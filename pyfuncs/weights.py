@@ -1,0 +1,31 @@
+"""Weights of encoders as safetensors bytes, the form in which `eo.encoder` stores them."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pyfuncs.errors import DATA_CORRUPTED, PgearthError
+
+
+def dump(weights: Mapping[str, np.ndarray]) -> bytes:
+    """Serialise named arrays; an empty mapping is allowed (an encoder without trained weights)."""
+    # safetensors writes the memory of an array as it lies, so it must lie in C order
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
+
+
+def load(data: bytes, sha256: str) -> dict[str, np.ndarray]:
+    """Read what `dump` wrote; raises PgearthError when the data are not those of the hexadecimal digest `sha256`."""
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise PgearthError(
+            f"weights have the SHA-256 digest {digest}, but {sha256} is recorded",
+            sqlstate=DATA_CORRUPTED,
+            hint="The weights changed after they were stored: restore the encoder's row from a backup or train it anew.",
+        )
+    try:
+        return safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise PgearthError(f"weights are not in safetensors format: {error}", sqlstate=DATA_CORRUPTED) from error

@@ -1,0 +1,464 @@
+"""CORINE polygons: real files against oracles outside the loader, and everything that can be wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pyogrio
+import pyproj
+import pytest
+import shapely
+from shapely.geometry import LineString, MultiPolygon, Point, box
+
+from loaders import vectors
+from loaders.corine import load_corine
+from loaders.errors import InputError
+from loaders.patches import Patch, Product, write_patches, write_products
+
+LANJARON = Path("corine/clc2018_lanjaron_es.gpkg")
+MUENSTER = Path("corine/clc5_2018_muenster_de.gpkg")
+BOW_TIE = shapely.Polygon([(4000000, 3000000), (4000100, 3000100), (4000100, 3000000), (4000000, 3000100)])
+
+
+def write_layer(path: Path, geometries: list, codes: list | np.ndarray, **options) -> Path:
+    """Write polygons with their class codes in a field `Code_18`, in EPSG:3035."""
+    pyogrio.raw.write(
+        path,
+        **{
+            "geometry": np.array(shapely.to_wkb(geometries), dtype=object),
+            "field_data": [codes if isinstance(codes, np.ndarray) else np.array(codes, dtype=object)],
+            "fields": ["Code_18"],
+            "geometry_type": "Unknown",
+            "crs": "EPSG:3035",
+            **options,
+        },
+    )
+    return path
+
+
+def squares(count: int) -> list[shapely.Polygon]:
+    return [box(4000000 + 100 * i, 3000000, 4000100 + 100 * i, 3000100) for i in range(count)]
+
+
+def snapshot(connection: psycopg.Connection) -> list[tuple]:
+    return connection.execute(
+        "select source, label_id, md5(ST_AsEWKB(geom)) from eo.corine order by 1, 2, 3"
+    ).fetchall()
+
+
+def stored_geometries(connection: psycopg.Connection, source: str) -> np.ndarray:
+    """In the order of the file."""
+    rows = connection.execute(
+        "select ST_AsBinary(geom) from eo.corine where source = %s order by corine_id", (source,)
+    ).fetchall()
+    return shapely.from_wkb([wkb for (wkb,) in rows])
+
+
+def pieces(connection: psycopg.Connection) -> list[tuple]:
+    return connection.execute(
+        "select srid, label_id, md5(ST_AsEWKB(geom)) from eo.corine_part order by 1, 2, 3"
+    ).fetchall()
+
+
+def assert_nothing_loaded(connection: psycopg.Connection) -> None:
+    assert connection.execute("select count(*) from eo.corine").fetchone() == (0,)
+    assert connection.execute("select count(*) from eo.load where state <> 'failed'").fetchone() == (0,)
+
+
+def native(path: Path, layer: str, field: str) -> tuple[np.ndarray, np.ndarray, str]:
+    meta, _, wkb, (codes,) = pyogrio.raw.read(path, layer=layer, columns=[field])
+    return shapely.from_wkb(wkb), codes, meta["crs"]
+
+
+@pytest.fixture(scope="module")
+def loaded(module_archive, sample):
+    """The archive with both real files, and what the loads returned."""
+    return (
+        module_archive,
+        load_corine(module_archive, sample / LANJARON),
+        load_corine(module_archive, sample / MUENSTER),
+    )
+
+
+def test_real_files_counts(loaded, sample):
+    archive, lanjaron, muenster = loaded
+    assert lanjaron == Counter(polygons=136)
+    assert muenster == Counter(polygons=1158)
+    for path, layer, field in [(LANJARON, "clc", "CODE_18"), (MUENSTER, "clc5_2018_muenster", "CLC18")]:
+        _, codes, _ = native(sample / path, layer, field)
+        rows = archive.execute(
+            "select label.code, count(*) from eo.corine join eo.label using (label_id) where source = %s group by 1",
+            (f"{path.name}:{layer}",),
+        ).fetchall()
+        assert dict(rows) == Counter(codes)
+    assert archive.execute("select bool_and(ST_IsValid(geom)) from eo.corine").fetchone() == (True,)
+
+
+@pytest.mark.parametrize(
+    ("path", "layer", "field"), [(LANJARON, "clc", "CODE_18"), (MUENSTER, "clc5_2018_muenster", "CLC18")]
+)
+def test_real_files_geometry_equals_that_of_postgis(loaded, sample, path, layer, field):
+    """Same polygons, vertex by vertex, as PostGIS's own reprojection of the file's geometry."""
+    geometries, _, crs = native(sample / path, layer, field)
+    stored = stored_geometries(loaded[0], f"{path.name}:{layer}")
+    rows = (
+        loaded[0]
+        .execute(
+            "select ST_AsBinary(ST_Transform(ST_GeomFromWKB(wkb, %s), 3035))"
+            " from unnest(%s::bytea[]) with ordinality as file (wkb, row) order by row",
+            (pyproj.CRS(crs).to_epsg(), shapely.to_wkb(geometries).tolist()),
+        )
+        .fetchall()
+    )
+    oracle = shapely.from_wkb([wkb for (wkb,) in rows])
+    assert shapely.get_num_coordinates(stored).tolist() == shapely.get_num_coordinates(oracle).tolist()
+    assert np.abs(shapely.get_coordinates(stored) - shapely.get_coordinates(oracle)).max() < 1e-6  # metres
+
+
+@pytest.mark.parametrize(
+    ("path", "layer", "field"), [(LANJARON, "clc", "CODE_18"), (MUENSTER, "clc5_2018_muenster", "CLC18")]
+)
+def test_real_files_area_is_that_on_the_ellipsoid(loaded, sample, path, layer, field):
+    """EPSG:3035 is of equal area: the area per class is the geodesic one of the file's polygons."""
+    geometries, codes, crs = native(sample / path, layer, field)
+    to_degrees = pyproj.Transformer.from_crs(crs, 4258, always_xy=True).transform
+    geodesic: Counter[str] = Counter()
+    for geometry, code in zip(shapely.transform(geometries, to_degrees, interleaved=False), codes, strict=True):
+        area, _ = pyproj.Geod(ellps="GRS80").geometry_area_perimeter(shapely.orient_polygons(geometry))
+        geodesic[code] += area
+    stored = dict(
+        loaded[0].execute(
+            "select code, sum(ST_Area(geom)) from eo.corine join eo.label using (label_id)"
+            " where source = %s group by 1",
+            (f"{path.name}:{layer}",),
+        )
+    )
+    # To 1e-5: an edge is a straight line here and a geodesic there.
+    assert stored == pytest.approx(geodesic, rel=1e-5)
+
+
+def test_duplicate_is_skipped_and_counted(loaded, sample, run_pgearth):
+    archive = loaded[0]
+    before = snapshot(archive)
+    result = run_pgearth(archive, "load", "corine", sample / LANJARON)
+    assert result.exit_code == 0
+    assert "0 polygons loaded" in result.output
+    assert "1 layers skipped as loaded before" in result.output
+    assert snapshot(archive) == before
+
+
+def test_read_in_chunks(archive, sample, loaded, monkeypatch):
+    monkeypatch.setattr(vectors, "FEATURES_AT_ONCE", 100)
+    load_corine(archive, sample / MUENSTER)
+    assert snapshot(archive) == [row for row in snapshot(loaded[0]) if row[0].startswith(MUENSTER.name)]
+
+
+def test_any_reference_system(archive, sample, tmp_path):
+    """One with a definition but no EPSG code: PostGIS alone could not reproject it."""
+    geometries, codes, crs = native(sample / LANJARON, "clc", "CODE_18")
+    definition = "+proj=laea +lat_0=37 +lon_0=-3.5 +ellps=GRS80 +units=m"
+    there = pyproj.Transformer.from_crs(crs, definition, always_xy=True).transform
+    path = write_layer(
+        tmp_path / "own.gpkg", list(shapely.transform(geometries, there, interleaved=False)), codes, crs=definition
+    )
+    load_corine(archive, path)
+    load_corine(archive, sample / LANJARON)
+    own = stored_geometries(archive, "own.gpkg:own")
+    official = stored_geometries(archive, f"{LANJARON.name}:clc")
+    assert shapely.get_num_coordinates(own).tolist() == shapely.get_num_coordinates(official).tolist()
+    assert np.abs(shapely.get_coordinates(own) - shapely.get_coordinates(official)).max() < 0.001  # metres
+
+
+def test_geometries_are_repaired_or_dropped_and_counted(archive, tmp_path):
+    overlapping = MultiPolygon([box(4000000, 3000000, 4000100, 3000100), box(4000050, 3000000, 4000150, 3000100)])
+    flat = shapely.Polygon([(4000000, 3000000), (4000100, 3000000), (4000200, 3000000)])
+    path = write_layer(
+        tmp_path / "invalid.gpkg",
+        [BOW_TIE, overlapping, flat, None, shapely.Polygon(), *squares(1)],
+        ["111", "112", "121", "122", "123", "124"],
+    )
+    counts = load_corine(archive, path)
+    assert counts == Counter(polygons=3, repaired=3, dropped=3)
+    rows = archive.execute(
+        "select label_id, ST_Area(geom), ST_IsValid(geom), ST_AsBinary(geom) from eo.corine order by 1"
+    ).fetchall()
+    assert [(label_id, area, valid) for label_id, area, valid, _ in rows] == [
+        (111, 5000, True),
+        (112, 15000, True),
+        (124, 10000, True),
+    ]
+    assert archive.execute(
+        "select ST_Equals(ST_MakeValid(ST_GeomFromWKB(%s)), ST_GeomFromWKB(%s))", (BOW_TIE.wkb, rows[0][3])
+    ).fetchone() == (True,)
+    assert archive.execute("select rows, details from eo.load").fetchone() == (3, {"repaired": 3, "dropped": 3})
+
+
+def test_unclosed_rings_are_closed(archive, tmp_path):
+    path = tmp_path / "unclosed.geojson"
+    ring = [[7.0, 51.0], [7.1, 51.0], [7.1, 51.1], [7.0, 51.1]]
+    feature = {
+        "type": "Feature",
+        "properties": {"Code_18": "311"},
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    with pytest.warns(RuntimeWarning, match="Non closed ring"):
+        assert load_corine(archive, path) == Counter(polygons=1, repaired=1)
+
+
+def test_third_dimension_and_curves(archive, tmp_path):
+    (tmp_path / "curve.csv").write_text(
+        "Code_18,WKT\n"
+        '311,"CURVEPOLYGON(CIRCULARSTRING(4000000 3000000, 4001000 3000000, 4000000 3000000))"\n'
+        '312,"POLYGON Z((4000000 3000000 5, 4000100 3000000 5, 4000100 3000100 5, 4000000 3000000 5))"\n'
+    )
+    path = tmp_path / "curve.vrt"
+    path.write_text(
+        '<OGRVRTDataSource><OGRVRTLayer name="curve"><SrcDataSource relativeToVRT="1">curve.csv</SrcDataSource>'
+        "<LayerSRS>EPSG:3035</LayerSRS></OGRVRTLayer></OGRVRTDataSource>"
+    )
+    assert load_corine(archive, path) == Counter(polygons=2)
+    rows = archive.execute("select ST_Area(geom), ST_NDims(geom) from eo.corine order by label_id").fetchall()
+    assert rows[0][0] == pytest.approx(np.pi * 500**2, rel=0.002)
+    assert rows[1] == (5000, 2)
+    assert rows[0][1] == 2
+
+
+@pytest.mark.parametrize("codes", [np.array([111, 523, 999]), np.array([111.0, 523.0, 999.0]), ["111", " 523", "999"]])
+def test_types_of_codes(archive, tmp_path, codes):
+    path = write_layer(tmp_path / "codes.gpkg", squares(3), codes)
+    assert load_corine(archive, path) == Counter(polygons=2, unlabelled=1)
+    assert archive.execute("select label_id from eo.corine order by 1").fetchall() == [(111,), (523,)]
+
+
+@pytest.mark.parametrize(
+    "field", ["Code_18", "CODE_18", "code_18", "CLC18", "CODE_12", "code_90", "clc_code", "CLC2018"]
+)
+def test_field_names_of_the_packages(archive, tmp_path, field):
+    path = write_layer(tmp_path / "names.gpkg", squares(1), ["111"], fields=[field])
+    assert load_corine(archive, path) == Counter(polygons=1)
+
+
+@pytest.mark.parametrize(("code", "shown"), [("600", "600"), ("31", "31"), (None, "null"), ("forest", "forest")])
+def test_unknown_class_names_row_and_code(archive, tmp_path, code, shown):
+    path = write_layer(tmp_path / "unknown.gpkg", squares(3), ["111", "112", code])
+    with pytest.raises(
+        InputError, match=rf"unknown.gpkg: layer unknown, feature 3: {shown} in field Code_18 is no class"
+    ):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+    assert archive.execute("select count(*) from eo.load where error like '%%feature 3%%'").fetchone() == (1,)
+
+
+def test_loads_after_the_file_was_mended(archive, tmp_path):
+    path = write_layer(tmp_path / "mended.gpkg", squares(2), ["111", "600"])
+    with pytest.raises(InputError):
+        load_corine(archive, path)
+    path.unlink()
+    write_layer(path, squares(2), ["111", "112"])
+    assert load_corine(archive, path) == Counter(polygons=2)
+
+
+def test_several_layers(archive, tmp_path):
+    path = write_layer(tmp_path / "two.gpkg", squares(1), ["111"], layer="europe")
+    write_layer(path, squares(2), ["112", "112"], layer="guiana", append=True)
+    with pytest.raises(InputError, match=r"several layers could be meant: europe, guiana\n.*--layer"):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+    assert load_corine(archive, path, layer="guiana") == Counter(polygons=2)
+    assert load_corine(archive, path, layer="europe") == Counter(polygons=1)
+    with pytest.raises(InputError, match=r"there is no layer asia\n.*europe, guiana"):
+        load_corine(archive, path, layer="asia")
+
+
+def test_code_field(archive, tmp_path, run_pgearth):
+    path = tmp_path / "change.gpkg"
+    fields = [np.array(["111"], dtype=object), np.array(["112"], dtype=object)]
+    write_layer(path, squares(1), [], field_data=fields, fields=["CODE_12", "CODE_18"])
+    with pytest.raises(InputError, match=r"could be in any of the fields CODE_12, CODE_18"):
+        load_corine(archive, path)
+    with pytest.raises(InputError, match=r"such as kind\n.*CODE_12, CODE_18"):
+        load_corine(archive, path, code_field="kind")
+    assert_nothing_loaded(archive)
+    result = run_pgearth(archive, "load", "corine", path, "--code-field", "code_12", "--layer", "change")
+    assert result.exit_code == 0, result
+    assert archive.execute("select label_id from eo.corine").fetchall() == [(111,)]
+
+
+def test_missing_code_field_lists_fields(archive, sample):
+    with pytest.raises(InputError, match=r"no field with the CORINE class code, such as Code_18\n.*NUTS_ID, LEVL_CODE"):
+        load_corine(archive, sample / "nuts/NUTS_RG_10M_2021_4326.geojson")
+    assert_nothing_loaded(archive)
+
+
+def test_no_polygon_layer(archive, tmp_path):
+    path = write_layer(tmp_path / "lines.gpkg", [LineString([(0, 0), (1, 1)])], ["111"], geometry_type="LineString")
+    with pytest.raises(InputError, match=r"no layer of polygons\n.*lines \(LineString\)"):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+
+
+def test_feature_that_is_no_polygon(archive, tmp_path):
+    path = write_layer(tmp_path / "mixed.gpkg", [*squares(1), Point(4000000, 3000000)], ["111", "112"])
+    with pytest.raises(InputError, match="feature 2: its geometry is a Point"):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+
+
+@pytest.mark.filterwarnings("ignore:.*crs:UserWarning")
+def test_missing_reference_system(archive, tmp_path):
+    path = write_layer(tmp_path / "nowhere.shp", squares(1), ["111"], crs=None, geometry_type="Polygon")
+    with pytest.raises(InputError, match=r"has no reference system\nHint: .*ogr2ogr -a_srs"):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+
+
+def test_wrong_reference_system(archive, tmp_path):
+    """Metres said to be degrees."""
+    path = write_layer(tmp_path / "wrong.gpkg", squares(1), ["111"], crs="EPSG:4326")
+    with pytest.raises(InputError, match=r"feature 1: its coordinates \(4000000.0, .*\) are not of WGS 84"):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+
+
+def test_reference_system_without_place(archive, tmp_path):
+    local = 'LOCAL_CS["site grid",UNIT["metre",1]]'
+    path = write_layer(tmp_path / "local.gpkg", squares(1), ["111"], crs=local)
+    with pytest.raises(InputError, match="no way from its reference system"):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+
+
+def test_not_a_vector_file(archive, sample, tmp_path):
+    (tmp_path / "text.gpkg").write_text("no GeoPackage")
+    for path in (tmp_path / "text.gpkg", sample / "corine/clc2018_lanjaron_es_25m.tif", tmp_path):
+        with pytest.raises(InputError, match="cannot be read as a vector file"):
+            load_corine(archive, path)
+    assert_nothing_loaded(archive)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp", ".fgb"])
+def test_truncated_file(archive, sample, tmp_path, suffix):
+    geometries, codes, _ = native(sample / LANJARON, "clc", "CODE_18")
+    path = write_layer(
+        tmp_path / f"cut{suffix}", list(geometries), codes, crs="EPSG:25830", geometry_type="MultiPolygon"
+    )
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(InputError, match=f"cut{suffix}"):
+        load_corine(archive, path)
+    assert_nothing_loaded(archive)
+
+
+def test_nomenclature_not_loaded(archive, sample):
+    archive.execute("delete from eo.label")
+    with pytest.raises(InputError, match="pgearth load nomenclature"):
+        load_corine(archive, sample / LANJARON)
+
+
+# Being killed
+
+
+LOADS_HALF_AND_WAITS = """
+import sys, time
+from pathlib import Path
+from loaders import corine, database, vectors
+read = vectors.PolygonLayer.read
+def half(self, srid, counts):
+    for number, polygon in enumerate(read(self, srid, counts)):
+        if number == 600:
+            print("half", flush=True)
+            time.sleep(600)
+        yield polygon
+vectors.PolygonLayer.read = half
+corine.load_corine(database.connect(autocommit=True), Path(sys.argv[1]))
+"""
+
+LOADS = """
+import sys
+from pathlib import Path
+from loaders import corine, database
+corine.load_corine(database.connect(autocommit=True), Path(sys.argv[1]))
+"""
+
+
+def start(connection: psycopg.Connection, program: str, path: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        env={**os.environ, "PGEARTH_DSN": connection.info.dsn},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def wait_for(connection: psycopg.Connection, condition: str) -> None:
+    deadline = time.monotonic() + 60
+    while connection.execute(f"select {condition}").fetchone() != (True,):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
+
+
+def patch_over_muenster(connection: psycopg.Connection) -> None:
+    when = datetime(2018, 6, 1, tzinfo=UTC)
+    write_products(connection, [Product("product", "sentinel-2a", "L2A", when)])
+    with connection.transaction():
+        write_patches(
+            connection,
+            "test",
+            [Patch("patch", "product", "sentinel-2a", when, 32632, 404000, 5757000, 405200, 5758200)],
+        )
+
+
+ALONE = "not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid())"
+
+
+def test_killed_inside_the_transaction(archive, sample, loaded):
+    process = start(archive, LOADS_HALF_AND_WAITS, sample / MUENSTER)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    kill(process)
+    wait_for(archive, ALONE)
+    assert archive.execute("select count(*) from eo.corine").fetchone() == (0,)
+    assert archive.execute("select state from eo.load").fetchall() == [("running",)]
+    assert load_corine(archive, sample / MUENSTER) == Counter(polygons=1158)
+    assert snapshot(archive) == [row for row in snapshot(loaded[0]) if row[0].startswith(MUENSTER.name)]
+    assert archive.execute("select state, rows from eo.load").fetchall() == [("done", 1158)]
+
+
+def test_killed_between_load_and_derivation(archive, sample, loaded):
+    """The load is committed, its pieces are not: the next run derives them."""
+    patch_over_muenster(archive)
+    with psycopg.connect(archive.info.dsn) as lock:
+        lock.execute("lock table eo.patch in access exclusive mode")
+        process = start(archive, LOADS, sample / MUENSTER)
+        wait_for(archive, "exists (select from eo.load where state = 'done')")
+        kill(process)
+        archive.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid not in (%s, %s)",
+            (archive.info.backend_pid, lock.info.backend_pid),
+        )
+    wait_for(archive, ALONE)
+    assert pieces(archive) == []
+    counts = load_corine(archive, sample / MUENSTER)
+    assert (counts["skipped"], counts["polygons"]) == (1, 0)
+    assert counts["pieces"] == len(pieces(archive)) > 0
+    clean = loaded[0]
+    patch_over_muenster(clean)
+    load_corine(clean, sample / MUENSTER)
+    assert pieces(archive) == pieces(clean)
+    assert load_corine(archive, sample / MUENSTER)["pieces"] == 0

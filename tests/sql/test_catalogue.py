@@ -1,0 +1,183 @@
+"""The rules of DESIGN.md section 5 that can be enforced, on the SQL files and on the catalogue of a migrated database."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import psycopg
+import pytest
+from pglast import ast as nodes
+from pglast import parse_sql
+
+from migrations.sqlfiles import SqlFile, sql_files
+
+FILES = sql_files()
+RERUNNABLE = (
+    nodes.CreateFunctionStmt,
+    nodes.ViewStmt,
+    nodes.CommentStmt,
+    nodes.GrantStmt,
+    nodes.DoStmt,
+)
+HEADER_ORDER = ["language", "volatility", "parallel", "security", "rows", "cost", "set"]
+HEADER_WORDS = {
+    "language": "language",
+    "immutable": "volatility",
+    "stable": "volatility",
+    "volatile": "volatility",
+    "security": "security",
+    "rows": "rows",
+    "cost": "cost",
+    "set": "set",
+}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_files_hold_rerunnable_statements_only(file: SqlFile) -> None:
+    for statement in parse_sql(file.text):
+        node = statement.stmt
+        assert isinstance(node, RERUNNABLE), f"{file.name}: {type(node).__name__} belongs into a revision"
+        if isinstance(node, nodes.CreateFunctionStmt):
+            assert node.replace, f"{file.name}: create or replace"
+        if isinstance(node, nodes.DoStmt | nodes.GrantStmt):
+            assert file.name == "999_privileges.sql", f"{file.name}: privileges belong into 999_privileges.sql"
+
+
+def headers(file: SqlFile) -> list[tuple[str, list[str]]]:
+    """Name and header lines (between `returns`/arguments and the body) of each routine of a file."""
+    found = []
+    for match in re.finditer(r"^create or replace (?:function|procedure) (\S+?)\((.*?)^(?:as \$\$|begin atomic)", file.text, re.M | re.S):
+        lines = match.group(2).splitlines()
+        start = next(number for number, line in enumerate(lines) if line.startswith("language "))
+        found.append((match.group(1), lines[start:]))
+    return found
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if headers(file)], ids=lambda file: file.name)
+def test_header_order(file: SqlFile) -> None:
+    for name, lines in headers(file):
+        kinds = [HEADER_WORDS[line.split()[0]] for line in lines]
+        order = [HEADER_ORDER.index(kind) for kind in kinds]
+        assert order == sorted(order), f"{file.name}: {name}: header order is {' / '.join(HEADER_ORDER)}"
+        for line in lines:
+            if HEADER_WORDS[line.split()[0]] == "volatility":
+                assert "parallel" in line, f"{file.name}: {name}: parallel stands beside the volatility"
+
+
+def test_every_function_comes_from_a_file(archive: psycopg.Connection) -> None:
+    in_files = {name for file in FILES for name, _ in headers(file)}
+    in_database = {
+        name
+        for (name,) in archive.execute(
+            "select pronamespace::regnamespace || '.' || proname from pg_proc"
+            " where pronamespace::regnamespace::text in ('eo', 'eo_internal')"
+        )
+    }
+    assert in_database == in_files
+
+
+def test_search_path_is_pinned_where_it_must_be(archive: psycopg.Connection) -> None:
+    for name, language, kind, definer, settings, atomic in archive.execute(
+        """
+        select oid::regprocedure::text, (select lanname from pg_language where oid = prolang), prokind::text, prosecdef,
+               coalesce(array_to_string(proconfig, ';'), ''), prosqlbody is not null
+        from pg_proc where pronamespace::regnamespace::text in ('eo', 'eo_internal')
+        """
+    ):
+        if kind == "p":
+            assert not settings and not definer, f"{name}: a procedure that commits cannot have settings"
+        elif language == "sql":
+            assert atomic, f"{name}: SQL functions are begin atomic"
+            assert not settings, f"{name}: a setting would prevent inlining"
+        else:
+            assert "search_path=eo, public, pg_temp" in settings, name
+    unpinned_procedures = archive.execute(
+        "select count(*) from pg_proc where pronamespace = 'eo_internal'::regnamespace and prokind = 'p'"
+    ).fetchone()
+    assert unpinned_procedures == (0,)
+
+
+def test_filters_are_inlined(archive: psycopg.Connection) -> None:
+    """The hot SQL functions must not show up as function scans, or no index is used."""
+    plan = "\n".join(
+        line
+        for (line,) in archive.execute(
+            "explain select * from eo.patches(area => st_makeenvelope(9, 50, 9.1, 50.1, 4326), from_time => '2018-01-01')"
+        )
+    )
+    assert "Function Scan" not in plan
+    assert "patch_footprint" in plan or "patch_sensing_time" in plan or "Seq Scan on patch" in plan
+
+
+def test_no_overloads_that_differ_only_by_defaults(archive: psycopg.Connection) -> None:
+    required: dict[tuple[str, tuple[str, ...]], str] = {}
+    for name, signature, types, defaults in archive.execute(
+        "select pronamespace::regnamespace || '.' || proname, oid::regprocedure::text, proargtypes::regtype[]::text[], pronargdefaults"
+        " from pg_proc where pronamespace::regnamespace::text in ('eo', 'eo_internal')"
+    ):
+        key = (name, tuple(types[: len(types) - defaults]))
+        assert key not in required, f"{signature} and {required[key]}: a call with the required arguments is ambiguous"
+        required[key] = signature
+
+
+def test_everything_public_has_a_comment(archive: psycopg.Connection) -> None:
+    missing = archive.execute(
+        """
+        select c.oid::regclass::text from pg_class c
+        where c.relnamespace = 'eo'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and not c.relispartition
+          and obj_description(c.oid, 'pg_class') is null
+        union all
+        select c.oid::regclass || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where c.relnamespace = 'eo'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and not c.relispartition
+          and a.attnum > 0 and not a.attisdropped and col_description(c.oid, a.attnum) is null
+        union all
+        select oid::regprocedure::text from pg_proc
+        where pronamespace = 'eo'::regnamespace and obj_description(oid, 'pg_proc') is null
+        union all
+        select oid::regtype::text from pg_type
+        where typnamespace = 'eo'::regnamespace and typtype = 'e' and obj_description(oid, 'pg_type') is null
+        """
+    ).fetchall()
+    assert missing == []
+
+
+def test_geometry_columns_are_typed(archive: psycopg.Connection) -> None:
+    """Map layers need one geometry type and one SRID; pieces per reference system (corine_part, nuts_part) hold several."""
+    untyped = archive.execute(
+        """
+        select f_table_name, type, srid from geometry_columns
+        where f_table_schema = 'eo' and (type = 'GEOMETRY' or srid = 0)
+          and f_table_name !~ '^(corine|nuts)_part(__|$)'
+        """
+    ).fetchall()
+    assert untyped == []
+
+
+def test_python_bodies_are_thin(archive: psycopg.Connection) -> None:
+    bodies = archive.execute(
+        "select oid::regprocedure::text, prosrc from pg_proc where prolang = (select oid from pg_language where lanname = 'plpython3u')"
+        " and pronamespace::regnamespace::text in ('eo', 'eo_internal')"
+    ).fetchall()
+    assert len(bodies) >= 4
+    for name, source in bodies:
+        lines = [line for line in source.strip().splitlines() if line.strip()]
+        assert len(lines) <= 6, name
+        # `return` at top level parses inside a function only.
+        tree = ast.parse("def body():\n" + "\n".join("    " + line for line in lines))
+        kinds = {type(statement) for statement in tree.body[0].body}  # type: ignore[attr-defined]
+        assert kinds <= {ast.Import, ast.ImportFrom, ast.Return, ast.Expr}, name
+
+
+def test_python_functions_are_not_public(archive: psycopg.Connection) -> None:
+    """A public name is never PL/Python itself: it checks its arguments in SQL first."""
+    assert archive.execute(
+        "select oid::regprocedure::text from pg_proc where pronamespace = 'eo'::regnamespace"
+        " and prolang = (select oid from pg_language where lanname = 'plpython3u')"
+    ).fetchall() == []
+
+
+def test_errors_carry_a_code_and_a_hint() -> None:
+    for file in FILES:
+        for match in re.finditer(r"raise exception .*?;", file.text, re.S):
+            assert "errcode" in match.group() and "hint" in match.group(), f"{file.name}: {match.group()[:80]}"

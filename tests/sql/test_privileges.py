@@ -1,0 +1,163 @@
+"""Who may do what: the whole matrix of roles and functions, and of roles and tables."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+WRITER_ONLY = {
+    "annotate_country",
+    "annotate_land_cover",
+    "derive_corine_parts",
+    "derive_nuts_parts",
+    "register_encoder",
+    "store_codes",
+}
+READER = {
+    "cell_of",
+    "encode",
+    "encode_image",
+    "hash",
+    "label_members",
+    "label_statistics",
+    "patches",
+    "rgb",
+    "runtime",
+    "search",
+    "similar",
+    "similar_to_code",
+    "similar_to_image",
+    "similar_to_vector",
+    "within_distance",
+}
+INTERNAL_READER = {"encoder_id", "label_groups", "labels_match", "patch_extent", "pieces"}
+INTERNAL_WRITER = {"annotate_country_batch", "annotate_land_cover_batch"}
+OWNER_ONLY = {"encode", "encode_image", "ensure_partition", "hash", "python_runtime", "rgb_png"}
+
+
+def may_execute(archive: psycopg.Connection, role: str, schema: str) -> set[str]:
+    return {
+        name
+        for (name,) in archive.execute(
+            "select distinct proname from pg_proc where pronamespace = %s::regnamespace"
+            " and has_function_privilege(%s, oid, 'execute')",
+            (schema, role),
+        )
+    }
+
+
+@pytest.fixture
+def outsider(archive: psycopg.Connection) -> str:
+    """A login role that was granted nothing."""
+    archive.execute("drop role if exists pgearth_outsider")
+    archive.execute("create role pgearth_outsider")
+    return "pgearth_outsider"
+
+
+def test_functions_of_eo(archive: psycopg.Connection, outsider: str) -> None:
+    assert may_execute(archive, "eo_reader", "eo") == READER
+    assert may_execute(archive, "eo_writer", "eo") == READER | WRITER_ONLY
+    assert may_execute(archive, "eo_owner", "eo") == READER | WRITER_ONLY
+    assert may_execute(archive, outsider, "eo") == set()
+
+
+def test_functions_of_eo_internal(archive: psycopg.Connection, outsider: str) -> None:
+    assert may_execute(archive, "eo_reader", "eo_internal") == INTERNAL_READER
+    assert may_execute(archive, "eo_writer", "eo_internal") == INTERNAL_READER | INTERNAL_WRITER
+    assert may_execute(archive, "eo_owner", "eo_internal") == INTERNAL_READER | INTERNAL_WRITER | OWNER_ONLY
+    assert may_execute(archive, outsider, "eo_internal") == set()
+
+
+def test_only_the_owner_calls_python(archive: psycopg.Connection) -> None:
+    callers = archive.execute(
+        """
+        select r.rolname, p.oid::regprocedure::text
+        from pg_proc p, (values ('eo_reader'), ('eo_writer')) r (rolname)
+        where p.prolang = (select oid from pg_language where lanname = 'plpython3u')
+          and p.pronamespace::regnamespace::text in ('eo', 'eo_internal')
+          and has_function_privilege(r.rolname, p.oid, 'execute')
+        """
+    ).fetchall()
+    assert callers == []
+
+
+def test_security_definer_functions_do_not_belong_to_a_superuser(archive: psycopg.Connection) -> None:
+    assert archive.execute(
+        """
+        select p.oid::regprocedure::text from pg_proc p join pg_roles r on r.oid = p.proowner
+        where p.pronamespace::regnamespace::text in ('eo', 'eo_internal') and r.rolname <> 'eo_owner'
+        """
+    ).fetchall() == []
+    assert archive.execute("select rolsuper, rolcanlogin from pg_roles where rolname = 'eo_owner'").fetchone() == (False, False)
+
+
+def test_tables(archive: psycopg.Connection, outsider: str) -> None:
+    tables = [
+        name
+        for (name,) in archive.execute(
+            "select oid::regclass::text from pg_class where relnamespace = 'eo'::regnamespace and relkind in ('r', 'p', 'v', 'm')"
+        )
+    ]
+    assert "eo.patch" in tables
+    for table in tables:
+        for role, allowed in {
+            "eo_reader": {"select"},
+            "eo_writer": {"select", "insert", "update", "delete"},
+            outsider: set(),
+        }.items():
+            held = {
+                privilege
+                for privilege in ("select", "insert", "update", "delete", "truncate", "references", "trigger")
+                if archive.execute("select has_table_privilege(%s, %s, %s)", (role, table, privilege)).fetchone() == (True,)
+            }
+            assert held == allowed, (table, role)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into eo.load (loader, source, checksum, state) values ('x', 'x', 'x', 'done')",
+        "update eo.label set name = 'x'",
+        "delete from eo.label",
+        "truncate eo.load",
+        "create table eo.mine (id integer)",
+        "create function eo.mine() returns integer language sql as 'select 1'",
+        "select eo_internal.python_runtime()",
+        "select eo_internal.ensure_partition('eo.embedding', 7)",
+        "select eo.register_encoder('x', 1, 'spectral', '{}', '', dimension => 1)",
+        "select eo.derive_corine_parts()",
+        "call eo.annotate_country()",
+        "do language plpython3u 'pass'",
+    ],
+)
+def test_a_reader_cannot(archive: psycopg.Connection, statement: str) -> None:
+    archive.execute("set role eo_reader")
+    with pytest.raises(errors.InsufficientPrivilege):
+        archive.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select count(*) from eo.patch",
+        "select * from eo.search(labels => array['Forests'])",
+        "select * from eo.label_statistics()",
+        "select * from eo.runtime()",
+        "select eo.cell_of(st_point(7.6, 51.9, 4326))",
+    ],
+)
+def test_a_reader_can(archive: psycopg.Connection, statement: str) -> None:
+    archive.execute("set role eo_reader")
+    archive.execute(statement)
+
+
+def test_a_writer_registers_and_stores(archive: psycopg.Connection) -> None:
+    archive.execute("set role eo_writer")
+    row = archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)").fetchone()
+    assert row is not None
+    assert archive.execute(sql.SQL("select count(*) from eo.{}").format(sql.Identifier(f"embedding__{row[0]}"))).fetchone() == (0,)
+
+
+def test_functions_of_public_are_left_alone(archive: psycopg.Connection, outsider: str) -> None:
+    assert archive.execute("select has_function_privilege(%s, 'st_area(geometry)', 'execute')", (outsider,)).fetchone() == (True,)
