@@ -141,6 +141,10 @@ def patch_of_record(record: dict[str, Any], label_ids: LabelIds) -> Patch:
     parts = parse_patch_name(name)
     if parts.tile is None:
         raise InputError(f"{name!r} is the name of a patch of BigEarthNet v1")
+    if not parts.platform.startswith("sentinel-2"):
+        raise InputError(f"{name!r} is not the name of a Sentinel-2 patch")
+    if not record["labels"]:
+        raise InputError(f"{name} has no labels")
     country = COUNTRY_CODES.get(record["country"])
     if country is None:
         raise InputError(f"unknown country {record['country']!r}", f"Known are {', '.join(COUNTRY_CODES)}.")

@@ -28,8 +28,10 @@ import rasterio
 import shapely
 from psycopg import Connection
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
+from shapely.errors import ShapelyError
 
 from loaders.database import connect
 from loaders.errors import InputError
@@ -85,6 +87,7 @@ class Band:
     pixel_width: float
     pixel_height: float
     metres: float
+    block_width: int
     block_height: int
     nodata: float
 
@@ -233,7 +236,7 @@ def open_band(name: str, path: Path) -> Band:
                 driver = dataset.driver
                 count, crs, transform = dataset.count, dataset.crs, dataset.transform
                 width, height, nodata = dataset.width, dataset.height, dataset.nodata
-                block_height = dataset.block_shapes[0][0]
+                block_height, block_width = dataset.block_shapes[0]
     except RasterioError as error:
         raise unreadable(path, error) from error
     if driver not in DRIVERS:  # a VRT, for one, would read other files than the one named
@@ -250,6 +253,7 @@ def open_band(name: str, path: Path) -> Band:
             f"{path}: the grid is rotated, not north-up, or missing: {tuple(transform)[:6]}",
             "Warp the file to a north-up grid, such as gdalwarp does.",
         )
+    metres_per_unit = crs.linear_units_factor[1] if crs.is_projected else 1.0
     return Band(
         name=name,
         path=path,
@@ -260,7 +264,8 @@ def open_band(name: str, path: Path) -> Band:
         top=transform.f,
         pixel_width=transform.a,
         pixel_height=-transform.e,
-        metres=-transform.e * (METRES_PER_DEGREE if crs.is_geographic else crs.linear_units_factor[1]),
+        metres=-transform.e * (METRES_PER_DEGREE if crs.is_geographic else metres_per_unit),
+        block_width=block_width,
         block_height=block_height,
         nodata=NODATA if nodata is None else nodata,
     )
@@ -268,7 +273,9 @@ def open_band(name: str, path: Path) -> Band:
 
 def unreadable(path: Path, error: RasterioError) -> InputError:
     """The error for a file that is damaged or no raster, which may show only where its pixels are read."""
-    return InputError(f"{path}: cannot be read as a raster ({error})", "Replace the file by an intact copy.")
+    return InputError(
+        f"{path}: cannot be read as a raster ({error.__cause__ or error})", "Replace the file by an intact copy."
+    )
 
 
 def fit_grid(path: Path, bands: list[Band]) -> Scene:
@@ -334,9 +341,8 @@ def cut_patches(scene: Scene, product: Product, counts: Counter[str]) -> Iterato
     """
     with ExitStack() as stack:
         readers = {band.name: stack.enter_context(StripReader(band)) for band in scene.bands}
-        # One thread per core: each decodes one block row at a time, for which GDAL's block cache must have room.
         threads = stack.enter_context(ThreadPoolExecutor(cpu_count()))
-        for row in progress(range(scene.rows), product.name, "strips"):
+        for row in progress(range(scene.rows), f"{product.level} {product.mgrs_tile or product.name}", "strips"):
             pixels = [
                 (factor, name, threads.submit(readers[name].read, row * WINDOW // factor, (row + 1) * WINDOW // factor))
                 for factor, bands in scene.resolutions.items()
@@ -374,19 +380,34 @@ class StripReader:
         self.dataset.close()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` (exclusive), an array (rows, width); `start` must not be less than in the call before."""
+        """Rows `start` to `stop` (exclusive), an array (rows, width); a call starts at the stop of the one before."""
         decoded = self.first + len(self.rows)
         kept = self.rows[start - self.first :]
         if stop > decoded:
-            block = self.band.block_height
-            end = min(-(-stop // block) * block, self.band.height)
-            try:
-                new = self.dataset.read(1, window=Window(0, decoded, self.band.width, end - decoded))
-            except RasterioError as error:
-                raise unreadable(self.band.path, error) from error
-            kept = np.concatenate([kept, new])
+            end = min(-(-stop // self.band.block_height) * self.band.block_height, self.band.height)
+            kept = np.concatenate([kept, *self.decode(decoded, end)])
         self.rows, self.first = kept, start
         return self.rows[: stop - start]
+
+    def decode(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Decode the block rows between two rows, one block per call of GDAL.
+
+        Of a window over several blocks, GDAL's JPEG 2000 driver decodes each in a thread of its own whose errors get
+        lost: a truncated file would read as zeros.
+        """
+        band = self.band
+        with rasterio.Env():  # raises GDAL's errors without printing them, too
+            for y in range(start, stop, band.block_height):
+                height = min(band.block_height, stop - y)
+                try:
+                    yield np.hstack(
+                        [
+                            self.dataset.read(1, window=Window(x, y, min(band.block_width, band.width - x), height))
+                            for x in range(0, band.width, band.block_width)
+                        ]
+                    )
+                except RasterioError as error:
+                    raise unreadable(band.path, error) from error
 
 
 def make_patch(scene: Scene, product: Product, column: int, row: int, windows: dict[str, np.ndarray]) -> Patch | None:
@@ -481,28 +502,26 @@ def describe_product(
     path = path.resolve()
     metadata = read_metadata(path)
     known_name = metadata.name if metadata else path.name.removesuffix(".SAFE")
-    level, tile, time = likely_level, None, None
+    known_platform, level, tile, known_time = None, likely_level, None, None
     if official := OFFICIAL_NAME.fullmatch(known_name):
-        level, tile, time = official["level"], official["tile"], parse_time(official["time"])
-        platform = platform or (metadata and metadata.platform) or PLATFORMS[official["platform"]]
+        known_platform, level = PLATFORMS[official["platform"]], official["level"]
+        tile, known_time = official["tile"], parse_time(official["time"])
     elif earth_engine := EARTH_ENGINE_NAME.fullmatch(known_name):
-        tile, time = earth_engine["tile"], parse_time(earth_engine["time"])
+        tile, known_time = earth_engine["tile"], parse_time(earth_engine["time"])
         level = next((SSL4EO_LEVELS[part] for part in reversed(path.parts) if part in SSL4EO_LEVELS), likely_level)
         known_name = f"{known_name}_{level}"
     elif metadata is None:
         known_name = ""
     if metadata:
-        platform = platform or metadata.platform
-        time = metadata.sensing_time or time
-    name, sensing_time = name or known_name, sensing_time or time
-    facts = {"--name": name, "--time": sensing_time, "--platform": platform}
-    if unknown := [option for option, value in facts.items() if not value]:
+        known_platform, known_time = metadata.platform or known_platform, metadata.sensing_time or known_time
+    name, sensing_time, platform = name or known_name, sensing_time or known_time, platform or known_platform
+    if not (name and sensing_time and platform):
+        facts = {"--name": name, "--time": sensing_time, "--platform": platform}
         raise InputError(
             f"{path}: neither a metadata file (STAC item, tileInfo.json, metadata.json) nor the folder's name tells"
             " what product this is",
-            f"Say so with {', '.join(unknown)}.",
+            f"Say so with {', '.join(option for option, value in facts.items() if not value)}.",
         )
-    assert sensing_time and platform
     outline = metadata.footprint if metadata else None
     if outline is None or not outline.is_valid:
         outline = to_wgs84(shapely.box(*scene.finest.bounds), scene.srid)
@@ -521,19 +540,20 @@ def describe_product(
 
 def read_metadata(path: Path) -> Metadata | None:
     """Read the scene's metadata file, if there is one of a known kind. Raises InputError for a damaged JSON file."""
-    documents = []
+    found = []
     for file in sorted(path.glob("*.json")):
         try:
-            documents.append(json.loads(file.read_bytes()))
-        except ValueError as error:
-            raise InputError(f"{file}: not valid JSON: {error}", "Replace or remove the file.") from error
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read: {error.strerror}", "Replace or remove the file.") from error
-    for understand in (from_stac_item, from_tile_info, from_earth_engine):
-        for document in documents:
-            if isinstance(document, dict) and (metadata := understand(document)):
-                return metadata
-    return None
+            document = json.loads(file.read_bytes())
+            if isinstance(document, dict):
+                found += [(rank, understand(document)) for rank, understand in enumerate(METADATA_KINDS)]
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, ShapelyError, ProjError) as error:
+            raise InputError(
+                f"{file}: not valid metadata: {type(error).__name__}: {error}",
+                "Replace the file, or remove it and give --name, --time and --platform.",
+            ) from error
+    return min(
+        ((rank, metadata) for rank, metadata in found if metadata), key=lambda ranked: ranked[0], default=(0, None)
+    )[1]
 
 
 def from_stac_item(document: dict[str, Any]) -> Metadata | None:
@@ -582,6 +602,9 @@ def from_earth_engine(document: dict[str, Any]) -> Metadata | None:
         footprint=polygon({"type": "Polygon", "coordinates": [ring]}, 4326) if ring else None,
         document=document,
     )
+
+
+METADATA_KINDS = (from_stac_item, from_tile_info, from_earth_engine)  # the most telling first
 
 
 def parse_time(text: str) -> datetime:

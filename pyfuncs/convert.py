@@ -1,4 +1,4 @@
-"""Conversions at the PL/Python border: pgvector's `vector` and PostgreSQL's `bit(n)`; rasters: see `pyfuncs.rasters`."""
+"""Conversions at the PL/Python border: pgvector's `vector` and `bit(n)`; rasters: see `pyfuncs.rasters`."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Encoders and hash functions behind one seam: an `Encoder` is a row of `eo.encoder`; its architecture names the code."""
+"""Encoders and hash functions behind one seam: an `Encoder` is a row of `eo.encoder`, its architecture the code."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +43,9 @@ class Encoder:
 def encode(encoder: Encoder, patches: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     """Encode patches, each a mapping of band names to digital numbers (height, width), into (n, dimension) float32.
 
-    Pixels that equal `rasters.NODATA` or are NaN are no data. Patches with bands of the same shapes go through together.
-    Raises PgearthError for a patch without one of the encoder's bands or of another size, and when the encoder's
-    architecture encodes no patches.
+    Pixels that equal `rasters.NODATA` or are NaN are no data. Patches of the same shapes go through together. Raises
+    PgearthError for a patch without one of the encoder's bands or of another size, and when the encoder's architecture
+    encodes no patches.
     """
     compute = _lookup(_ENCODE, encoder)
     numbers_by_shapes: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)

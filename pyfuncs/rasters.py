@@ -20,7 +20,7 @@ from pyfuncs.errors import (
 )
 
 NODATA = 0
-"""The integer that means "no data" where pixels travel without a raster around them, as in Sentinel-2; floats use NaN."""
+"""Integer that means "no data" where pixels travel without a raster around them, as in Sentinel-2; floats use NaN."""
 
 MAX_IMAGE_PIXELS = 64_000_000
 """Largest uploaded image, in pixels times bands."""
@@ -64,9 +64,9 @@ class Raster:
             )
 
     def filled(self) -> tuple[np.ndarray, ...]:
-        """Return the bands with their nodata values replaced by what encoders leave out: NODATA, or NaN in float bands."""
+        """Return the bands with nodata values replaced by what encoders leave out: NODATA, or NaN in float bands."""
         return tuple(
-            band if nodata is None or _same(nodata, _absent(band)) else np.where(band == nodata, _absent(band), band)
+            band if nodata is None or nodata == _absent(band) else np.where(band == nodata, _absent(band), band)
             for band, nodata in zip(self.bands, self.nodata, strict=True)
         )
 
@@ -74,10 +74,6 @@ class Raster:
 def _absent(band: np.ndarray) -> Any:
     """What stands for no data in a band without a raster around it, in the band's dtype."""
     return band.dtype.type(np.nan if np.issubdtype(band.dtype, np.floating) else NODATA)
-
-
-def _same(first: float, second: float) -> bool:
-    return first == second or (first != first and second != second)
 
 
 def from_wkb(wkb: bytes) -> Raster:

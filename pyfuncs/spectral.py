@@ -52,8 +52,8 @@ def features(bands: Mapping[str, Any], nodata: float = NODATA) -> Any:
     """Compute the vectors (n, 128), float32, of n patches.
 
     `bands` maps each name in BANDS to digital numbers (n, height, width); resolutions may differ between bands. Pixels
-    that equal `nodata` or are not finite are left out of every statistic; statistics of no pixels are 0. All is computed
-    in float64. Raises PgearthError when a band is missing.
+    that equal `nodata` or are not finite are left out of every statistic; statistics of no pixels are 0. Computed in
+    float64. Raises PgearthError when a band is missing.
     """
     missing = [name for name in BANDS if name not in bands]
     if missing:
@@ -100,8 +100,9 @@ def _moments(xp: Any, values: Any) -> tuple[Any, Any, Any]:
     """Mean, population standard deviation and (biased) skewness, each (n, 1); the skewness of a constant is 0."""
     mean = _mean(xp, values)
     deviation = values - mean
-    variance = _mean(xp, deviation**2)
-    third_moment = _mean(xp, deviation**3)
+    square = deviation * deviation
+    variance = _mean(xp, square)
+    third_moment = _mean(xp, square * deviation)
     varies = variance > (xp.finfo(xp.float64).eps * mean) ** 2  # else the deviations are only rounding errors
     skewness = third_moment / xp.where(varies, variance * xp.sqrt(variance), 1.0)
     return mean, xp.sqrt(variance), xp.where(varies, skewness, 0.0)
@@ -155,7 +156,7 @@ def _orientations(xp: Any, along_columns: Any, along_rows: Any) -> Any:
     rows. Signs and comparisons place them, not an arc tangent, so that angles on a border fall alike in every library.
     """
     x, y = _rows(xp, along_columns), _rows(xp, along_rows)
-    magnitude = xp.sqrt(x**2 + y**2)
+    magnitude = xp.sqrt(x * x + y * y)
     weights = []
     for ahead, aside in ((x, y), (y, -x), (-x, -y), (-y, x)):  # the frame turned by 0, 90, 180, 270 degrees
         quadrant = (ahead > 0) & (aside >= 0)
@@ -170,5 +171,5 @@ def _relative_gradient(xp: Any, images: Any) -> Any:
     """Mean gradient magnitude (n, 1) over the mean of the image, 0 where that mean is not positive."""
     x, y = _gradient(xp, images)
     mean = _mean(xp, _rows(xp, images))
-    magnitude = _mean(xp, _rows(xp, xp.sqrt(x**2 + y**2)))
+    magnitude = _mean(xp, _rows(xp, xp.sqrt(x * x + y * y)))
     return xp.where(mean > 0, magnitude / xp.where(mean > 0, mean, 1.0), 0.0)

@@ -23,7 +23,7 @@ def load(data: bytes, sha256: str) -> dict[str, np.ndarray]:
         raise PgearthError(
             f"weights have the SHA-256 digest {digest}, but {sha256} is recorded",
             sqlstate=DATA_CORRUPTED,
-            hint="The weights changed after they were stored: restore the encoder's row from a backup or train it anew.",
+            hint="The weights changed after they were stored: restore eo.encoder from a backup or train it anew.",
         )
     try:
         return safetensors.numpy.load(data)
