@@ -120,7 +120,7 @@ def test_bounds_are_those_of_the_official_v1_footprints(catalogue: Catalogue, sa
         assert set(stored[:, 0]) == {srid}
         np.testing.assert_array_equal(stored[:, 1:], official)
         checked += table.num_rows
-    assert checked == 67_148
+    assert checked == 66_976  # the other 1,086 patches of v1 are not in v2
 
 
 def test_footprints_are_the_bounds_in_degrees(catalogue: Catalogue) -> None:
@@ -142,7 +142,7 @@ def test_cells_hold_the_centres(catalogue: Catalogue) -> None:
         select count(*)
         from eo.patch
         where not ST_Intersects(
-            ST_GeomFromGeoHash(cell),
+            ST_SetSRID(ST_GeomFromGeoHash(cell), 4326),
             ST_Transform(ST_Point((west + east) / 2, (south + north) / 2, srid), 4326)
         )
         """
@@ -155,7 +155,8 @@ def test_products(catalogue: Catalogue, sample: Path) -> None:
         official = {row["tile"]: int(row["n_patches"]) for row in csv.DictReader(file)}
     stored = catalogue.archive.execute(
         """
-        select p.name, count(*), p.platform, p.level, p.mgrs_tile, to_char(p.sensing_time at time zone 'UTC', 'YYYYMMDD"T"HH24MISS')
+        select p.name, count(*), p.platform, p.level, p.mgrs_tile,
+               to_char(p.sensing_time at time zone 'UTC', 'YYYYMMDD"T"HH24MISS')
         from eo.product p
         join eo.patch using (product_id)
         where eo.patch.name like p.name || '%' and eo.patch.sensing_time = p.sensing_time
@@ -255,7 +256,7 @@ def test_files_that_are_no_catalogue(archive: psycopg.Connection, sample: Path, 
             load_bigearthnet_metadata(archive, [tmp_path / name])
     wrong_type = tmp_path / "type.parquet"
     pq.write_table(pa.Table.from_pylist([{**GOOD_ROW, "labels": "Pastures"}]), wrong_type)
-    with pytest.raises(InputError, match="type.parquet: it cannot be read"):
+    with pytest.raises(InputError, match=r"type\.parquet: it cannot be read"):
         load_bigearthnet_metadata(archive, [wrong_type])
     assert is_empty(archive)
 
