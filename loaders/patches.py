@@ -111,7 +111,7 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
     with connection.cursor() as cursor:
         cursor.execute(STAGE)
         copy_staged(cursor, patches)
-        cursor.execute("analyze staged_patch")
+        cursor.execute("analyze staged_patch (name, product, pair_name)")
         cursor.execute(STORE_PATCHES, {"source": source})
         stored = cursor.rowcount
         cursor.execute(STORE_RASTERS, {"source": source})
@@ -204,14 +204,16 @@ on conflict (patch_id, resolution, cell) do nothing
 
 LINK_PAIRS = """
 with named as (
-    select name, pair_name from staged_patch where pair_name is not null
-    union
-    select p.name, p.pair_name
+    select s.name, p.name as pair_name
+    from staged_patch s
+    join eo.patch p on p.name = s.pair_name and p.source = %(source)s
+    union all
+    select p.name, s.name
     from staged_patch s
     join eo.patch p on p.pair_name = s.name and p.source = %(source)s
 ), pair as (
     select name, pair_name from named
-    union
+    union all
     select pair_name, name from named
 )
 update eo.patch p set pair_name = other.name, pair_id = other.patch_id

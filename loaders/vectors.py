@@ -107,11 +107,6 @@ class PolygonLayer:
             read += len(ids)
             if len(ids) < FEATURES_AT_ONCE:
                 break
-        if 0 <= self.features != read:
-            raise InputError(
-                f"{self.path}: layer {self.name} breaks off after {read} of {self.features} features",
-                "The file is damaged; fetch it again.",
-            )
 
     def transformer(self, srid: int) -> Transformer | None:
         """Transformation of coordinates (x, y) to EPSG:`srid`, or None where there is nothing to do."""

@@ -11,7 +11,7 @@ from pyfuncs import lsh, spectral
 from pyfuncs.convert import bit_string
 from pyfuncs.errors import UNDEFINED_OBJECT, PgearthError
 
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 
 Function = TypeVar("Function", bound=Callable[..., np.ndarray])
 Weights = Mapping[str, np.ndarray]

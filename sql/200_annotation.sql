@@ -55,15 +55,18 @@ set search_path = eo, public, pg_temp
 as $$
 declare
     patch_srid integer;
+    extent geometry;
     parts bigint;
     total bigint := 0;
 begin
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.corine_part', patch_srid);
+        -- A variable, or the archive would be aggregated for every polygon.
+        extent := ST_Transform(eo_internal.patch_extent(patch_srid), 3035);
         insert into eo.corine_part (srid, corine_id, label_id, geom)
         select patch_srid, c.corine_id, c.label_id, piece
         from eo.corine c, eo_internal.pieces(c.geom, patch_srid) as piece
-        where c.geom && ST_Transform(eo_internal.patch_extent(patch_srid), 3035)
+        where c.geom && extent
           and not exists (select from eo.corine_part done where done.corine_id = c.corine_id and done.srid = patch_srid);
         get diagnostics parts = row_count;
         total := total + parts;
@@ -83,17 +86,19 @@ set search_path = eo, public, pg_temp
 as $$
 declare
     patch_srid integer;
+    extent geometry;
     parts bigint;
     total bigint := 0;
 begin
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.nuts_part', patch_srid);
+        extent := ST_Transform(eo_internal.patch_extent(patch_srid), 4326);
         -- By polygon and not by country: overseas parts lie outside the validity of a European reference system.
         insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
         from eo.nuts n, ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
         where n.level = 0
-          and part.geom && ST_Transform(eo_internal.patch_extent(patch_srid), 4326)
+          and part.geom && extent
           and not exists (select from eo.nuts_part done
                           where done.nuts_id = n.nuts_id and done.srid = patch_srid
                             and ST_Intersects(done.geom, ST_Transform(ST_PointOnSurface(part.geom), patch_srid)));

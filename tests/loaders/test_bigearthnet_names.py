@@ -31,6 +31,13 @@ def catalogue(sample: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in sorted((sample / "bigearthnet-v2").glob("*.parquet"))])
 
 
+@pytest.fixture(scope="module")
+def pairs(sample: Path) -> list[tuple[str, str]]:
+    """Names of all Sentinel-1 patches of v1, each with that of its Sentinel-2 patch: 590,326."""
+    with bz2.open(sample / "bigearthnet-v1" / "lists" / "s1_s2_name_country_season.csv.bz2", "rt") as file:
+        return [(row["s1_name"], row["s2_name"]) for row in csv.DictReader(file)]
+
+
 def test_every_tile_of_the_sentinel2_grid(sample: Path) -> None:
     _, grid = pyogrio.read_arrow(sample / "grid" / "sentinel2_tiling_grid.gpkg", read_geometry=False)
     assert grid.num_rows == 56_686
@@ -67,9 +74,7 @@ def rebuilt(parts: PatchName) -> str:
     return f"{parts.product}_{parts.column:02}_{parts.row:02}"
 
 
-def test_every_v1_name_and_its_pair(sample: Path) -> None:
-    with bz2.open(sample / "bigearthnet-v1" / "lists" / "s1_s2_name_country_season.csv.bz2", "rt") as file:
-        pairs = [(row["s1_name"], row["s2_name"]) for row in csv.DictReader(file)]
+def test_every_v1_name_and_its_pair(pairs: list[tuple[str, str]]) -> None:
     assert len(pairs) == 590_326
     faults = set()
     for sentinel_1_name, sentinel_2_name in pairs:
@@ -94,10 +99,9 @@ def test_repaired_times_are_near_those_of_v2(catalogue: pa.Table) -> None:
         assert -10 < seconds < 10, (name, old_name)
 
 
-def test_every_official_v1_footprint(sample: Path) -> None:
+def test_every_official_v1_footprint(sample: Path, pairs: list[tuple[str, str]]) -> None:
     """v1 names hold no tile: the name of the Sentinel-1 patch at the same place does."""
-    with bz2.open(sample / "bigearthnet-v1" / "lists" / "s1_s2_name_country_season.csv.bz2", "rt") as file:
-        tiles = {row["s2_name"]: row["s1_name"].split("_")[5] for row in csv.DictReader(file)}
+    tiles = {sentinel_2_name: sentinel_1_name.split("_")[5] for sentinel_1_name, sentinel_2_name in pairs}
     checked = 0
     for path in sorted((sample / "bigearthnet-v1" / "footprints").glob("*.parquet")):
         srid = int(path.stem.rpartition("_")[2])

@@ -1,11 +1,10 @@
-"""The private server: real clusters in temporary folders, as root (the server then runs as `postgres`) or as anybody else."""
+"""The private server: real clusters in temporary folders, run by root (as OS user `postgres`) or by anybody else."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
+import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -119,7 +119,7 @@ def test_start_status_psql_stop() -> None:
         assert (second.returncode, "running already" in second.stdout) == (0, True)
 
         query = "create table kept as select 42 as answer"
-        assert pgearth("server", "psql", "--", "-c", query, **home).stdout == "SELECT 42\n".replace("42", "1")
+        assert pgearth("server", "psql", "--", "-c", query, **home).stdout == "SELECT 1\n"
         status = pgearth("server", "status", **home)
         assert status.returncode == 0
         for part in ("running", str(cluster.home), str(cluster.socket_directory), cluster.dsn(), "PostgreSQL 1", "off"):
@@ -166,7 +166,7 @@ def test_settings_and_access(running: Cluster) -> None:
 
 def test_another_user_may_neither_start_nor_stop(running: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever does not own the cluster is told who does; a start of a running server stays harmless."""
-    stranger = 65534
+    stranger = 54321
     if ROOT:
         os.seteuid(stranger)
     else:
@@ -249,26 +249,16 @@ def test_killed_server_starts_again(cluster: Cluster) -> None:
     assert cluster.start()
     with psycopg.connect(cluster.dsn()) as connection:
         connection.execute("create table kept as select 42 as answer")
-    pid = int((cluster.data / "postmaster.pid").read_text().split()[0])
-    os.kill(pid, signal.SIGKILL)
-    wait_until_gone(pid)
+    postmaster = psutil.Process(int((cluster.data / "postmaster.pid").read_text().split()[0]))
+    processes = [postmaster, *postmaster.children()]
+    postmaster.kill()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
     assert (cluster.data / "postmaster.pid").exists()
     assert not cluster.running()
     assert cluster.start()
     with psycopg.connect(cluster.dsn()) as connection:
         assert connection.execute("table kept").fetchall() == [(42,)]
-
-
-def wait_until_gone(pid: int) -> None:
-    """Wait until a process that is not our child, and its children, who notice, have ended."""
-    for _ in range(100):
-        if (
-            subprocess.run(["pgrep", "--parent", str(pid)], capture_output=True).returncode
-            and not Path(f"/proc/{pid}").exists()
-        ):
-            return
-        subprocess.run(["sleep", "0.05"], check=True)
-    raise AssertionError(f"process {pid} goes on")
 
 
 def test_pid_file_with_another_process(cluster: Cluster) -> None:
@@ -531,7 +521,7 @@ def test_interpreter_that_the_server_cannot_run(fault: str) -> None:
             (private / "lib").mkdir()
             shutil.copy2(Path(sys.base_prefix, "bin", server.PYTHON), interpreter)
             (private / "lib" / server.PYTHON).symlink_to(os.__file__.rpartition("/")[0])
-            expected = f"The OS user postgres, who runs the server, cannot run the interpreter {interpreter}: Permission denied"
+            expected = f"The OS user postgres, who runs the server, cannot run the interpreter {interpreter}"
         else:
             interpreter = Path(sys.base_prefix, "bin", server.PYTHON)
             expected = "No such file or directory" if ROOT else "PL/Python does not use the Python environment"
