@@ -133,10 +133,10 @@ PENDING = SQL(
     """
 select r.patch_id
 from eo.patch_raster r, unnest(r.bands) as band
-where band = any (%(bands)s)
+where band = any (%(bands)s::text[])
   and not exists (select from eo.embedding e where e.patch_id = r.patch_id and e.encoder_id = %(encoder_id)s)
 group by r.patch_id
-having count(distinct band) = cardinality(%(bands)s)
+having count(distinct band) = cardinality(%(bands)s::text[])
 """
 )
 
@@ -175,7 +175,7 @@ def stream_patches(reading: Connection, parameters: dict[str, Any]) -> Iterator[
         """
     ).format(PENDING)
     with reading.cursor().copy(query, parameters) as copy:
-        copy.set_types(["int8", "text", "_text", "bytea"])
+        copy.set_types(["int8", "text", "text[]", "bytea"])
         for (patch_id, cell), rasters in groupby(copy.rows(), key=lambda row: row[:2]):
             bands: dict[str, np.ndarray] = {}
             for _, _, names, wkb in rasters:

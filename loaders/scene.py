@@ -50,6 +50,8 @@ BANDS = (*REFLECTANCE_BANDS, SCL)
 OPTIONAL_BANDS = ("B10", SCL)  # B10 is in L1C only, SCL in L2A only
 NODATA = 0
 DRIVERS = ("GTiff", "JP2OpenJPEG")
+# Bytes for GDAL's cache of decoded blocks, by default a twentieth of the memory: no block is asked for twice.
+BLOCK_CACHE = 64 << 20
 
 SCL_LABEL_ID = 2000
 SCL_CLASSES = range(12)
@@ -159,7 +161,8 @@ def load_scene(
         if item is None:
             return Counter(loaded_before=1)
         write_products(connection, [product])
-        item.rows = write_patches(connection, SOURCE, cut_patches(scene, product, item.details))
+        with rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE):
+            item.rows = write_patches(connection, SOURCE, cut_patches(scene, product, item.details))
         return Counter(patches=item.rows) + item.details
 
 

@@ -135,24 +135,26 @@ class Cluster:
             raise InputError(
                 "TCP needs a password.", "Set PGEARTH_PASSWORD; it becomes the password of the database user postgres."
             )
-        if self.running():
-            if listen and (self._setting("listen_addresses"), self.port) != (address, port):
-                raise InputError(
-                    f"The server runs already and does not listen on {listen}.", "Run `pgearth server stop` first."
-                )
-            if self._may_control():
-                self._python_environment()  # a mirror follows the checkout
+        if self.running() and not self._may_control():
             return False
         self._require_control("start")
         try:
             self._settle()
             with self._locked():
-                self._start(durable, address, port, password)
+                if not self.running():
+                    self._start(durable, address, port, password)
+                    return True
+                if listen and (self._setting("listen_addresses"), self.port) != (address, port):
+                    raise InputError(
+                        f"The server runs already and does not listen on {listen}.", "Run `pgearth server stop` first."
+                    )
+                self._python_environment()  # a mirror follows the checkout
+                self._create_database(password)
+                return False
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             raise self._disk_full() from error
-        return True
 
     def stop(self) -> bool:
         """Stop the server, ending open connections; return whether it was running."""
@@ -277,7 +279,7 @@ class Cluster:
             if len(os.fsencode(run)) > LONGEST_SOCKET_DIRECTORY:
                 run.symlink_to(tempfile.mkdtemp(prefix="pgearth-"))
             else:
-                run.mkdir()
+                run.mkdir(exist_ok=True)
         self.log.touch()
         for path in (run, self.log):
             os.chown(path, self.account.pw_uid, self.account.pw_gid)
@@ -348,7 +350,7 @@ class Cluster:
         except psycopg.Error as error:
             self.stop()
             raise self._failure(f"{error}\n{self._log_since(logged)}") from error
-        except InputError:
+        except BaseException:
             self.stop()
             raise
 

@@ -21,9 +21,9 @@ def vectors_from_send(rows: Sequence[bytes]) -> np.ndarray:
             sqlstate=INVALID_BINARY_REPRESENTATION,
         )
     table = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
-    dimension = (table.shape[1] - _SEND_HEADER) // 4
+    dimension, rest = divmod(table.shape[1] - _SEND_HEADER, 4)
     header = np.frombuffer(dimension.to_bytes(2, "big", signed=True) + b"\0\0", np.uint8)
-    if table.shape[1] != _SEND_HEADER + 4 * dimension or (table[:, :_SEND_HEADER] != header).any():
+    if dimension < 1 or rest or (table[:, :_SEND_HEADER] != header).any():
         raise PgearthError(
             "not the binary form of a vector",
             sqlstate=INVALID_BINARY_REPRESENTATION,

@@ -179,7 +179,7 @@ def read_image(image: bytes, band_names: Sequence[str] | None = None) -> dict[st
 
     try:
         # Only this driver: others, such as VRT, would let an upload read the server's files.
-        with rasterio.MemoryFile(image) as file, file.open(driver="GTiff") as dataset:
+        with rasterio.MemoryFile(image) as file, rasterio.open(file.name, driver="GTiff") as dataset:
             names = _band_names(dataset.descriptions, band_names)
             pixels = dataset.width * dataset.height * dataset.count
             if pixels > MAX_IMAGE_PIXELS:

@@ -87,15 +87,13 @@ def encode(
     return iter([to_vector(vector) for vector in vectors])
 
 
-def encode_image(
-    plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None
-) -> list[float]:
-    """Vector of an uploaded GeoTIFF."""
-    from pyfuncs.encoders import encode as encode_patches
-    from pyfuncs.rasters import read_image
+def image_bands(plpy: Any, GD: dict[str, Any], image: bytes, bands: Sequence[str] | None) -> list[str]:
+    """Names of the bands of an uploaded GeoTIFF, checked before anything is decoded."""
+    from pyfuncs.image import image_bands
 
+    check_version(plpy, GD)
     with reported(plpy):
-        return to_vector(encode_patches(encoder(plpy, GD, encoder_id), [read_image(image, bands)])[0])
+        return image_bands(image, bands)
 
 
 def hash(plpy: Any, GD: dict[str, Any], encoder_id: int, vectors: Sequence[bytes]) -> list[str]:

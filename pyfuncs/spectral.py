@@ -61,24 +61,24 @@ def features(bands: Mapping[str, Any], nodata: float = NODATA) -> Any:
             f"missing band {', '.join(missing)}", hint=f"The spectral encoder needs the bands {', '.join(BANDS)}."
         )
     xp = array_namespace(*(bands[name] for name in BANDS))
-    reflectance = {name: _reflectance(xp, bands[name], nodata) for name in BANDS}
+    numbers = {name: _with_nan(xp, bands[name], nodata) for name in BANDS}
     columns = []
     for name in BANDS:
-        values = _rows(xp, reflectance[name])
+        values = _rows(xp, numbers[name]) / REFLECTANCE_SCALE
         columns += [_percentiles(xp, values, BAND_PERCENTILES), *_moments(xp, values)]
     for first, second in INDICES.values():
-        values = _rows(xp, _normalised_difference(xp, reflectance[first], reflectance[second]))
+        values = _rows(xp, _normalised_difference(xp, numbers[first], numbers[second]))
         columns += [*_moments(xp, values)[:2], _percentiles(xp, values, INDEX_PERCENTILES)]
     for name in TEXTURE_BANDS:
-        columns.append(_orientations(xp, *_gradient(xp, reflectance[name])))
-    columns.append(_relative_gradient(xp, reflectance["B08"]))
+        columns.append(_orientations(xp, *_gradient(xp, numbers[name])))
+    columns.append(_relative_gradient(xp, numbers["B08"]))
     return xp.astype(xp.concat(columns, axis=1), xp.float32)
 
 
-def _reflectance(xp: Any, band: Any, nodata: float) -> Any:
-    """Reflectance in float64, NaN where there is none."""
+def _with_nan(xp: Any, band: Any, nodata: float) -> Any:
+    """Digital numbers in float64, NaN where there is no data."""
     numbers = xp.astype(band, xp.float64)
-    return xp.where(xp.isfinite(numbers) & (numbers != nodata), numbers / REFLECTANCE_SCALE, xp.nan)
+    return xp.where(xp.isfinite(numbers) & (numbers != nodata), numbers, xp.nan)
 
 
 def _rows(xp: Any, images: Any) -> Any:
@@ -153,7 +153,8 @@ def _orientations(xp: Any, along_columns: Any, along_rows: Any) -> Any:
     """Histograms (n, 8) of gradient orientation weighted by magnitude, each summing to 1, or all 0 for a flat image.
 
     Bin k holds the angles [45 k, 45 (k + 1)) degrees, counted from the direction of growing columns towards growing
-    rows. Signs and comparisons place them, not an arc tangent, so that angles on a border fall alike in every library.
+    rows. Signs and comparisons place them, not an arc tangent, and digital numbers are whole: so multiples of 45
+    degrees, which are frequent, fall alike in every library.
     """
     x, y = _rows(xp, along_columns), _rows(xp, along_rows)
     magnitude = xp.sqrt(x * x + y * y)

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -169,7 +171,9 @@ def test_pairs(loaded: tuple[psycopg.Connection, Counter[str]], sample: Path) ->
             expected |= {(path.parent.name, pair), (pair, path.parent.name)}
     assert len(expected) == 12
     assert set(linked) == expected
-    unlinked = "select count(*) from eo.patch where source = 'bigearthnet-v1' and pair_name is not null and pair_id is null"
+    unlinked = (
+        "select count(*) from eo.patch where source = 'bigearthnet-v1' and pair_name is not null and pair_id is null"
+    )
     assert archive.execute(unlinked).fetchone() == (3,)
     naming_another = """
         select count(*) from eo.patch one join eo.patch other on other.patch_id = one.pair_id
@@ -182,7 +186,9 @@ def test_splits_and_flags_from_the_lists(loaded: tuple[psycopg.Connection, Count
     archive, _ = loaded
 
     def names(stem: str) -> set[str]:
-        return set(bz2.decompress((sample / "bigearthnet-v1" / "lists" / f"{stem}.csv.bz2").read_bytes()).decode().split())
+        return set(
+            bz2.decompress((sample / "bigearthnet-v1" / "lists" / f"{stem}.csv.bz2").read_bytes()).decode().split()
+        )
 
     train, validation, test = names("train"), names("val"), names("test")
     snow, cloud = names("patches_with_seasonal_snow"), names("patches_with_cloud_and_shadow")
@@ -195,7 +201,9 @@ def test_splits_and_flags_from_the_lists(loaded: tuple[psycopg.Connection, Count
     ).fetchall()
     assert len(rows) == 20
     for name, split, seasonal_snow, cloud_or_shadow in rows:
-        assert split == ("train" if name in train else "validation" if name in validation else "test" if name in test else None)
+        assert split == (
+            "train" if name in train else "validation" if name in validation else "test" if name in test else None
+        )
         assert (seasonal_snow, cloud_or_shadow) == (name in snow, name in cloud)
     assert {split for _, split, *_ in rows} == {"train", "validation", "test", None}
     assert any(seasonal_snow for _, _, seasonal_snow, _ in rows)
@@ -204,10 +212,11 @@ def test_splits_and_flags_from_the_lists(loaded: tuple[psycopg.Connection, Count
 def test_v2_rows_equal_the_catalogue(loaded: tuple[psycopg.Connection, Counter[str]], sample: Path) -> None:
     archive, _ = loaded
     names = dict(archive.execute("select label_id, name from eo.label where scheme = 'ben19'").fetchall())
-    table = [row for path in catalogue_files(sample) for row in pq.read_table(path).to_pylist()]
+    table = pa.concat_tables([pq.read_table(path) for path in catalogue_files(sample)])
     for folder in patch_folders(sample / "bigearthnet-v2"):
         sentinel_1 = folder.name.startswith("S1")
-        (official,) = [row for row in table if row["s1_name" if sentinel_1 else "patch_id"] == folder.name]
+        column = table["s1_name" if sentinel_1 else "patch_id"]
+        (official,) = table.filter(pc.equal(column, folder.name)).to_pylist()
         row = archive.execute(
             """
             select label_ids, split, seasonal_snow, cloud_or_shadow, pair_name, product.name, product.level
@@ -227,8 +236,380 @@ def test_v2_rows_equal_the_catalogue(loaded: tuple[psycopg.Connection, Counter[s
         assert row[5:] == (folder.parent.name, "GRD" if sentinel_1 else "L2A")
 
 
-def test_pixels_join_catalogue_rows_that_are_stored(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
-    """Rows of bigearthnet-metadata stay as they are, get pixels, and are linked to the Sentinel-1 patches that come."""
-    names = {folder.name for folder in patch_folders(sample / "bigearthnet-v2")}
+def write_catalogue_of_the_sample(sample: Path, path: Path) -> Path:
+    """The two rows of the official catalogue that describe the v2 sample, by their own or their pair's name."""
+    names = [folder.name for folder in patch_folders(sample / "bigearthnet-v2")]
     table = pq.read_table(sample / "bigearthnet-v2" / "metadata.parquet")
-    chosen = [patch in names or pair in names for patch, pair in zip(*table.select(["patch_id", "s1_name"]).columns, strict=True)] if False else None
+    table = table.filter(
+        pc.or_(pc.is_in(table["patch_id"], pa.array(names)), pc.is_in(table["s1_name"], pa.array(names)))
+    )
+    assert table.num_rows == 2
+    pq.write_table(table, path)
+    return path
+
+
+def test_pixels_join_catalogue_rows_that_are_stored(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    load_bigearthnet_metadata(archive, [write_catalogue_of_the_sample(sample, tmp_path / "metadata.parquet")])
+    before = archive.execute("select patch_id, name, label_ids, metadata from eo.patch order by 1").fetchall()
+    counts = load_bigearthnet(archive, sample / "bigearthnet-v2")
+    assert counts == {"products": 2, "patches": 2, "patches already stored": 1, "reference maps ignored": 1}
+    after = archive.execute(
+        "select patch_id, name, label_ids, metadata from eo.patch where platform like 'sentinel-2%' order by 1"
+    ).fetchall()
+    assert after == before
+    linked = archive.execute(
+        """
+        select one.name, other.name, one.label_ids = other.label_ids and one.split = other.split
+        from eo.patch one
+        join eo.patch other on other.patch_id = one.pair_id
+        order by 1
+        """
+    ).fetchall()
+    sentinel_1 = "S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48"
+    sentinel_2 = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_70_48"
+    assert linked == [(sentinel_1, sentinel_2, True), (sentinel_2, sentinel_1, True)]
+    with_pixels = archive.execute(
+        "select distinct name from eo.patch join eo.patch_raster using (patch_id, cell)"
+    ).fetchall()
+    assert {name for (name,) in with_pixels} == {folder.name for folder in patch_folders(sample / "bigearthnet-v2")}
+
+
+def test_pixels_before_the_catalogue(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    """The other order, with the catalogue files given: the catalogue then links the pair that it brings."""
+    path = write_catalogue_of_the_sample(sample, tmp_path / "metadata.parquet")
+    assert load_bigearthnet(archive, sample / "bigearthnet-v2", metadata=[path])["patches"] == 2
+    assert archive.execute("select count(pair_id) from eo.patch").fetchone() == (0,)
+    load_bigearthnet_metadata(archive, [path])
+    assert archive.execute("select count(*), count(pair_id) from eo.patch").fetchone() == (3, 2)
+
+
+@pytest.mark.parametrize(("folder", "patches"), [("S1", 9), ("S2", 11)])
+def test_the_folder_of_one_sensor(
+    archive: psycopg.Connection, sample: Path, run_pgearth: Callable[..., Result], folder: str, patches: int
+) -> None:
+    result = run_pgearth(archive, "load", "bigearthnet", sample / "bigearthnet-v1" / folder)
+    assert result.exit_code == 0, result.output
+    assert f"{patches} patches" in result.output
+    without_lists = "select distinct split, seasonal_snow, cloud_or_shadow from eo.patch"
+    assert archive.execute(without_lists).fetchall() == [(None, None, None)]
+
+
+def test_sensors_one_after_the_other_are_linked(archive: psycopg.Connection, sample: Path) -> None:
+    for folder in ("S1", "S2"):
+        load_bigearthnet(archive, sample / "bigearthnet-v1" / folder)
+    assert archive.execute("select count(pair_id) from eo.patch").fetchone() == (12,)
+
+
+def test_a_second_load_is_skipped(
+    loaded: tuple[psycopg.Connection, Counter[str]], sample: Path, run_pgearth: Callable[..., Result]
+) -> None:
+    archive, _ = loaded
+    before = contents(archive)
+    result = run_pgearth(archive, "load", "bigearthnet", sample / "bigearthnet-v1")
+    assert result.exit_code == 0, result.output
+    assert "15 products skipped, 20 patches skipped" in result.output
+    assert contents(archive) == before
+
+
+# Bad input
+
+SENTINEL_2 = "S2A_MSIL2A_20170617T113321_4_55"
+SENTINEL_1 = "S1A_IW_GRDH_1SDV_20170617T064724_29UPU_4_55"
+OTHER_PRODUCT = "S2A_MSIL2A_20170613T101031_87_48"
+SAME_PRODUCT = "S2A_MSIL2A_20170617T113321_36_85"
+
+
+def copy_patch(source: Path, target: Path) -> Path:
+    """Copy a patch folder of the (read-only) sample into `target`."""
+    folder = target / source.name
+    folder.mkdir(parents=True)
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def rewrite(path: Path, pixels: np.ndarray | None = None, **changes: Any) -> None:
+    """Write a GeoTIFF again with other pixels or another profile."""
+    with rasterio.open(path) as dataset:
+        profile, old = dataset.profile, dataset.read(1)
+    pixels = old if pixels is None else pixels
+    height, width = pixels.shape
+    path.unlink()
+    profile |= {"height": height, "width": width, "dtype": pixels.dtype.name, **changes}
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(pixels, 1)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def shift(path: Path) -> None:
+    with rasterio.open(path) as dataset:
+        transform = dataset.transform @ rasterio.Affine.translation(1, 0)
+    rewrite(path, transform=transform)
+
+
+def edit_json(**changes: Any) -> Callable[[Path], None]:
+    """Change the JSON file; None removes a field."""
+
+    def edit(path: Path) -> None:
+        record = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({name: value for name, value in record.items() if value is not None}))
+
+    return edit
+
+
+def move_bounds(path: Path) -> None:
+    record = json.loads(path.read_text())
+    record["coordinates"]["ulx"] += 60
+    record["coordinates"]["lrx"] += 60
+    path.write_text(json.dumps(record))
+
+
+JSON = "labels_metadata.json"
+BAD_PATCHES = {
+    "missing band": ("B05.tif", Path.unlink, "this band is missing"),
+    "truncated": ("B02.tif", truncate, "it cannot be read"),
+    "text": ("B8A.tif", lambda path: path.write_text("not an image"), "it cannot be read"),
+    "empty": ("B09.tif", lambda path: path.write_bytes(b""), "it cannot be read"),
+    "folder": ("B09.tif", lambda path: (path.unlink(), path.mkdir()), "this band is missing"),
+    "wrong CRS": (
+        "B03.tif",
+        lambda path: rewrite(path, crs="EPSG:32630"),
+        "it is in EPSG:32630, the patch in EPSG:32629",
+    ),
+    "no CRS": ("B04.tif", lambda path: rewrite(path, crs=None), "it has no coordinate reference system"),
+    "odd CRS": (
+        "B04.tif",
+        lambda path: rewrite(path, crs="+proj=laea +lat_0=12 +lon_0=3"),
+        "its coordinate reference system has no EPSG code",
+    ),
+    "another place": ("B11.tif", shift, "its bounds are"),
+    "wrong size": ("B08.tif", lambda path: rewrite(path, np.ones((60, 60), "uint16")), "60 x 60 pixels"),
+    "wrong type": ("B08.tif", lambda path: rewrite(path, np.ones((120, 120), "float32")), "float32"),
+    "no JSON": (JSON, Path.unlink, "the labels of the patch are missing"),
+    "broken JSON": (JSON, truncate, "it cannot be read"),
+    "JSON list": (JSON, lambda path: path.write_text("[1]"), "it cannot be read"),
+    "no labels": (JSON, edit_json(labels=None), "it has no 'labels'"),
+    "unknown label": (JSON, edit_json(labels=["Pastures", "Pasturs"]), "'Pasturs' is no label"),
+    "no time": (JSON, edit_json(acquisition_date=None), "it has no 'acquisition_time'"),
+    "wrong time": (JSON, edit_json(acquisition_date="2017-06-31"), "it cannot be read"),
+    "wrong product": (JSON, edit_json(tile_source="S2A"), "is not a product's name"),
+    "wrong projection": (JSON, edit_json(projection="nowhere"), "it cannot be read"),
+    "other bounds": (JSON, move_bounds, "its bounds are"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PATCHES)
+def test_a_bad_patch_stores_nothing_of_its_product(
+    archive: psycopg.Connection, sample: Path, tmp_path: Path, case: str
+) -> None:
+    file, spoil, message = BAD_PATCHES[case]
+    for name in (OTHER_PRODUCT, SAME_PRODUCT, SENTINEL_2):
+        copy_patch(sample / "bigearthnet-v1" / "S2" / name, tmp_path)
+    path = tmp_path / SENTINEL_2 / f"{SENTINEL_2}_{file}"
+    whole = path.read_bytes()
+    spoil(path)
+    with pytest.raises(InputError) as error:
+        load_bigearthnet(archive, tmp_path)
+    assert message in str(error.value)
+    named = path if case not in ("other bounds", "unknown label") else path.parent
+    assert str(named) in str(error.value)
+    assert archive.execute("select name from eo.patch").fetchall() == [(OTHER_PRODUCT,)]
+    assert archive.execute("select count(*) from eo.patch_raster").fetchone() == (3,)
+    assert archive.execute("select count(*) from eo.product where mgrs_tile = '29UPU'").fetchone() == (0,)
+    # Put right, the load goes on where it stopped.
+    if path.is_dir():
+        path.rmdir()
+    path.write_bytes(whole)
+    counts = load_bigearthnet(archive, tmp_path)
+    assert (counts["patches skipped"], counts["patches"]) == (1, 2)
+    assert archive.execute("select count(*) from eo.patch_raster").fetchone() == (9,)
+
+
+def test_a_bad_sentinel_1_patch(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    folder = copy_patch(sample / "bigearthnet-v1" / "S1" / SENTINEL_1, tmp_path)
+    vh = folder / f"{SENTINEL_1}_VH.tif"
+    vh.unlink()
+    with pytest.raises(InputError, match=f"{SENTINEL_1}_VH.tif: this band is missing"):
+        load_bigearthnet(archive, tmp_path)
+    assert archive.execute("select exists (table eo.patch)").fetchone() == (False,)
+
+
+def test_a_v2_patch_at_another_place(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    (source,) = [folder for folder in patch_folders(sample / "bigearthnet-v2") if folder.name.startswith("S2")]
+    folder = copy_patch(source, tmp_path / source.parent.name)
+    for path in folder.iterdir():
+        shift(path)
+    with pytest.raises(InputError, match="its bounds are"):
+        load_bigearthnet(archive, tmp_path, metadata=[write_catalogue_of_the_sample(sample, tmp_path / "some.parquet")])
+    assert archive.execute("select exists (table eo.patch)").fetchone() == (False,)
+
+
+def test_v2_patches_that_the_catalogue_lacks(archive: psycopg.Connection, sample: Path) -> None:
+    with pytest.raises(InputError, match="the catalogue has no such patch") as error:
+        load_bigearthnet(archive, sample / "bigearthnet-v2")
+    assert "bigearthnet-metadata" in error.value.hint
+    assert archive.execute("select exists (table eo.patch), exists (table eo.product)").fetchone() == (False, False)
+
+
+def test_a_v2_nodata_tag_is_kept(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    (source,) = [folder for folder in patch_folders(sample / "bigearthnet-v2") if folder.name.startswith("S2")]
+    folder = copy_patch(source, tmp_path / source.parent.name)
+    rewrite(folder / f"{folder.name}_B09.tif", nodata=65535)
+    load_bigearthnet(archive, tmp_path, metadata=[write_catalogue_of_the_sample(sample, tmp_path / "some.parquet")])
+    found = archive.execute(
+        "select ST_BandNoDataValue(rast, 1), ST_BandNoDataValue(rast, 2) from eo.patch_raster where resolution = 60"
+    )
+    assert found.fetchone() == (0, 65535)
+
+
+def test_folders_without_patches(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no BigEarthNet patches found"):
+        load_bigearthnet(archive, tmp_path)
+    copy_patch(sample / "bigearthnet-v1" / "S2" / SENTINEL_2, tmp_path).rename(
+        tmp_path / "S2A_MSIL2A_20170617T113321_4"
+    )
+    with pytest.raises(InputError, match="S2A_MSIL2A_20170617T113321_4: it holds bands, but its name"):
+        load_bigearthnet(archive, tmp_path)
+
+
+def test_bad_lists(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    root = copy_patch(sample / "bigearthnet-v1" / "S2" / OTHER_PRODUCT, tmp_path / "archive").parent
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    with pytest.raises(InputError, match=r"no train.csv.bz2 or train.csv"):
+        load_bigearthnet(archive, root, lists=lists)
+    for stem in ("train", "val", "test", "patches_with_seasonal_snow", "patches_with_cloud_and_shadow"):
+        (lists / f"{stem}.csv").write_text(f"{SENTINEL_2}\n")
+    (lists / "val.csv").write_text(f"{OTHER_PRODUCT}\nname,split\n")
+    with pytest.raises(InputError, match=r"val.csv, row 2: 'name,split' is not the name"):
+        load_bigearthnet(archive, root, lists=lists)
+    (lists / "val.csv").write_text(f"{OTHER_PRODUCT}\n")
+    (lists / "test.csv.bz2").write_bytes(b"not compressed")
+    with pytest.raises(InputError, match=r"test.csv.bz2: it cannot be read"):
+        load_bigearthnet(archive, root, lists=lists)
+    (lists / "test.csv.bz2").unlink()
+    load_bigearthnet(archive, root, lists=lists)
+    assert archive.execute("select split, seasonal_snow, cloud_or_shadow from eo.patch").fetchall() == [
+        ("validation", False, False)
+    ]
+
+
+def test_the_same_patches_from_another_folder(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
+    folder = sample / "bigearthnet-v1" / "S2" / OTHER_PRODUCT
+    for place in ("one", "two"):
+        copy_patch(folder, tmp_path / place)
+    load_bigearthnet(archive, tmp_path / "one")
+    counts = load_bigearthnet(archive, tmp_path / "two")
+    assert (counts["patches"], counts["patches already stored"]) == (1, 1)
+    assert archive.execute("select count(*) from eo.patch").fetchone() == (1,)
+    assert archive.execute("select count(*) from eo.patch_raster").fetchone() == (3,)
+
+
+# Killed loads
+
+
+def contents(archive: psycopg.Connection) -> list[list[tuple[Any, ...]]]:
+    """What a load of v1 leaves behind, without keys, clock times and what the lists add."""
+    queries = [
+        """
+        select to_jsonb(p) - array['patch_id', 'product_id', 'pair_id', 'split', 'seasonal_snow', 'cloud_or_shadow'],
+               product.name, pair.name
+        from eo.patch p
+        join eo.product using (product_id)
+        left join eo.patch pair on pair.patch_id = p.pair_id
+        where p.source = 'bigearthnet-v1'
+        order by p.name
+        """,
+        """
+        select p.name, r.resolution, r.cell, r.bands, md5(ST_AsBinary(r.rast))
+        from eo.patch_raster r
+        join eo.patch p using (patch_id, cell)
+        where p.source = 'bigearthnet-v1'
+        order by 1, 2
+        """,
+        """
+        select to_jsonb(p) - array['product_id', 'derived_from'], parent.name
+        from eo.product p
+        left join eo.product parent on parent.product_id = p.derived_from
+        where p.level = 'L1C' or p.source_path like '%/bigearthnet-v1/%'
+        order by p.name
+        """,
+        """
+        select loader, source, checksum, state, rows, details, error
+        from eo.load
+        where source like '%/bigearthnet-v1/%'
+        order by source
+        """,
+    ]
+    return [archive.execute(query).fetchall() for query in queries]
+
+
+def start_load(archive: psycopg.Connection, root: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from loaders.cli import main; main()", "load", "bigearthnet", root],
+        env={**os.environ, "PGEARTH_DSN": archive.info.dsn},
+        cwd=CHECKOUT,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_until(archive: psycopg.Connection, condition: str) -> None:
+    """Wait until `condition` holds for some other client session of this database."""
+    query = f"""
+        select 1 from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid() and {condition}
+    """
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if archive.execute(query).fetchone():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no session where {condition}")
+
+
+@contextmanager
+def killed_load(archive: psycopg.Connection, root: Path, lock: str) -> Iterator[None]:
+    """Start a load, kill it where it waits for what `lock` holds, look at the archive (the body), release the lock."""
+    with psycopg.connect(archive.info.dsn) as blocker:
+        blocker.execute(lock)
+        load = start_load(archive, root)
+        wait_until(archive, "wait_event_type = 'Lock'")
+        load.send_signal(signal.SIGKILL)
+        load.wait()
+        yield
+        blocker.rollback()
+    deadline = time.monotonic() + 60
+    while archive.execute("select count(*) from pg_stat_activity where datname = current_database()").fetchone() != (
+        1,
+    ):
+        assert time.monotonic() < deadline, "the killed load's session does not end"
+        time.sleep(0.02)
+
+
+INSIDE_A_TRANSACTION = "lock table eo.patch_raster in share mode"
+BETWEEN_TRANSACTIONS = """
+    insert into eo.load (loader, source, checksum, state)
+    values ('bigearthnet', '{root}/S2/S2A_MSIL2A_20171221T112501_N0206_R037_T29SND_20171221T114356', '', 'running')
+"""
+
+
+def test_killed_loads_end_in_the_same_rows(
+    archive: psycopg.Connection, loaded: tuple[psycopg.Connection, Counter[str]], sample: Path
+) -> None:
+    root = sample / "bigearthnet-v1"
+    with killed_load(archive, root, INSIDE_A_TRANSACTION):
+        assert archive.execute("select state from eo.load").fetchall() == [("running",)]
+        assert archive.execute("select exists (select from eo.patch)").fetchone() == (False,)
+    with killed_load(archive, root, BETWEEN_TRANSACTIONS.format(root=root)):
+        done = "select count(*) from eo.load where state = 'done'"
+        assert archive.execute(done).fetchone() == (7,)
+        assert archive.execute("select count(*) from eo.patch").fetchone() == (12,)
+    with killed_load(archive, root, INSIDE_A_TRANSACTION):
+        assert archive.execute(done).fetchone() == (7,)
+        assert archive.execute("select count(*) from eo.patch").fetchone() == (12,)
+    load = start_load(archive, root)
+    assert load.wait() == 0
+    assert contents(archive) == contents(loaded[0])

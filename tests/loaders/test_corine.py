@@ -180,7 +180,7 @@ def test_any_reference_system(archive, sample, tmp_path):
 
 
 def test_geometries_are_repaired_or_dropped_and_counted(archive, tmp_path):
-    overlapping = MultiPolygon([box(4000000, 3000000, 4000100, 3000100), box(4000050, 3000000, 4000150, 3000100)])
+    overlapping = MultiPolygon([box(4000000, 3000000, 4000100, 3000100), box(4000050, 3000050, 4000150, 3000150)])
     flat = shapely.Polygon([(4000000, 3000000), (4000100, 3000000), (4000200, 3000000)])
     path = write_layer(
         tmp_path / "invalid.gpkg",
@@ -194,7 +194,7 @@ def test_geometries_are_repaired_or_dropped_and_counted(archive, tmp_path):
     ).fetchall()
     assert [(label_id, area, valid) for label_id, area, valid, _ in rows] == [
         (111, 5000, True),
-        (112, 15000, True),
+        (112, 17500, True),
         (124, 10000, True),
     ]
     assert archive.execute(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def running() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[Cluster]:
+    """A cluster that was running, for tests that break it and mend it again."""
+    with temporary_cluster() as cluster:
+        cluster.start(durable=False)
+        cluster.stop()
+        yield cluster
+
+
 def pgearth(*arguments: str, program: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the installed command, or `program -m loaders.cli`, in a process of its own."""
     command = [program, "-c", "from loaders.cli import main; main()"] if program else [Path(sys.prefix, "bin/pgearth")]
@@ -112,11 +122,12 @@ def test_start_status_psql_stop() -> None:
         assert refused.returncode == 1
         assert "Hint: Start it with `pgearth server start`" in refused.stderr
 
-        first = pgearth("server", "start", **home)
-        assert (first.returncode, first.stderr) == (0, "")
-        assert first.stdout.startswith("Started.")
-        second = pgearth("server", "start", **home)
-        assert (second.returncode, "running already" in second.stdout) == (0, True)
+        with ThreadPoolExecutor() as threads:
+            both = list(threads.map(lambda _: pgearth("server", "start", **home), range(2)))
+        assert [(one.returncode, one.stderr) for one in both] == [(0, ""), (0, "")]
+        assert sorted(one.stdout.splitlines()[0] for one in both) == ["Started.", "The server is running already."]
+        again = pgearth("server", "start", **home)
+        assert (again.returncode, "running already" in again.stdout) == (0, True)
 
         query = "create table kept as select 42 as answer"
         assert pgearth("server", "psql", "--", "-c", query, **home).stdout == "SELECT 1\n"
@@ -261,25 +272,26 @@ def test_killed_server_starts_again(cluster: Cluster) -> None:
         assert connection.execute("table kept").fetchall() == [(42,)]
 
 
-def test_pid_file_with_another_process(cluster: Cluster) -> None:
+def test_pid_file_with_another_process(stopped: Cluster) -> None:
     """A pid file whose number another process has got since is named, with that process; deleting it helps."""
-    cluster.start(durable=False)
-    pid_file = cluster.data / "postmaster.pid"
+    stopped.start(durable=False)
+    pid_file = stopped.data / "postmaster.pid"
     content = pid_file.read_text()
-    cluster.stop()
-    account = cluster.account
+    stopped.stop()
+    account = stopped.account
     identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if ROOT else {}
     with subprocess.Popen(["sleep", "60"], **identity) as process:  # type: ignore[call-overload]
         pid_file.write_text(content.replace(content.split()[0], str(process.pid), 1))
         os.chown(pid_file, account.pw_uid, account.pw_gid)
         try:
-            assert not cluster.running()
+            assert not stopped.running()
             with pytest.raises(InputError, match=rf"stale: .*process {process.pid} \(sleep\)(.|\n)*rm {pid_file}"):
-                cluster.start(durable=False)
-            assert not cluster.stop()
+                stopped.start(durable=False)
+            assert not stopped.stop()
             assert process.poll() is None
             pid_file.unlink()
-            assert cluster.start(durable=False)
+            assert stopped.start(durable=False)
+            assert stopped.stop()
         finally:
             process.kill()
 
@@ -394,27 +406,27 @@ def test_explain(output: str, expected: str) -> None:
     assert expected in str(explain(output, Path("/srv/home/data"), Path("/srv/home/server.log")))
 
 
-def test_broken_setting_is_shown(cluster: Cluster) -> None:
+def test_broken_setting_is_shown(stopped: Cluster) -> None:
     """A failure of no known kind shows the end of this start's log."""
-    cluster.start(durable=False)
-    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+    stopped.start(durable=False)
+    with psycopg.connect(stopped.dsn(), autocommit=True) as connection:
         connection.execute("alter system set shared_preload_libraries = 'no_such_library'")
-    cluster.stop()
+    stopped.stop()
     with pytest.raises(InputError, match=r'could not access file "no_such_library"(.|\n)*server\.log'):
-        cluster.start(durable=False)
+        stopped.start(durable=False)
+    (stopped.data / "postgresql.auto.conf").write_text("")
 
 
-def test_data_of_another_version(cluster: Cluster) -> None:
+def test_data_of_another_version(stopped: Cluster) -> None:
     """Data of a server that is not installed are left alone, and the error says which server to install."""
-    cluster.start(durable=False)
-    cluster.stop()
-    version_file = cluster.data / "PG_VERSION"
+    version_file = stopped.data / "PG_VERSION"
     version = version_file.read_text()
     version_file.write_text("9\n")
     with pytest.raises(InputError, match=r"PostgreSQL 9, which is not installed.\n.*PG_MAJOR=9"):
-        cluster.start(durable=False)
+        stopped.start(durable=False)
     version_file.write_text(version)
-    assert cluster.start(durable=False)
+    assert stopped.start(durable=False)
+    stopped.stop()
 
 
 def test_missing_packages(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

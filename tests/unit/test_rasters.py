@@ -1,4 +1,4 @@
-"""Raster WKB against bytes that a real PostGIS 3.3.2 wrote, resampling against torch and GDAL, uploads against rasterio."""
+"""Raster WKB against bytes from a real PostGIS 3.3.2, resampling against torch and GDAL, uploads against rasterio."""
 
 from pathlib import Path
 

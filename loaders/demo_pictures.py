@@ -1,0 +1,136 @@
+"""The demo's pictures: a contact sheet, a map of results over borders, a label chart in the official colours."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import shapely
+from psycopg import Connection
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+NEIGHBOURS = 9
+SEASON_COLORS = {"winter": "#4575b4", "spring": "#66bd63", "summer": "#fdae61", "autumn": "#d73027"}
+
+
+def contact_sheet(connection: Connection, patch: str, path: Path) -> Path:
+    """Draw a patch and its nearest patches with rank, Hamming distance and date."""
+    rows = connection.execute(
+        """
+        select 0, p.name, 0, p.sensing_time::date, p.source, eo.rgb(p.name) from eo.patch p where p.name = %(patch)s
+        union all
+        select s.rank, s.name, s.distance, p.sensing_time::date, p.source, eo.rgb(s.name)
+        from eo.similar(%(patch)s, %(count)s) s join eo.patch p using (patch_id, cell)
+        order by 1
+        """,
+        {"patch": patch, "count": NEIGHBOURS},
+    ).fetchall()
+    figure, grid = plt.subplots(2, 5, figsize=(13, 6.2), layout="constrained")
+    for axes, (rank, name, distance, date, source, png) in zip(grid.flat, rows, strict=False):
+        axes.imshow(plt.imread(io.BytesIO(png)), interpolation="nearest")
+        title = f"query\n{source}, {date}" if rank == 0 else f"{rank}: distance {distance}\n{source}, {date}"
+        axes.set_title(title, fontsize=9, color="#b2182b" if rank == 0 else "black")
+        axes.set_xlabel("_".join(name.split("_")[-2:]) if len(name) > 24 else name, fontsize=7)
+        if rank == 0:
+            for spine in axes.spines.values():
+                spine.set(color="#b2182b", linewidth=3)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes in grid.flat[len(rows) :]:
+        axes.set_visible(False)
+    figure.get_layout_engine().set(h_pad=0.12)
+    figure.suptitle(f"eo.similar('{patch}')", fontsize=10, family="monospace")
+    return save(figure, path)
+
+
+def label_chart(connection: Connection, statistics: list[tuple[Any, ...]], path: Path) -> Path:
+    """Draw label statistics (name, patches, per cent, colour) as bars in the labels' official colours."""
+    del connection
+    figure, axes = plt.subplots(figsize=(9, 0.42 * len(statistics) + 1.2), layout="constrained")
+    names = [shorten(name) for name, *_ in statistics]
+    axes.barh(
+        range(len(names)),
+        [patches for _, patches, *_ in statistics],
+        color=[color or "#888888" for *_, color in statistics],
+        edgecolor="#444444",
+        linewidth=0.5,
+    )
+    for position, (_, patches, percent, _) in enumerate(statistics):
+        axes.text(patches, position, f" {patches:,} ({percent} %)", va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.set_xlabel("patches")
+    axes.set_title("eo.label_statistics: labels of the patches found", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
+
+
+def shorten(name: str) -> str:
+    """Cut a long class name at a word."""
+    return name if len(name) <= 48 else name[:48].rsplit(" ", 1)[0] + " …"
+
+
+def result_map(connection: Connection, search: dict[str, Any], path: Path) -> Path:
+    """Draw the patches that a label search finds, by season, over the borders of NUTS countries."""
+    rows = connection.execute(
+        """
+        select ST_X(ST_Centroid(footprint)), ST_Y(ST_Centroid(footprint)), season
+        from eo.search(labels => %(labels)s, label_match => 'at_least', max_results => null)
+        """,
+        search,
+    ).fetchall()
+    figure, axes = plt.subplots(figsize=(9, 8), layout="constrained")
+    draw_borders(connection, axes)
+    points = np.array([row[:2] for row in rows], float).reshape(-1, 2)
+    seasons = np.array([row[2] for row in rows])
+    for season, color in SEASON_COLORS.items():
+        chosen = points[seasons == season]
+        axes.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=1.5,
+            color=color,
+            label=f"{season}: {len(chosen):,}",
+            linewidths=0,
+            rasterized=True,
+        )
+    west, south, east, north = bounds(points)
+    axes.set(xlim=(west, east), ylim=(south, north), xlabel="longitude", ylabel="latitude")
+    axes.set_aspect(1 / np.cos(np.radians((south + north) / 2)))
+    axes.set_title(f"Patches with at least: {', '.join(search['labels'])}", fontsize=10)
+    axes.legend(markerscale=6, fontsize=9, loc="lower right")
+    return save(figure, path)
+
+
+def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
+    """Bounds of points (n, 2) with a margin of a tenth, at least half a degree."""
+    if not len(points):
+        return -25.0, 34.0, 45.0, 72.0
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = np.maximum((high - low) / 10, 0.5)
+    return low[0] - margin[0], low[1] - margin[1], high[0] + margin[0], high[1] + margin[1]
+
+
+def draw_borders(connection: Connection, axes: Axes) -> None:
+    """Draw the borders of NUTS countries, where they are loaded."""
+    lines = [
+        ring
+        for (wkb,) in connection.execute("select ST_AsBinary(ST_Boundary(geom)) from eo.nuts where level = 0")
+        for ring in map(shapely.get_coordinates, shapely.get_parts(shapely.from_wkb(wkb)))
+    ]
+    axes.add_collection(LineCollection(lines, colors="#777777", linewidths=0.6))
+
+
+def save(figure: plt.Figure, path: Path) -> Path:
+    """Write the figure and close it."""
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
