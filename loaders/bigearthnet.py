@@ -439,7 +439,13 @@ class BatchWriter:
                 pc.is_in(self.catalogue["s1_name"], wanted),
             )
         )
-        return [patch_of_record(record, self.ben19) for record in rows.to_pylist()]
+        patches = []
+        for record in rows.to_pylist():
+            try:
+                patches.append(patch_of_record(record, self.ben19))
+            except InputError as error:
+                raise InputError(f"catalogue row {record['patch_id']}: {error.args[0]}", error.hint) from error
+        return patches
 
     def stored(self, names: list[str]) -> list[Patch]:
         """The same from the archive."""

@@ -3,21 +3,23 @@
 For demonstrations without real data, and for benchmarks at any scale: the landscape is a function of place and seed, so
 that patches are made block by block in bounded memory, in any order, and neighbours fit together without a seam.
 
-Land cover: the sites of a jittered grid carry four smooth random fields (settlement, wetness, altitude, trees), and each
-class is at home at one point of the space of these fields (data/synthetic_land_cover.csv): a site takes the nearest
-class, its Voronoi cell becomes land of that class. Pixels: the class's spectrum (data/synthetic_spectra.csv) between
-dormant and growing by the day of the year, in fields of arable land by each parcel's crop, with a texture of smooth
-noise. The spectra are plausible for Central Europe but of no source: nothing here says anything about the real place.
+Land cover: the sites of a jittered grid carry four smooth random fields (settlement, wetness, altitude, trees), and
+each class is at home at one point in the space of these fields (data/synthetic_land_cover.csv). A site takes the class
+with the least squared distance plus `rarity`, a handicap fitted so that the classes cover about as much as they do in
+Germany; its Voronoi cell becomes land of that class.
+
+Pixels: the class's spectrum (data/synthetic_spectra.csv), between dormant and growing by the day of the year and, on
+farmland, each parcel's crop, with a texture of smooth noise. The spectra are plausible for Central Europe and taken
+from no source: nothing here says anything about the real place.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import click
@@ -30,7 +32,14 @@ from rasterio.features import rasterize
 from rasterio.transform import from_origin
 
 from loaders.bigearthnet import SENTINEL_2
-from loaders.bigearthnet_names import PATCH_SIDE, PATCHES_PER_TILE_SIDE, TILE_SIDE, patch_bounds, split_by_rule, tile_origin
+from loaders.bigearthnet_names import (
+    PATCH_SIDE,
+    PATCHES_PER_TILE_SIDE,
+    TILE_SIDE,
+    patch_bounds,
+    split_by_rule,
+    tile_origin,
+)
 from loaders.corine import class_label_ids, store_polygons
 from loaders.database import connect
 from loaders.errors import InputError
@@ -39,7 +48,6 @@ from loaders.nomenclature import data_file
 from loaders.patches import Patch, PatchRaster, Product, write_patches, write_products
 from loaders.progress import progress
 from loaders.scene import to_wgs84
-from loaders.vectors import repair
 from pyfuncs.rasters import NODATA, Raster, to_wkb
 
 LOADER = "synthetic"
@@ -47,21 +55,21 @@ SOURCE = "synthetic"
 SRID = 32632
 
 # Tiles that lie wholly in Germany and in UTM zone 32.
-TILES = ("32UNB", "32UPB", "32UNC", "32UPC", "32UNA", "32UPA", "32UND", "32UPD", "32UNV", "32UPV", "32UNU", "32UPU")
+TILES = ("32UPV", "32UNV", "32UPU", "32UNU", "32UPA", "32UNA", "32UPB", "32UNB", "32UPC", "32UNC", "32UPD", "32UND")
 BLOCK = 13
 """Patches along the side of a block, the unit in which pixels are made: 13 x 13 patches, 15.6 km."""
 BLOCKS_PER_TILE_SIDE = PATCHES_PER_TILE_SIDE // BLOCK
-PATCHES_PER_BLOCK = BLOCK * BLOCK
-PATCHES_PER_TILE_YEAR = 4 * PATCHES_PER_BLOCK * BLOCKS_PER_TILE_SIDE**2
-"""One tile in four seasons: what is stored at a time when there are no pixels."""
-
 FIRST_YEAR = 2018
-SEASONS = ((0, 6), (0, 9), (0, 12), (1, 3))  # year after the first, first month
+SEASONS = ((0, 6), (0, 9), (0, 12), (1, 3))  # years after the first, first month
 REVISIT_DAYS = 5
 REVISITS_PER_SEASON = 18
+PATCHES_PER_BLOCK = BLOCK**2
+PATCHES_PER_TILE = len(SEASONS) * BLOCKS_PER_TILE_SIDE**2 * PATCHES_PER_BLOCK
+"""A tile in four seasons: what one transaction stores when there are no pixels."""
+BLOCKS_PER_ROUND = len(TILES) * len(SEASONS) * BLOCKS_PER_TILE_SIDE**2
+"""All places in four seasons."""
 
-PIXEL = 10
-SITE_SPACING = 600
+SITE_SPACING = 600  # metres
 SITE_JITTER = 0.8
 SHEET = 26
 """Sites along the side of a sheet, the unit in which land cover is made: 26 x 26 sites, 15.6 km."""
@@ -69,23 +77,33 @@ SHEET = 26
 # from its site, and has no neighbour more than three sites away.
 CELL_REACH = 2 * SITE_SPACING
 NEIGHBOURS = 3
-FIELDS = {"settlement": 16, "wetness": 10, "altitude": 30, "trees": 8}
-"""The fields that decide on land cover, and the distance (in sites) over which each varies."""
+FIELDS = {
+    "settlement": {16: 0.85, 5: 0.45, 1: 0.28},
+    "wetness": {10: 0.85, 3: 0.45, 1: 0.28},
+    "altitude": {30: 0.85, 10: 0.45, 1: 0.28},
+    "trees": {8: 0.85, 2: 0.45, 1: 0.28},
+}
+"""What decides on land cover: fields of noise with its scales, in sites, and their weights."""
 
+PIXEL = 10  # metres
 CROPS = 16
 """Number of crop calendars of parcels."""
 PARCEL = (22, 13)  # pixels
 PARCEL_ANGLE = 0.35
-PARCEL_WARP = 30  # pixels
+PARCEL_WARP = {128: 18.0}
+"""How parcels are bent: noise with its scale and its weight, both in pixels."""
 TEXTURE = {3: 0.45, 6: 0.6, 24: 0.6}
-"""Texture of the ground: the weight of smooth noise by the distance (in pixels) over which it varies."""
+"""Texture of the ground: noise with its scales, in pixels, and their weights."""
+OWN_TEXTURE = {4: 0.3}
+"""Texture that a band has to itself on a day."""
 LEAST_TEXTURE = 8.0  # digital numbers, where the ground is dark
 SENSOR_NOISE = 1.0  # digital numbers
 
 
 def random_numbers(seed: int, name: str, columns: NDArray, rows: NDArray) -> NDArray[np.float64]:
-    """Uniform random numbers in [0, 1) for points of an integer lattice: the same for the same point, whatever else is
-    asked for. `columns` and `rows` broadcast. The mixing is SplitMix64's (Steele, Lea and Flood 2014).
+    """Uniform random numbers in [0, 1) at points of an integer lattice, each a function of seed, name and point only.
+
+    `columns` and `rows` broadcast. The mixing is SplitMix64's (Steele, Lea and Flood 2014).
     """
     (key,) = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)
 
@@ -95,30 +113,36 @@ def random_numbers(seed: int, name: str, columns: NDArray, rows: NDArray) -> NDA
         return numbers ^ (numbers >> np.uint64(31))
 
     golden = np.uint64(0x9E3779B97F4A7C15)
-    mixed = mix(mix(np.asarray(columns).astype(np.uint64) * golden + key) + np.asarray(rows).astype(np.uint64) * golden)
-    return (mixed >> np.uint64(11)) * 2.0**-53
+    mixed = mix(mix(columns.astype(np.uint64) * golden + key) + rows.astype(np.uint64) * golden)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def smooth_noise(seed: int, name: str, columns: range, rows: range, spacing: int) -> NDArray[np.float32]:
-    """Random field on a lattice, of mean 0 and variance 1, an array (rows, columns): value noise.
+def smooth_noise(seed: int, name: str, columns: range, rows: range, scales: Mapping[int, float]) -> NDArray[np.float32]:
+    """Smooth random field on a lattice, an array (rows, columns): value noise of several scales, each with its weight.
 
-    Random numbers at every `spacing`-th point, blended between; with a spacing of 1, white noise.
+    Noise of a scale is random numbers of mean 0 and variance 1 at every so many points, blended in between so that the
+    variance stays 1; a scale of 1 is white noise.
     """
-    values, weights = [], []
-    for axis in (columns, rows):
-        node, offset = np.divmod(np.arange(axis.start, axis.stop), spacing)
-        blend = (offset / spacing) ** 2 * (3 - 2 * offset / spacing)
-        values.append(node)
-        weights.append(np.stack([1 - blend, blend]) / np.hypot(1 - blend, blend))
-    (x, y), (across, down) = values, weights
-    nodes = random_numbers(
-        seed, name, np.arange(x[0], x[-1] + 2)[None, :], np.arange(y[0], y[-1] + 2)[:, None]
-    )
-    nodes = ((nodes - 0.5) * np.sqrt(12)).astype(np.float32)
-    across, down = across.astype(np.float32), down.astype(np.float32)
-    x, y = x - x[0], y - y[0]
-    nodes = nodes[:, x] * across[0] + nodes[:, x + 1] * across[1]
-    return nodes[y] * down[0][:, None] + nodes[y + 1] * down[1][:, None]
+    field = np.zeros((len(rows), len(columns)), np.float32)
+    for scale, weight in scales.items():
+        x, left, right = blend(columns, scale)
+        y, upper, lower = blend(rows, scale)
+        nodes = random_numbers(
+            seed, f"{name} {scale}", np.arange(x[0], x[-1] + 2)[None, :], np.arange(y[0], y[-1] + 2)[:, None]
+        )
+        nodes = ((nodes - 0.5) * (weight * np.sqrt(12))).astype(np.float32)
+        x, y = x - x[0], y - y[0]
+        nodes = nodes[:, x] * left + nodes[:, x + 1] * right
+        field += nodes[y] * upper[:, None] + nodes[y + 1] * lower[:, None]
+    return field
+
+
+def blend(points: range, scale: int) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+    """The node before each point, and the weights of that node and the next."""
+    node, offset = np.divmod(np.arange(points.start, points.stop), scale)
+    share = (offset / scale) ** 2 * (3 - 2 * offset / scale)
+    norm = np.hypot(1 - share, share)
+    return node, ((1 - share) / norm).astype(np.float32), (share / norm).astype(np.float32)
 
 
 # Land cover
@@ -149,11 +173,8 @@ def site_classes(seed: int, columns: range, rows: range) -> NDArray[np.intp]:
     """Classes of sites, an array (rows, columns)."""
     table = class_table()
     distance = table["rarity"]
-    for name, spacing in FIELDS.items():
-        field = sum(
-            weight * smooth_noise(seed, f"{name} {scale}", columns, rows, scale)
-            for scale, weight in ((spacing, 0.85), (spacing // 3, 0.45), (1, 0.28))
-        )
+    for name, scales in FIELDS.items():
+        field = smooth_noise(seed, name, columns, rows, scales)
         distance = distance + (field[:, :, None] - table[name]) ** 2
     return np.argmin(distance, axis=2)
 
@@ -245,7 +266,7 @@ def nth_block(number: int) -> Block:
 class Ground:
     """What the pixels (10 m) of a place show, whenever: arrays (rows, columns), the northern row first.
 
-    `cover` is the class times CROPS plus the crop calendar of the parcel; `texture` has variance 1.
+    `cover` is the class times CROPS plus the crop calendar of the parcel; `texture` has a variance of about 1.
     """
 
     cover: NDArray[np.uint16]
@@ -264,13 +285,7 @@ def ground(seed: int, west: float, south: float, east: float, north: float) -> G
         transform=from_origin(west, north, PIXEL, PIXEL),
         dtype="uint8",
     )
-    texture = sum(
-        (
-            weight * smooth_noise(seed, f"texture {scale}", columns, rows, scale)
-            for scale, weight in TEXTURE.items()
-        ),
-        np.float32(0),
-    )
+    texture = smooth_noise(seed, "texture", columns, rows, TEXTURE)
     return Ground(classes * np.uint16(CROPS) + parcel_crops(seed, columns, rows), texture)
 
 
@@ -280,7 +295,7 @@ def parcel_crops(seed: int, columns: range, rows: range) -> NDArray[np.uint8]:
     cos, sin = np.cos(PARCEL_ANGLE), np.sin(PARCEL_ANGLE)
     places = []
     for name, place, side in zip("xy", (column * cos + row * sin, row * cos - column * sin), PARCEL, strict=True):
-        warped = place + PARCEL_WARP * smooth_noise(seed, f"parcel {name}", columns, rows, 128)
+        warped = place + smooth_noise(seed, f"parcel {name}", columns, rows, PARCEL_WARP)
         places.append((warped // side).astype(np.int32))
     x, y = places
     crops = random_numbers(
@@ -289,24 +304,208 @@ def parcel_crops(seed: int, columns: range, rows: range) -> NDArray[np.uint8]:
     return (crops * CROPS).astype(np.uint8)[y - y.min(), x - x.min()]
 
 
-@lru_cache(maxsize=1)
-def spectra(state: str) -> dict[str, NDArray[np.float32]]:
-    """Mean digital numbers per band of each class when it is dormant or growing."""
-
-
+@lru_cache(maxsize=16)
 def signals(day_of_year: int) -> dict[str, NDArray[np.float32]]:
-    """Mean digital numbers by band, an array (classes x CROPS), on a day of the year."""
+    """Mean digital numbers on a day of the year by band, an array (classes x CROPS), flat."""
     table = class_table()
     crop = (np.arange(CROPS) + 0.5) / CROPS - 0.5
     peak = table["peak_day"][:, None] + table["crop_days"][:, None] * crop
     season = (1 + np.cos(2 * np.pi * (day_of_year - peak) / 365.25)) / 2
     vigour = season ** table["season_sharpness"][:, None]
-    rows = {(row["code"], row["state"]): row for row in data_file("synthetic_spectra.csv")}
-    result = {}
+    rows = data_file("synthetic_spectra.csv")
+    bands = {}
     for band in (band for bands in SENTINEL_2.bands.values() for band in bands):
         dormant, growing = (
-            np.array([float(rows[code, state][band] or "nan") for code in class_codes()])[:, None]
+            np.array([row[band] for row in rows if row["state"] == state], np.float32)[:, None]
             for state in ("dormant", "growing")
         )
-        result[band] = (dormant + (growing - dormant) * vigour).astype(np.float32).ravel()
+        bands[band] = (dormant + (growing - dormant) * vigour).astype(np.float32).ravel()
+    return bands
+
+
+def block_pixels(seed: int, block: Block) -> dict[int, NDArray[np.uint16]]:
+    """Digital numbers of a block by resolution (metres): arrays (bands, rows, columns), bands as in SENTINEL_2."""
+    west, south, east, north = block.bounds
+    place = ground(seed, west, south, east, north)
+    roughness = np.repeat(class_table()["roughness"], CROPS)[place.cover]
+    means = signals(block.sensing_time.timetuple().tm_yday)
+    # A sensor's noise is new in every product, unlike all else here, which belongs to the place.
+    noise = np.random.default_rng([seed, *block.product.encode(), block.column, block.row])
+    result = {}
+    for resolution, bands in SENTINEL_2.bands.items():
+        factor = resolution // PIXEL
+        columns = range(round(west / resolution), round(east / resolution))
+        rows = range(round(-north / resolution), round(-south / resolution))
+        rough, texture = coarser(roughness, factor), coarser(place.texture, factor)
+        pixels = np.empty((len(bands), len(rows), len(columns)), np.uint16)
+        for number, band in enumerate(bands):
+            mean = coarser(means[band][place.cover], factor)
+            own = smooth_noise(seed, f"{band} {block.sensing_time:%Y%m%d}", columns, rows, OWN_TEXTURE)
+            values = mean + (rough * mean + LEAST_TEXTURE) * (texture + own)
+            values += SENSOR_NOISE * noise.standard_normal(values.shape, np.float32)
+            pixels[number] = np.clip(np.rint(values), NODATA + 1, np.iinfo(np.uint16).max)
+        result[resolution] = pixels
     return result
+
+
+def coarser(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Means of `factor` x `factor` pixels."""
+    if factor == 1:
+        return image
+    rows, columns = image.shape
+    return image.reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3), dtype=np.float32)
+
+
+# The archive
+
+
+def load_synthetic(connection: Connection, patches: int, seed: int = 0, pixels: bool = True) -> Counter[str]:
+    """Store the first `patches` patches of the synthetic archive and the land cover around them; return counts.
+
+    Patches have no labels: eo.annotate_land_cover finds them in the land cover. With pixels, a block of patches is one
+    transaction, without them one tile in four seasons; so it may be interrupted and run again, and run again with more
+    patches or with pixels. Raises InputError for a number of patches below 1, a negative seed, and where the archive
+    has other land cover (real, or of another seed) in the same place.
+    """
+    if patches < 1:
+        raise InputError(f"{patches} patches cannot be made", "Ask for at least 1.")
+    if seed < 0:
+        raise InputError(f"{seed} is no seed", "Seeds are 0, 1, 2, ...")
+    label_ids = class_label_ids(connection)
+    # What is made is a function of this file and its tables.
+    checksum = file_checksum(Path(__file__), *sorted(Path(__file__).with_name("data").glob("synthetic_*.csv")))
+    counts = Counter({"patches": 0, "polygons": 0})
+    blocks = [nth_block(number) for number in range(min(-(-patches // PATCHES_PER_BLOCK), BLOCKS_PER_ROUND))]
+    covered = sorted({sheet for bounds in {block.bounds for block in blocks} for sheet in sheets(*bounds)})
+    for column, row in progress(covered, "synthetic land cover", "sheets"):
+        with load_item(connection, LOADER, f"seed {seed}, land cover {column} {row}", checksum) as item:
+            if item is not None:
+                item.rows = store_land_cover(connection, seed, column, row, label_ids)
+                counts["polygons"] += item.rows
+    step = PATCHES_PER_BLOCK if pixels else PATCHES_PER_TILE
+    with progress(range(0), "synthetic patches", "patches", patches) as bar:
+        for start in range(0, patches, step):
+            numbers = range(start, min(start + step, patches))
+            source = f"seed {seed}, patches {numbers[0]} to {numbers[-1]}{'' if pixels else ' without pixels'}"
+            with load_item(connection, LOADER, source, checksum) as item:
+                if item is not None:
+                    write_products(connection, synthetic_products(seed, numbers))
+                    item.rows = write_patches(connection, SOURCE, synthetic_patches(seed, numbers, pixels))
+                    counts["patches"] += item.rows
+            bar.update(len(numbers))
+    counts["patches stored before"] = patches - counts["patches"]
+    (counts["pieces"],) = connection.execute("select eo.derive_corine_parts()").fetchone() or (0,)
+    return counts
+
+
+def store_land_cover(connection: Connection, seed: int, column: int, row: int, label_ids: dict[str, int]) -> int:
+    """Store the land cover of a sheet as CORINE polygons; return how many.
+
+    Raises InputError if the archive has polygons of another source there.
+    """
+    source = f"synthetic, seed {seed}"
+    cover = land_cover_of_sheet(seed, column, row)
+    transformer = Transformer.from_crs(SRID, 3035, always_xy=True)
+    polygons = shapely.transform(cover.polygons, transformer.transform, interleaved=False)
+    other = connection.execute(
+        "select source from eo.corine where source <> %s and geom && ST_MakeEnvelope(%s, %s, %s, %s, 3035) limit 1",
+        (source, *shapely.total_bounds(polygons).tolist()),
+    ).fetchone()
+    if other is not None:
+        raise InputError(
+            f"{source}: the archive has land cover of {other[0]} in the same place",
+            "Make the synthetic archive in a database of its own: PGEARTH_DSN names it.",
+        )
+    multipolygons = shapely.set_srid(shapely.multipolygons(polygons, indices=np.arange(len(polygons))), 3035)
+    codes = class_codes()
+    ewkb = shapely.to_wkb(multipolygons, include_srid=True)
+    return store_polygons(
+        connection, source, ((label_ids[codes[number]], each) for number, each in zip(cover.classes, ewkb, strict=True))
+    )
+
+
+def blocks_of(numbers: range) -> range:
+    """Numbers of the blocks that patches are in."""
+    return range(numbers[0] // PATCHES_PER_BLOCK, numbers[-1] // PATCHES_PER_BLOCK + 1)
+
+
+def synthetic_products(seed: int, numbers: range) -> list[Product]:
+    """The products that patches belong to: one per tile and date."""
+    blocks = {block.product: block for block in map(nth_block, blocks_of(numbers))}
+    products = []
+    for name, block in blocks.items():
+        _, west, north = tile_origin(block.tile)
+        outline = to_wgs84(shapely.box(west, north - TILE_SIDE, west + TILE_SIDE, north), SRID)
+        products.append(
+            Product(
+                name=name,
+                platform=block.platform,
+                level="L2A",
+                sensing_time=block.sensing_time,
+                mgrs_tile=block.tile,
+                cloud_cover=0,
+                footprint=shapely.to_wkb(shapely.multipolygons([outline])),
+                metadata={"synthetic": True, "seed": seed},
+            )
+        )
+    return products
+
+
+def synthetic_patches(seed: int, numbers: range, pixels: bool = True) -> Iterator[Patch]:
+    """Patches by their numbers, of which there is no end: 169 to a block, the blocks in the order of `nth_block`."""
+    for number in blocks_of(numbers):
+        block = nth_block(number)
+        images = block_pixels(seed, block) if pixels else {}
+        first = number * PATCHES_PER_BLOCK
+        for index in range(max(numbers[0] - first, 0), min(numbers[-1] - first + 1, PATCHES_PER_BLOCK)):
+            row, column = divmod(index, BLOCK)
+            tile_column, tile_row = block.column * BLOCK + column, block.row * BLOCK + row
+            west, south, east, north = patch_bounds(block.tile, tile_column, tile_row)
+            yield Patch(
+                name=f"{block.product}_{tile_column:02}_{tile_row:02}",
+                product=block.product,
+                platform=block.platform,
+                sensing_time=block.sensing_time,
+                srid=SRID,
+                west=west,
+                south=south,
+                east=east,
+                north=north,
+                tile_column=tile_column,
+                tile_row=tile_row,
+                split=split_by_rule(tile_column, tile_row),
+                seasonal_snow=False,
+                cloud_or_shadow=False,
+                rasters=[
+                    PatchRaster(resolution, bands, patch_wkb(images[resolution], resolution, column, row, west, north))
+                    for resolution, bands in SENTINEL_2.bands.items()
+                    if pixels
+                ],
+            )
+
+
+def patch_wkb(image: NDArray[np.uint16], resolution: int, column: int, row: int, west: float, north: float) -> bytes:
+    """Raster WKB of a patch, cut out of the image (bands, rows, columns) of its block."""
+    side = round(PATCH_SIDE / resolution)
+    window = image[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
+    transform = (float(resolution), -float(resolution), west, north, 0.0, 0.0)
+    return to_wkb(Raster(tuple(window), transform, SRID, (NODATA,) * len(window)))
+
+
+@click.command()
+@click.option("--patches", type=int, required=True, help="Number of patches the synthetic archive is to have.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed makes another landscape.")
+@click.option("--without-pixels", is_flag=True, help="Store places, times and land cover only, for large benchmarks.")
+def synthetic(patches: int, seed: int, without_pixels: bool) -> None:
+    """Make a synthetic archive: Sentinel-2 patches of a made-up landscape in Germany, with its land cover.
+
+    The same number of patches and seed always make the same archive. It may be interrupted and run again, and with a
+    larger number it grows.
+    """
+    with connect(autocommit=True) as connection:
+        counts = load_synthetic(connection, patches, seed, pixels=not without_pixels)
+    click.echo(
+        f"Synthetic archive, seed {seed}: {counts['patches']:,} patches stored,"
+        f" {counts['patches stored before']:,} stored before; {counts['polygons']:,} land-cover polygons stored;"
+        f" {counts['pieces']:,} pieces derived."
+    )

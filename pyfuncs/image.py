@@ -1,51 +1,79 @@
-"""Uploaded GeoTIFFs: their size and the names of their bands, read without decoding a pixel."""
+"""Uploaded GeoTIFFs, decoded without GDAL.
+
+PL/Python runs in a process that has PostGIS's GDAL loaded: rasterio's own GDAL meets its symbols and crashes the server.
+PostGIS's ST_FromGDALRaster is no way either: an image it fails to decode stays open, and later calls read freed memory.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import tifffile
 
 from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PROGRAM_LIMIT_EXCEEDED, PgearthError
+from pyfuncs.rasters import Raster
 
 MAX_IMAGE_PIXELS = 64_000_000  # pixels times bands
-GDAL_METADATA_TAG = 42112
+GDAL_METADATA_TAG, GDAL_NODATA_TAG = 42112, 42113  # https://gdal.org/en/stable/drivers/raster/gtiff.html
 
 
-def image_bands(image: bytes, band_names: Sequence[str] | None = None) -> list[str]:
-    """Name the bands of a GeoTIFF: by `band_names`, in the file's order, or else by the file's band descriptions.
+def read_image(image: bytes, band_names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read an uploaded GeoTIFF into one (height, width) array per band.
 
-    The descriptions are GDAL's, in the tag GDAL_METADATA (https://gdal.org/drivers/raster/gtiff.html). Raises
-    PgearthError when the file is no TIFF, has more than MAX_IMAGE_PIXELS pixels times bands, or its bands cannot be
-    named.
+    The bands are called by `band_names`, in the file's order, or else by the file's band descriptions. The file's nodata
+    value becomes NODATA. Raises PgearthError when the file is no TIFF, is damaged, has more than MAX_IMAGE_PIXELS pixels
+    times bands, or its bands cannot be named.
     """
     try:
         with tifffile.TiffFile(io.BytesIO(image)) as file:
             page = file.pages.first
             width, height, count = page.imagewidth, page.imagelength, page.samplesperpixel
-            tag = page.tags.get(GDAL_METADATA_TAG)
-            descriptions = _descriptions(tag.value if tag else "", count)
-    except (tifffile.TiffFileError, ElementTree.ParseError, IndexError, ValueError, OSError) as error:
+            check_size(width, height, count)
+            names = _band_names(_descriptions(_text(page, GDAL_METADATA_TAG), count), band_names)
+            # Separate planes come as (bands, height, width), interleaved pixels as (height, width, bands).
+            pixels = page.asarray()
+            bands = (
+                pixels.reshape(count, height, width)
+                if page.planarconfig == 2
+                else np.moveaxis(pixels.reshape(height, width, count), -1, 0)
+            )
+            nodata = _text(page, GDAL_NODATA_TAG)
+    except PgearthError:
+        raise
+    # Damaged files raise whatever the decoder stumbles on.
+    except Exception as error:
         raise PgearthError(
             f"cannot read the image ({len(image)} bytes) as a GeoTIFF: {error}",
             sqlstate=INVALID_BINARY_REPRESENTATION,
             hint="Pass the whole content of a GeoTIFF file as bytea.",
         ) from error
+    raster = Raster(tuple(bands), (1, -1, 0, 0, 0, 0), 0, (float(nodata) if nodata else None,) * count)
+    return dict(zip(names, raster.filled(), strict=True))
+
+
+def check_size(width: int, height: int, count: int) -> None:
+    """Raise PgearthError for an image too large to decode in a server process."""
     if width * height * count > MAX_IMAGE_PIXELS:
         raise PgearthError(
             f"image of {width} x {height} pixels in {count} bands is too large",
             sqlstate=PROGRAM_LIMIT_EXCEEDED,
             hint=f"The limit is {MAX_IMAGE_PIXELS} pixels times bands: cut out the part to search for.",
         )
-    return _band_names(descriptions, band_names)
+
+
+def _text(page: Any, tag: int) -> str:
+    found = page.tags.get(tag)
+    return found.value.strip("\0 ") if found else ""
 
 
 def _descriptions(metadata: str, count: int) -> list[str | None]:
     descriptions: list[str | None] = [None] * count
     if metadata:
-        for item in ElementTree.fromstring(metadata.strip("\0")).iter("Item"):
+        for item in ElementTree.fromstring(metadata).iter("Item"):
             if item.get("role") == "description":
                 descriptions[int(item.get("sample", "0"))] = item.text
     return descriptions

@@ -87,13 +87,15 @@ def encode(
     return iter([to_vector(vector) for vector in vectors])
 
 
-def image_bands(plpy: Any, GD: dict[str, Any], image: bytes, bands: Sequence[str] | None) -> list[str]:
-    """Names of the bands of an uploaded GeoTIFF, checked before anything is decoded."""
-    from pyfuncs.image import image_bands
+def encode_image(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None
+) -> list[float]:
+    """Vector of an uploaded GeoTIFF."""
+    from pyfuncs.encoders import encode as encode_patches
+    from pyfuncs.image import read_image
 
-    check_version(plpy, GD)
     with reported(plpy):
-        return image_bands(image, bands)
+        return to_vector(encode_patches(encoder(plpy, GD, encoder_id), [read_image(image, bands)])[0])
 
 
 def hash(plpy: Any, GD: dict[str, Any], encoder_id: int, vectors: Sequence[bytes]) -> list[str]:

@@ -104,8 +104,8 @@ def _moments(xp: Any, values: Any) -> tuple[Any, Any, Any]:
     variance = _mean(xp, square)
     third_moment = _mean(xp, square * deviation)
     varies = variance > (xp.finfo(xp.float64).eps * mean) ** 2  # else the deviations are only rounding errors
-    skewness = third_moment / xp.where(varies, variance * xp.sqrt(variance), 1.0)
-    return mean, xp.sqrt(variance), xp.where(varies, skewness, 0.0)
+    std = xp.sqrt(variance)
+    return mean, std, third_moment / xp.where(varies, variance * std, xp.inf)
 
 
 def _percentiles(xp: Any, values: Any, percentiles: tuple[int, ...]) -> Any:

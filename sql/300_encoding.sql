@@ -92,17 +92,17 @@ from pyfuncs import session
 return session.encode(plpy, GD, encoder_id, patch_numbers, bands, rasters)
 $$;
 
-create or replace function eo_internal.image_bands(image bytea, bands text[])
-returns text[]
+create or replace function eo_internal.encode_image(encoder_id smallint, image bytea, bands text[])
+returns vector
 language plpython3u
 stable parallel restricted
 security invoker
-cost 10000
+cost 100000
 set search_path = eo, public, pg_temp
 as $$
 from pyfuncs import session
 
-return session.image_bands(plpy, GD, image, bands)
+return session.encode_image(plpy, GD, encoder_id, image, bands)
 $$;
 
 create or replace function eo_internal.hash(encoder_id smallint, vectors bytea[])
@@ -202,30 +202,11 @@ security definer
 cost 100000
 set search_path = eo, public, pg_temp
 as $$
-declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, false);
-    names text[];
-    rast raster;
 begin
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
-    names := eo_internal.image_bands(image, bands);
-    begin
-        -- PostGIS decodes it: a second GDAL in the server's process (rasterio's) would meet the symbols of the first and crash.
-        rast := ST_FromGDALRaster(image);
-    exception when others then
-        rast := null;
-    end;
-    if rast is null then
-        raise exception 'cannot read the image (% bytes) as a GeoTIFF', octet_length(image)
-            using errcode = 'invalid_binary_representation',
-                  hint = 'Pass the whole content of a GeoTIFF file. The server needs GTiff in postgis.gdal_enabled_drivers.';
-    end if;
-    return (
-        select e.embedding
-        from eo_internal.encode(used_encoder, array[1], array[array_to_string(names, ',')], array[ST_AsWKB(rast)]) as e (embedding)
-    );
+    return eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands);
 end
 $$;
 comment on function eo.encode_image(bytea, text, text[]) is

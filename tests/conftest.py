@@ -83,6 +83,17 @@ def archive(archive_connection: psycopg.Connection) -> psycopg.Connection:
     return archive_connection
 
 
+@pytest.fixture
+def filled_with_pixels(archive: psycopg.Connection, sample: Path) -> None:
+    """Put the real BigEarthNet v1 patches into `archive`, encoded and hashed."""
+    from loaders.bigearthnet import load_bigearthnet
+    from loaders.encode import encode_archive
+
+    load_bigearthnet(archive, sample / "bigearthnet-v1")
+    with psycopg.connect(archive.info.dsn, autocommit=True) as reading:
+        encode_archive(archive, reading)
+
+
 @pytest.fixture(scope="module")
 def module_archive(archive_template: SimpleNamespace, request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
     """Like `archive`, for all tests of a module: for tests that read what was loaded once."""

@@ -193,22 +193,22 @@ def test_another_user_may_neither_start_nor_stop(running: Cluster, monkeypatch: 
     assert running.running()
 
 
-def test_tcp_needs_a_password(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tcp_needs_a_password(stopped: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--listen` opens TCP with scram-sha-256; a wrong or missing password is refused; a taken address is named."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         listen = f"127.0.0.1:{port}"
         with pytest.raises(InputError, match="PGEARTH_PASSWORD"):
-            cluster.start(durable=False, listen=listen)
-        assert not cluster.home.exists()
+            stopped.start(durable=False, listen=listen)
+        assert not stopped.running()
         monkeypatch.setenv("PGEARTH_PASSWORD", "it's secret")
         with pytest.raises(
             InputError, match=r"address 127\.0\.0\.1 is taken by another server.*\n.*--listen another port"
         ):
-            cluster.start(durable=False, listen=listen)
-        assert not cluster.running()
+            stopped.start(durable=False, listen=listen)
+        assert not stopped.running()
 
-    assert cluster.start(durable=False, listen=listen)
+    assert stopped.start(durable=False, listen=listen)
     tcp = f"host=127.0.0.1 port={port} user=postgres dbname=pgearth"
     with psycopg.connect(tcp, password="it's secret") as connection:
         verifier = connection.execute("select rolpassword from pg_authid where rolname = 'postgres'").fetchone()
@@ -218,18 +218,19 @@ def test_tcp_needs_a_password(cluster: Cluster, monkeypatch: pytest.MonkeyPatch)
         psycopg.connect(tcp, password="secret")
     with pytest.raises(psycopg.OperationalError, match="no password supplied"):
         psycopg.connect(tcp)
-    assert cluster.port == port
-    with psycopg.connect(cluster.dsn()) as connection:
+    assert stopped.port == port
+    with psycopg.connect(stopped.dsn()) as connection:
         assert connection.execute("select inet_server_addr()").fetchone() == (None,)
-    assert not cluster.start(listen=listen)
+    assert not stopped.start(listen=listen)
     with pytest.raises(InputError, match="does not listen on"):
-        cluster.start(listen="127.0.0.1:1")
+        stopped.start(listen="127.0.0.1:1")
 
-    cluster.stop()
-    assert cluster.start(durable=False)
-    assert cluster.port == 5432
+    stopped.stop()
+    assert stopped.start(durable=False)
+    assert stopped.port == 5432
     with pytest.raises(psycopg.OperationalError, match="Connection refused"):
         psycopg.connect(tcp, password="it's secret")
+    stopped.stop()
 
 
 @pytest.mark.parametrize(
@@ -296,18 +297,20 @@ def test_pid_file_with_another_process(stopped: Cluster) -> None:
             process.kill()
 
 
-def test_taken_socket(running: Cluster, cluster: Cluster) -> None:
-    """A second cluster on the same socket (here: a copied home) is refused, naming the server that has it."""
-    cluster.home.mkdir()
-    (cluster.home / "run").symlink_to(running.socket_directory)
+def test_taken_socket(running: Cluster, stopped: Cluster) -> None:
+    """A second cluster on the same socket (here: as in a copied home) is refused, naming the server that has it."""
+    run = stopped.folder / "run"
+    run.rename(run.with_name("own"))
+    run.symlink_to(running.socket_directory)
     pid = (running.data / "postmaster.pid").read_text().split()[0]
     try:
         with pytest.raises(InputError, match=rf"socket is taken by another server, process {pid}"):
-            cluster.start(durable=False)
-        assert not cluster.running()
+            stopped.start(durable=False)
+        assert not stopped.running()
         assert running.running()
     finally:
-        (cluster.home / "run").unlink()
+        run.unlink()
+        run.with_name("own").rename(run)
 
 
 def test_long_path() -> None:

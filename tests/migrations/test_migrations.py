@@ -178,7 +178,7 @@ SAME_AFTER_RESTORE = [
     "select encoder_id, bucket_no, code from eo.bucket order by 1, 2",
     "select encoder_id, name, weights, weights_sha256, training from eo.encoder order by 1",
     "select s.* from eo.patch p join eo.patch_bucket using (patch_id), eo.similar(p.name, 5) s where p.patch_id = (select min(patch_id) from eo.patch_bucket)",
-    "select e.* from eo.encode(array(select min(patch_id) from eo.embedding)) e",
+    "select e.patch_id, e.embedding::text from eo.encode(array(select min(patch_id) from eo.embedding)) e",
     "select eo.rgb(name) from eo.patch where patch_id = (select min(patch_id) from eo.embedding)",
     "select * from eo.label_statistics()",
     "select component, version from eo.runtime() order by 1",

@@ -193,7 +193,8 @@ def test_real_patches_get_the_same_bits_alone_as_in_a_batch(vectors: np.ndarray,
 
 @pytest.mark.parametrize("value", [1, 333, 10_000, 65_535])
 def test_constant_image(value: int) -> None:
-    feature = named(features({band: np.full((1, 7, 7), value, np.uint16) for band in BANDS})[0])
+    with np.errstate(all="raise"):
+        feature = named(features({band: np.full((1, 7, 7), value, np.uint16) for band in BANDS})[0])
     assert feature["B05_mean"] == pytest.approx(value / 10_000)
     assert feature["B05_skewness"] == 0
     assert [feature[f"B04_orientation_{angle:03d}"] for angle in range(0, 360, 45)] == [0] * 8
@@ -231,6 +232,14 @@ def test_negative_reflectance_keeps_the_indices_in_range() -> None:
     feature = named(features({band: np.roll(numbers, n, axis=1) for n, band in enumerate(BANDS)})[0])
     for index in ("NDVI", "NDWI", "NDBI"):
         assert -1 <= feature[f"{index}_p10"] <= feature[f"{index}_p90"] <= 1
+
+
+def test_index_leaves_out_pixels_whose_sum_is_not_positive() -> None:
+    bands = {band: np.array([[[300.0, -500.0, 100.0]]]) for band in BANDS}
+    bands["B04"] = np.array([[[100.0, 300.0, -100.0]]])
+    with np.errstate(all="raise"):
+        feature = named(features(bands)[0])
+    assert (feature["NDVI_mean"], feature["NDVI_std"]) == (0.5, 0)  # of the first pixel alone: (300 - 100) / 400
 
 
 def test_missing_bands_are_named() -> None:
