@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 NEIGHBOURS = 9
 SEASON_COLORS = {"winter": "#4575b4", "spring": "#66bd63", "summer": "#fdae61", "autumn": "#d73027"}
@@ -32,7 +33,7 @@ def contact_sheet(connection: Connection, patch: str, path: Path) -> Path:
         """,
         {"patch": patch, "count": NEIGHBOURS},
     ).fetchall()
-    figure, grid = plt.subplots(2, 5, figsize=(13, 6.2), layout="constrained")
+    figure, grid = plt.subplots(2, 5, figsize=(13, 6.2), layout=ConstrainedLayoutEngine(h_pad=0.12))
     for axes, (rank, name, distance, date, source, png) in zip(grid.flat, rows, strict=False):
         axes.imshow(plt.imread(io.BytesIO(png)), interpolation="nearest")
         title = f"query\n{source}, {date}" if rank == 0 else f"{rank}: distance {distance}\n{source}, {date}"
@@ -45,7 +46,6 @@ def contact_sheet(connection: Connection, patch: str, path: Path) -> Path:
         axes.set(xticks=[], yticks=[])
     for axes in grid.flat[len(rows) :]:
         axes.set_visible(False)
-    figure.get_layout_engine().set(h_pad=0.12)
     figure.suptitle(f"eo.similar('{patch}')", fontsize=10, family="monospace")
     return save(figure, path)
 

@@ -1,4 +1,4 @@
-"""Writes docs/functions.md from the comments in a migrated database: `python -m loaders.reference docs/functions.md`."""
+"""Writes docs/functions.md from a migrated database's comments: `python -m loaders.reference docs/functions.md`."""
 
 from __future__ import annotations
 

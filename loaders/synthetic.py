@@ -48,7 +48,7 @@ from loaders.nomenclature import data_file
 from loaders.patches import Patch, PatchRaster, Product, write_patches, write_products
 from loaders.progress import progress
 from loaders.scene import to_wgs84
-from pyfuncs.rasters import NODATA, Raster, to_wkb
+from pyfuncs.rasters import NODATA, Raster, resample, to_wkb
 
 LOADER = "synthetic"
 SOURCE = "synthetic"
@@ -96,7 +96,7 @@ TEXTURE = {3: 0.45, 6: 0.6, 24: 0.6}
 """Texture of the ground: noise with its scales, in pixels, and their weights."""
 OWN_TEXTURE = {4: 0.3}
 """Texture that a band has to itself on a day."""
-LEAST_TEXTURE = 8.0  # digital numbers, where the ground is dark
+LEAST_TEXTURE = 5.0  # digital numbers, where the ground is dark
 SENSOR_NOISE = 1.0  # digital numbers
 
 
@@ -333,27 +333,19 @@ def block_pixels(seed: int, block: Block) -> dict[int, NDArray[np.uint16]]:
     noise = np.random.default_rng([seed, *block.product.encode(), block.column, block.row])
     result = {}
     for resolution, bands in SENTINEL_2.bands.items():
-        factor = resolution // PIXEL
         columns = range(round(west / resolution), round(east / resolution))
         rows = range(round(-north / resolution), round(-south / resolution))
-        rough, texture = coarser(roughness, factor), coarser(place.texture, factor)
-        pixels = np.empty((len(bands), len(rows), len(columns)), np.uint16)
+        shape = (len(rows), len(columns))
+        rough, texture = resample(roughness, shape), resample(place.texture, shape)
+        pixels = np.empty((len(bands), *shape), np.uint16)
         for number, band in enumerate(bands):
-            mean = coarser(means[band][place.cover], factor)
+            mean = resample(means[band][place.cover], shape)
             own = smooth_noise(seed, f"{band} {block.sensing_time:%Y%m%d}", columns, rows, OWN_TEXTURE)
             values = mean + (rough * mean + LEAST_TEXTURE) * (texture + own)
-            values += SENSOR_NOISE * noise.standard_normal(values.shape, np.float32)
+            values += SENSOR_NOISE * noise.standard_normal(shape, np.float32)
             pixels[number] = np.clip(np.rint(values), NODATA + 1, np.iinfo(np.uint16).max)
         result[resolution] = pixels
     return result
-
-
-def coarser(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Means of `factor` x `factor` pixels."""
-    if factor == 1:
-        return image
-    rows, columns = image.shape
-    return image.reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3), dtype=np.float32)
 
 
 # The archive

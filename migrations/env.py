@@ -31,8 +31,8 @@ def run(connection: Connection) -> None:
         connection=connection,
         target_metadata=Base.metadata,
         include_schemas=True,
-        include_name=include_name,  # type: ignore[arg-type]
-        include_object=include_object,  # type: ignore[arg-type]
+        include_name=include_name,
+        include_object=include_object,
         version_table_schema="public",
         version_table="pgearth_version",
         compare_type=True,

@@ -1,6 +1,6 @@
 """Uploaded GeoTIFFs, decoded without GDAL.
 
-PL/Python runs in a process that has PostGIS's GDAL loaded: rasterio's own GDAL meets its symbols and crashes the server.
+PL/Python runs in a process that has PostGIS's GDAL: rasterio's own GDAL meets its symbols and crashes the server.
 PostGIS's ST_FromGDALRaster is no way either: an image it fails to decode stays open, and later calls read freed memory.
 """
 
@@ -24,9 +24,9 @@ GDAL_METADATA_TAG, GDAL_NODATA_TAG = 42112, 42113  # https://gdal.org/en/stable/
 def read_image(image: bytes, band_names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read an uploaded GeoTIFF into one (height, width) array per band.
 
-    The bands are called by `band_names`, in the file's order, or else by the file's band descriptions. The file's nodata
-    value becomes NODATA. Raises PgearthError when the file is no TIFF, is damaged, has more than MAX_IMAGE_PIXELS pixels
-    times bands, or its bands cannot be named.
+    The bands are called by `band_names`, in the file's order, or else by the file's band descriptions. The file's
+    nodata value becomes NODATA. Raises PgearthError when the file is no TIFF, is damaged, has more than
+    MAX_IMAGE_PIXELS pixels times bands, or its bands cannot be named.
     """
     try:
         with tifffile.TiffFile(io.BytesIO(image)) as file:

@@ -46,9 +46,8 @@ language sql
 stable parallel safe strict
 security invoker
 begin atomic
-    select array(select distinct m.id
-                 from unnest(eo_internal.label_groups(labels)) as g, unnest(g.member_ids) as m (id)
-                 order by m.id);
+    select array_agg(distinct m.id order by m.id)
+    from unnest(eo_internal.label_groups(labels)) as g, unnest(g.member_ids) as m (id);
 end;
 comment on function eo.label_members(text[]) is
 'Ids of all labels that mean one of the given labels (names, CORINE codes or scheme:code) or a descendant of one. Raises invalid_parameter_value for an unknown label.';
