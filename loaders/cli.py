@@ -71,9 +71,7 @@ def load() -> None:
 def main() -> None:
     """Run the command; bad input and database errors end in one clear message instead of a traceback."""
     try:
-        pgearth(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(pgearth(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

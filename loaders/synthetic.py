@@ -28,8 +28,8 @@ import shapely
 from numpy.typing import NDArray
 from psycopg import Connection
 from pyproj import Transformer
+from rasterio import Affine
 from rasterio.features import rasterize
-from rasterio.transform import from_origin
 
 from loaders.bigearthnet import SENTINEL_2
 from loaders.bigearthnet_names import (
@@ -282,7 +282,7 @@ def ground(seed: int, west: float, south: float, east: float, north: float) -> G
     classes = rasterize(
         zip(cover.polygons, cover.classes.tolist(), strict=True),
         out_shape=(len(rows), len(columns)),
-        transform=from_origin(west, north, PIXEL, PIXEL),
+        transform=Affine(PIXEL, 0, west, 0, -PIXEL, north),
         dtype="uint8",
     )
     texture = smooth_noise(seed, "texture", columns, rows, TEXTURE)

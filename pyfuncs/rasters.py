@@ -1,4 +1,4 @@
-"""Rasters: PostGIS raster WKB to and from numpy, resampling, and uploaded GeoTIFF files.
+"""Rasters: PostGIS raster WKB to and from numpy, and resampling.
 
 The WKB layout is PostGIS's RFC 2 (raster/doc/RFC2-WellKnownBinaryFormat), except for the pixel type codes of 32BF and
 64BF: the RFC prints 9 and 10, the server writes 10 and 11 (librtcore.h).
@@ -12,18 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from array_api_compat import array_namespace
 
-from pyfuncs.errors import (
-    FEATURE_NOT_SUPPORTED,
-    INVALID_BINARY_REPRESENTATION,
-    PROGRAM_LIMIT_EXCEEDED,
-    PgearthError,
-)
+from pyfuncs.errors import FEATURE_NOT_SUPPORTED, INVALID_BINARY_REPRESENTATION, PgearthError
 
 NODATA = 0
 """Integer that means "no data" where pixels travel without a raster around them, as in Sentinel-2; floats use NaN."""
-
-MAX_IMAGE_PIXELS = 64_000_000
-"""Largest uploaded image, in pixels times bands."""
 
 # 1BB, 2BUI and 4BUI also take one byte per pixel in WKB, so they read as 8BUI.
 _DTYPES = {
@@ -166,51 +158,6 @@ def resample(band: Any, shape: tuple[int, int]) -> Any:
 
     factors = [1.0] * (band.ndim - 2) + [rows / height, columns / width]
     return xp.asarray(zoom(np.asarray(values), factors, order=1, mode="nearest", grid_mode=True))
-
-
-def read_image(image: bytes, band_names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Read an uploaded GeoTIFF into one (height, width) array per band.
-
-    The bands are called by `band_names`, in the file's order, or else by the file's band descriptions. Pixels that the
-    file masks (nodata value or mask) become NODATA, or NaN in float bands. Raises PgearthError when the file is not a
-    GeoTIFF, is damaged, has more than MAX_IMAGE_PIXELS pixels times bands, or its bands cannot be named.
-    """
-    import rasterio  # here, because queries on archive images do not need it
-
-    try:
-        # Only this driver: others, such as VRT, would let an upload read the server's files.
-        with rasterio.MemoryFile(image) as file, rasterio.open(file.name, driver="GTiff") as dataset:
-            names = _band_names(dataset.descriptions, band_names)
-            pixels = dataset.width * dataset.height * dataset.count
-            if pixels > MAX_IMAGE_PIXELS:
-                raise PgearthError(
-                    f"image of {dataset.width} x {dataset.height} pixels in {dataset.count} bands is too large",
-                    sqlstate=PROGRAM_LIMIT_EXCEEDED,
-                    hint=f"The limit is {MAX_IMAGE_PIXELS} pixels times bands: cut out the part to search for.",
-                )
-            bands = dataset.read(masked=True)
-            return dict(zip(names, bands.filled(_absent(bands)), strict=True))
-    except (rasterio.errors.RasterioError, ValueError) as error:
-        raise PgearthError(
-            f"cannot read the image ({len(image)} bytes) as a GeoTIFF: {error}",
-            sqlstate=INVALID_BINARY_REPRESENTATION,
-            hint="Pass the whole content of a GeoTIFF file as bytea.",
-        ) from error
-
-
-def _band_names(descriptions: Sequence[str | None], band_names: Sequence[str] | None) -> list[str]:
-    if band_names is None:
-        if None in descriptions:
-            raise PgearthError(
-                f"the image does not name its bands: descriptions {list(descriptions)}",
-                hint="Write band descriptions such as B02 into the file, or pass the names in the file's order.",
-            )
-        band_names = [str(description) for description in descriptions]
-    if len(band_names) != len(descriptions):
-        raise PgearthError(f"{len(band_names)} band names for an image of {len(descriptions)} bands")
-    if len(set(band_names)) < len(band_names):
-        raise PgearthError(f"band names repeat: {', '.join(band_names)}")
-    return list(band_names)
 
 
 def bands_from_wkb(wkb: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,0 +1,99 @@
+"""Uploaded GeoTIFFs, read without GDAL, against files that GDAL writes and reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.io import MemoryFile
+
+from pyfuncs.errors import PgearthError
+from pyfuncs.image import read_image
+
+
+def geotiff(bands: np.ndarray, descriptions: list[str] | None = None, **options: object) -> bytes:
+    count, height, width = bands.shape
+    options = {"driver": "GTiff", "dtype": bands.dtype, "crs": "EPSG:32633", **options}
+    with MemoryFile() as file:
+        transform = Affine(10, 0, 5e5, 0, -10, 5e6)
+        with file.open(width=width, height=height, count=count, transform=transform, **options) as dataset:
+            dataset.write(bands)
+            if descriptions:
+                dataset.descriptions = descriptions
+        return file.read()
+
+
+BANDS = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+
+
+def test_image_bands_are_called_by_their_descriptions() -> None:
+    image = read_image(geotiff(BANDS, ["B04", "B08"]))
+    assert list(image) == ["B04", "B08"]
+    np.testing.assert_array_equal(list(image.values()), BANDS)
+
+
+def test_given_names_go_before_descriptions() -> None:
+    image = read_image(geotiff(BANDS, ["red", "infrared"]), ["B04", "B08"])
+    np.testing.assert_array_equal(image["B08"], BANDS[1])
+
+
+def test_real_image(sample: Path) -> None:
+    path = next(sample.glob("bigearthnet-v2/BigEarthNet-S2/*/*/*_B02.tif"))
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(read_image(path.read_bytes(), ["B02"])["B02"], dataset.read(1))
+
+
+def test_declared_nodata_is_marked() -> None:
+    image = read_image(geotiff(BANDS, nodata=7), ["B04", "B08"])
+    np.testing.assert_array_equal(image["B04"], np.where(BANDS[0] == 7, 0, BANDS[0]))
+    image = read_image(geotiff(BANDS.astype(np.float32), nodata=7), ["B04", "B08"])
+    np.testing.assert_array_equal(image["B04"], np.where(BANDS[0] == 7, np.nan, BANDS[0]))
+
+
+VRT = b'<VRTDataset rasterXSize="1" rasterYSize="1"><VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+
+
+@pytest.mark.parametrize(
+    "image",
+    [b"", b"not a raster", VRT, geotiff(BANDS)[:60], geotiff(np.ones((2, 300, 300), np.uint16), compress="lzw")[:900]],
+    ids=["empty", "text", "another driver", "truncated header", "truncated pixels"],
+)
+def test_what_is_not_a_geotiff_is_refused(image: bytes) -> None:
+    with pytest.raises(PgearthError, match=rf"cannot read the image \({len(image)} bytes\) as a GeoTIFF") as error:
+        read_image(image, ["B04", "B08"])
+    assert error.value.sqlstate == "22P03"
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "names", "reason"),
+    [
+        (None, None, "does not name its bands"),
+        (None, ["B04"], "1 band names for an image of 2 bands"),
+        (None, ["B04", "B04"], "band names repeat: B04, B04"),
+        (["B04", "B04"], None, "band names repeat: B04, B04"),
+    ],
+)
+def test_bands_that_cannot_be_told_apart_are_refused(
+    descriptions: list[str] | None, names: list[str] | None, reason: str
+) -> None:
+    with pytest.raises(PgearthError, match=reason) as error:
+        read_image(geotiff(BANDS, descriptions), names)
+    assert error.value.sqlstate == "22023"
+
+
+def test_too_large_an_image_is_refused_before_it_is_read() -> None:
+    with MemoryFile() as file:
+        options = {
+            "driver": "GTiff",
+            "dtype": "uint8",
+            "crs": "EPSG:32633",
+            "transform": Affine(10, 0, 5e5, 0, -10, 5e6),
+        }
+        with file.open(width=8001, height=8000, count=1, sparse_ok=True, **options):
+            pass
+        image = file.read()
+    assert len(image) < 200_000  # what a bomb looks like
+    with pytest.raises(PgearthError, match="8001 x 8000 pixels in 1 bands is too large") as error:
+        read_image(image, ["B04"])
+    assert error.value.sqlstate == "54000"
