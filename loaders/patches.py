@@ -115,8 +115,11 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
         cursor.execute(STORE_PATCHES, {"source": source})
         stored = cursor.rowcount
         cursor.execute(STORE_RASTERS, {"source": source})
+        cursor.execute(STAGE_PAIRS, {"source": source})
+        # Without statistics on what was stored in this very transaction, one statement instead of these two takes minutes.
+        cursor.execute("analyze staged_pair")
         cursor.execute(LINK_PAIRS, {"source": source})
-        cursor.execute("drop table staged_patch, staged_raster")
+        cursor.execute("drop table staged_patch, staged_raster, staged_pair")
     return stored
 
 
@@ -194,15 +197,18 @@ join eo.product p on p.name = s.product
 order by s.name
 on conflict (name, source, cell) do nothing
 """
+# Patches are looked up by name one by one (lateral, limit): an index scan each. A plain join would be planned by
+# statistics that are out of date in the middle of a load, and then take hours.
 STORE_RASTERS = """
 insert into eo.patch_raster (patch_id, resolution, cell, bands, rast)
 select p.patch_id, r.resolution, p.cell, r.bands, ST_RastFromWKB(r.wkb)
 from staged_raster r
-join eo.patch p on p.name = r.name and p.source = %(source)s
+cross join lateral (select patch_id, cell from eo.patch where name = r.name and source = %(source)s limit 1) p
 on conflict (patch_id, resolution, cell) do nothing
 """
 
-LINK_PAIRS = """
+STAGE_PAIRS = """
+create temporary table staged_pair on commit drop as
 with named as (
     select s.name, p.name as pair_name
     from staged_patch s
@@ -211,13 +217,41 @@ with named as (
     select p.name, s.name
     from staged_patch s
     join eo.patch p on p.pair_name = s.name and p.source = %(source)s
-), pair as (
-    select name, pair_name from named
-    union all
-    select pair_name, name from named
 )
-update eo.patch p set pair_name = other.name, pair_id = other.patch_id
-from pair, eo.patch other
-where p.name = pair.name and p.source = %(source)s and p.pair_id is null
-  and other.name = pair.pair_name and other.source = p.source and other.cell = p.cell
+select name, pair_name from named
+union
+select pair_name, name from named
+"""
+
+LINK_PAIRS = """
+with named as (
+    select own.patch_id as one_id, own.name as one, other.patch_id as other_id, other.name as other, own.cell
+    from staged_patch s
+    cross join lateral (
+        select patch_id, name, cell from eo.patch where name = s.pair_name and source = %(source)s limit 1
+    ) other
+    cross join lateral (
+        select patch_id, name, cell from eo.patch
+        where name = s.name and source = %(source)s and cell = other.cell
+        limit 1
+    ) own
+    union all
+    select own.patch_id, own.name, other.patch_id, other.name, own.cell
+    from staged_patch s
+    cross join lateral (
+        select patch_id, name, cell from eo.patch where pair_name = s.name and source = %(source)s limit 1
+    ) other
+    cross join lateral (
+        select patch_id, name, cell from eo.patch
+        where name = s.name and source = %(source)s and cell = other.cell
+        limit 1
+    ) own
+), pair as (
+    select one_id as patch_id, cell, other_id as pair_id, other as pair_name from named
+    union all
+    select other_id, cell, one_id, one from named
+)
+update eo.patch p set pair_id = pair.pair_id, pair_name = pair.pair_name
+from pair
+where p.patch_id = pair.patch_id and p.cell = pair.cell and p.pair_id is distinct from pair.pair_id
 """

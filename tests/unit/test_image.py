@@ -97,3 +97,53 @@ def test_too_large_an_image_is_refused_before_it_is_read() -> None:
     with pytest.raises(PgearthError, match="8001 x 8000 pixels in 1 bands is too large") as error:
         read_image(image, ["B04"])
     assert error.value.sqlstate == "54000"
+
+
+NOISE = np.random.default_rng(1).integers(1, 100, (13, 70, 50))
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("count", [1, 3, 4, 13])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tiled": True, "blockxsize": 32, "blockysize": 16},
+        {"compress": "lzw", "predictor": 2},
+        {"compress": "deflate", "tiled": True, "blockxsize": 16, "blockysize": 16},
+        {"compress": "zstd", "endianness": "BIG", "bigtiff": "YES"},
+    ],
+    ids=["strips", "tiles", "lzw", "deflate", "zstd big-endian BigTIFF"],
+)
+def test_every_way_gdal_lays_out_pixels(interleave: str, count: int, dtype: str, options: dict[str, object]) -> None:
+    names = [f"band {number}" for number in range(count)]
+    image = read_image(geotiff(NOISE[:count].astype(dtype), names, interleave=interleave, **options))
+    assert list(image) == names
+    np.testing.assert_array_equal(list(image.values()), NOISE[:count])
+
+
+def test_cloud_optimised_geotiff_gives_its_full_resolution() -> None:
+    bands = np.tile(NOISE[:2], (1, 12, 16)).astype(np.uint16)  # large enough for overviews
+    image = read_image(geotiff(bands, ["B04", "B08"], driver="COG"))
+    np.testing.assert_array_equal(list(image.values()), bands)
+
+
+@pytest.mark.parametrize("options", [{}, {"compress": "lzw"}, {"compress": "deflate", "tiled": True}])
+def test_damaged_files_are_refused_or_read_but_never_crash(options: dict[str, object]) -> None:
+    image = geotiff(NOISE[:2].astype(np.uint16), ["B04", "B08"], **options)
+    for length in range(0, len(image), 401):
+        with pytest.raises(PgearthError):
+            read_image(image[:length])
+    random = np.random.default_rng(2)
+    directory = int.from_bytes(image[4:8], "little")  # where the tags lie: the part that a decoder believes
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(image)
+        for position in random.integers(directory, directory + 200, 2):
+            damaged[position] = random.integers(0, 256)
+        try:
+            read_image(bytes(damaged))
+        except PgearthError:
+            refused += 1
+    assert refused > 50  # guards against damage that touches nothing

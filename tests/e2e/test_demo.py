@@ -1,0 +1,67 @@
+"""The demo as a user runs it, with the sample data and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from click.testing import Result
+from PIL import Image
+
+PICTURES = ["contact_sheet.png", "label_chart.png", "result_map.png"]
+COUNTS = """
+select 'patch', count(*) from eo.patch union all select 'raster', count(*) from eo.patch_raster
+union all select 'code', count(*) from eo.patch_bucket union all select 'corine', count(*) from eo.corine
+union all select 'nuts', count(*) from eo.nuts union all select 'load', count(*) from eo.load order by 1
+"""
+
+
+def assert_pictures(folder: Path) -> None:
+    for name in PICTURES:
+        pixels = np.asarray(Image.open(folder / name).convert("RGB"))
+        assert min(pixels.shape[:2]) > 200, name
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, f"{name} is nearly blank"
+
+
+def test_with_the_sample(
+    module_archive: psycopg.Connection, run_pgearth: Callable[..., Result], sample: Path, tmp_path: Path
+) -> None:
+    result = run_pgearth(module_archive, "demo", "--sample", sample, "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    counts = dict(module_archive.execute(COUNTS).fetchall())
+    # The catalogue, one Sentinel-1 patch of v2 with pixels, 20 patches of v1, 163 of scenes, and the grid over CORINE.
+    assert counts["patch"] == 549_488 + 1 + 20 + 163 + 475
+    assert counts["code"] == 11 + 1 + 163
+    assert counts["corine"] == 136 + 1158
+    assert counts["nuts"] == 2010
+    for printed in (
+        "from eo.similar(:'patch'",
+        "from eo.similar_to_image(:'image'::bytea",
+        "label_match => 'at_least'",
+        "from eo.label_statistics(",
+        "% Discontinuous urban fabric",
+        "549489 | 99.16",
+    ):
+        assert printed in result.output
+    assert_pictures(tmp_path)
+    again = run_pgearth(module_archive, "demo", "--sample", sample, "--output", tmp_path)
+    assert again.exit_code == 0, again.output
+    assert dict(module_archive.execute(COUNTS).fetchall()) == counts
+
+
+def test_without_the_sample(
+    archive: psycopg.Connection, run_pgearth: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loaders.demo.SYNTHETIC_PATCHES", 60)
+    result = run_pgearth(archive, "demo", "--sample", tmp_path / "nowhere", "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "making a synthetic archive instead" in result.output
+    counts = dict(archive.execute(COUNTS).fetchall())
+    assert counts["patch"] == counts["code"] == 60
+    assert archive.execute("select count(*) from eo.patch where label_ids is not null").fetchone() == (60,)
+    assert_pictures(tmp_path)
+    assert run_pgearth(archive, "demo", "--sample", "", "--output", tmp_path).exit_code == 0
+    assert dict(archive.execute(COUNTS).fetchall()) == counts
