@@ -115,11 +115,8 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
         cursor.execute(STORE_PATCHES, {"source": source})
         stored = cursor.rowcount
         cursor.execute(STORE_RASTERS, {"source": source})
-        cursor.execute(STAGE_PAIRS, {"source": source})
-        # Without statistics on what was stored in this very transaction, one statement instead of these two takes minutes.
-        cursor.execute("analyze staged_pair")
         cursor.execute(LINK_PAIRS, {"source": source})
-        cursor.execute("drop table staged_patch, staged_raster, staged_pair")
+        cursor.execute("drop table staged_patch, staged_raster")
     return stored
 
 
@@ -137,7 +134,10 @@ alter table staged_raster alter column wkb set storage external;
 
 def copy_staged(cursor: Cursor, patches: Iterable[Patch]) -> None:
     """COPY patches into the staging tables; pixels are kept back in memory for batches of patches only."""
-    columns = ["text", "text", "text", "timestamptz", "int4", "float8", "float8", "float8", "float8", "int2", "int2", "int2[]", "int2[]", "text", "text", "bool", "bool", "text", "jsonb"]
+    columns = (
+        "text text text timestamptz int4 float8 float8 float8 float8 int2 int2 int2[] int2[] text text bool bool text"
+        " jsonb"
+    ).split()
     batch: list[Patch] = []
 
     def flush() -> None:
@@ -191,7 +191,8 @@ select ST_GeoHash(ST_Transform(ST_Point((s.west + s.east) / 2, (s.south + s.nort
        s.name, %(source)s, p.product_id, s.platform, s.sensing_time,
        ST_Transform(ST_MakeEnvelope(s.west, s.south, s.east, s.north, s.srid), 4326),
        s.srid, s.west, s.south, s.east, s.north, s.tile_column, s.tile_row, s.label_ids, s.scene_class_ids,
-       s.country, case when s.country is not null then array[s.country] end, s.split, s.seasonal_snow, s.cloud_or_shadow, s.pair_name, s.metadata
+       s.country, case when s.country is not null then array[s.country] end, s.split,
+       s.seasonal_snow, s.cloud_or_shadow, s.pair_name, s.metadata
 from staged_patch s
 join eo.product p on p.name = s.product
 order by s.name
@@ -205,22 +206,6 @@ select p.patch_id, r.resolution, p.cell, r.bands, ST_RastFromWKB(r.wkb)
 from staged_raster r
 cross join lateral (select patch_id, cell from eo.patch where name = r.name and source = %(source)s limit 1) p
 on conflict (patch_id, resolution, cell) do nothing
-"""
-
-STAGE_PAIRS = """
-create temporary table staged_pair on commit drop as
-with named as (
-    select s.name, p.name as pair_name
-    from staged_patch s
-    join eo.patch p on p.name = s.pair_name and p.source = %(source)s
-    union all
-    select p.name, s.name
-    from staged_patch s
-    join eo.patch p on p.pair_name = s.name and p.source = %(source)s
-)
-select name, pair_name from named
-union
-select pair_name, name from named
 """
 
 LINK_PAIRS = """

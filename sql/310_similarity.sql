@@ -54,7 +54,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_code(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
-'The max_results patches whose hash codes are nearest to a code (Hamming distance), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the newest. Exact.';
+'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the newest. Exact.';
 
 create or replace function eo.within_distance(
     code bit varying,
@@ -82,30 +82,16 @@ rows 10 cost 10000
 set search_path = eo, public, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
-declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
 begin
-    if length(code) is distinct from (select e.bits from eo.encoder e where e.encoder_id = used_encoder) then
-        raise exception 'the code has % bits, but the hash function makes %', length(code),
-            (select e.bits from eo.encoder e where e.encoder_id = used_encoder)
-            using errcode = 'invalid_parameter_value', hint = 'Pass a code made by eo.hash with the same hash function.';
-    end if;
     if radius is null or radius < 0 then
         raise exception 'radius must be 0 or more, not %', radius
             using errcode = 'invalid_parameter_value', hint = 'It is a number of differing bits.';
     end if;
     return query
-        select row_number() over (order by found.distance, found.patch_id), found.*
-        from (
-            select p.patch_id, p.cell, p.name, (b.code <~> within_distance.code)::integer as distance
-            from eo.bucket b
-            join eo.patch_bucket pb on pb.encoder_id = b.encoder_id and pb.bucket_no = b.bucket_no and pb.segment = 0
-            join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                            within_distance.seasonal_snow, within_distance.cloud_or_shadow, max_cloud) p
-                on p.patch_id = pb.patch_id and p.cell = pb.cell
-            where b.encoder_id = used_encoder
-              and b.code <~> within_distance.code <= radius
-        ) found
+        select s.*
+        from eo.similar_to_code(code, null, encoder, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                                within_distance.seasonal_snow, within_distance.cloud_or_shadow, max_cloud) s
+        where s.distance <= radius
         order by 1;
 end
 $$;
