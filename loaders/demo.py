@@ -25,7 +25,7 @@ from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.scene import load_scene
 from loaders.synthetic import load_synthetic
 
-SYNTHETIC_PATCHES = 500
+SYNTHETIC_PATCHES = 676  # one square of 15.6 km in four seasons
 GRID_SIDE = 1200
 GRID_SOURCE = "corine-grid"
 

@@ -134,15 +134,13 @@ alter table staged_raster alter column wkb set storage external;
 
 def copy_staged(cursor: Cursor, patches: Iterable[Patch]) -> None:
     """COPY patches into the staging tables; pixels are kept back in memory for batches of patches only."""
-    columns = (
-        "text text text timestamptz int4 float8 float8 float8 float8 int2 int2 int2[] int2[] text text bool bool text"
-        " jsonb"
-    ).split()
+    types = [*["text"] * 3, "timestamptz", "int4", *["float8"] * 4, *["int2"] * 2, *["int2[]"] * 2]
+    types += ["text", "text", "bool", "bool", "text", "jsonb"]
     batch: list[Patch] = []
 
     def flush() -> None:
         with cursor.copy("copy staged_patch from stdin (format binary)") as copy:
-            copy.set_types(columns)
+            copy.set_types(types)
             for patch in batch:
                 copy.write_row(
                     (

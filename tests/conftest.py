@@ -97,7 +97,7 @@ def filled_with_pixels(archive: psycopg.Connection, sample: Path) -> None:
 @pytest.fixture(scope="module")
 def module_archive(archive_template: SimpleNamespace, request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
     """Like `archive`, for all tests of a module: for tests that read what was loaded once."""
-    name = "pgearth_" + request.module.__name__.rpartition(".")[2]
+    name = f"{archive_template.dbname}_{request.module.__name__.rpartition('.')[2]}"
     janitor = DatabaseJanitor(
         user=archive_template.user,
         host=archive_template.host,

@@ -19,7 +19,9 @@ README = (CHECKOUT / "README.md").read_text()
 
 
 def test_every_command_exists(archive: psycopg.Connection, run_pgearth: Callable[..., Result]) -> None:
-    commands = re.findall(r"pgearth ((?:load [a-z-]+|[a-z]+)(?= |$))", "\n".join(re.findall(r"```sh(.*?)```", README, re.S)), re.M)
+    commands = re.findall(
+        r"pgearth ((?:load [a-z-]+|[a-z]+)(?= |$))", "\n".join(re.findall(r"```sh(.*?)```", README, re.S)), re.M
+    )
     assert len(set(commands)) >= 7
     for command in commands:
         result = run_pgearth(archive, *command.split(), "--help")
@@ -28,7 +30,9 @@ def test_every_command_exists(archive: psycopg.Connection, run_pgearth: Callable
 
 def test_every_make_target_exists() -> None:
     for target in set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)`", README, re.M)):
-        subprocess.run(["make", "--dry-run", "--always-make", "".join(target)], cwd=CHECKOUT, check=True, capture_output=True)
+        subprocess.run(
+            ["make", "--dry-run", "--always-make", "".join(target)], cwd=CHECKOUT, check=True, capture_output=True
+        )
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -46,7 +50,9 @@ def test_the_psql_session_runs(archive: psycopg.Connection, sample: Path) -> Non
     statements = [statement for statement in blocks[0].split(";") if statement.strip()]
     assert len(statements) >= 5
     for statement in statements:
-        rows = archive.execute(statement.replace("%", "%%").encode() if "%" in statement else statement.encode()).fetchall()
+        rows = archive.execute(
+            statement.replace("%", "%%").encode() if "%" in statement else statement.encode()
+        ).fetchall()
         if "eo.similar" in statement and "countries" not in statement:
             assert len(rows) == 10
 

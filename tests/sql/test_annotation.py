@@ -143,7 +143,9 @@ def test_countries_equal_one_query_per_patch(annotated: psycopg.Connection) -> N
         assert country_codes == [code for (code,) in definition]
         borders += len(definition) > 1
     assert borders > 10
-    found = annotated.execute("select distinct unnest(country_codes) from eo.patch where source = 'vaals' order by 1").fetchall()
+    found = annotated.execute(
+        "select distinct unnest(country_codes) from eo.patch where source = 'vaals' order by 1"
+    ).fetchall()
     assert found == [("BE",), ("DE",), ("NL",)]
 
 
@@ -182,7 +184,9 @@ def test_an_interrupted_annotation_goes_on(annotated: psycopg.Connection, cluste
 
 
 def test_polygons_loaded_later_reach_old_patches(archive: psycopg.Connection, sample: Path) -> None:
-    write_products(archive, [Product("lanjaron", "sentinel-2a", "L2A", TIME), Product("muenster", "sentinel-2a", "L2A", TIME)])
+    write_products(
+        archive, [Product("lanjaron", "sentinel-2a", "L2A", TIME), Product("muenster", "sentinel-2a", "L2A", TIME)]
+    )
     for name in ("lanjaron", "muenster"):
         with archive.transaction():
             write_patches(archive, name, grid(name))

@@ -47,7 +47,9 @@ def test_files_hold_rerunnable_statements_only(file: SqlFile) -> None:
 def headers(file: SqlFile) -> list[tuple[str, list[str]]]:
     """Name and header lines (between `returns`/arguments and the body) of each routine of a file."""
     found = []
-    for match in re.finditer(r"^create or replace (?:function|procedure) (\S+?)\((.*?)^(?:as \$\$|begin atomic)", file.text, re.M | re.S):
+    for match in re.finditer(
+        r"^create or replace (?:function|procedure) (\S+?)\((.*?)^(?:as \$\$|begin atomic)", file.text, re.M | re.S
+    ):
         lines = match.group(2).splitlines()
         start = next(number for number, line in enumerate(lines) if line.startswith("language "))
         found.append((match.group(1), lines[start:]))
@@ -171,10 +173,13 @@ def test_python_bodies_are_thin(archive: psycopg.Connection) -> None:
 
 def test_python_functions_are_not_public(archive: psycopg.Connection) -> None:
     """A public name is never PL/Python itself: it checks its arguments in SQL first."""
-    assert archive.execute(
-        "select oid::regprocedure::text from pg_proc where pronamespace = 'eo'::regnamespace"
-        " and prolang = (select oid from pg_language where lanname = 'plpython3u')"
-    ).fetchall() == []
+    assert (
+        archive.execute(
+            "select oid::regprocedure::text from pg_proc where pronamespace = 'eo'::regnamespace"
+            " and prolang = (select oid from pg_language where lanname = 'plpython3u')"
+        ).fetchall()
+        == []
+    )
 
 
 def test_errors_carry_a_code_and_a_hint() -> None:

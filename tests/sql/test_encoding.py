@@ -100,12 +100,14 @@ def test_rasters_as_argument(encoded: psycopg.Connection) -> None:
         f" where r.patch_id = p.patch_id and '{band}' = any (bands))"
         for band in BANDS
     )
-    for same, in encoded.execute(
+    for (same,) in encoded.execute(
         f"select eo.encode(array[{order}]) = e.embedding from eo.patch p join eo.embedding e using (patch_id) limit 3".encode()
     ):
         assert same
     with pytest.raises(errors.InvalidParameterValue, match="4 bands, but the encoder reads 12") as caught:
-        encoded.execute("select eo.encode(array_agg(rast)) from eo.patch_raster where resolution = 10 group by patch_id having cardinality(min(bands)) = 4")
+        encoded.execute(
+            "select eo.encode(array_agg(rast)) from eo.patch_raster where resolution = 10 group by patch_id having cardinality(min(bands)) = 4"
+        )
     assert "B01, B02" in (caught.value.diag.message_hint or "")
 
 
@@ -139,18 +141,27 @@ def patch(sample: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     "profile",
-    [{}, {"compress": "deflate", "predictor": 2}, {"compress": "lzw", "tiled": True}, {"interleave": "pixel"}, {"compress": "zstd"}],
+    [
+        {},
+        {"compress": "deflate", "predictor": 2},
+        {"compress": "lzw", "tiled": True},
+        {"interleave": "pixel"},
+        {"compress": "zstd"},
+    ],
     ids=str,
 )
 def test_an_uploaded_image_is_encoded_as_in_python(
     encoded: psycopg.Connection, patch: dict[str, np.ndarray], profile: dict[str, object]
 ) -> None:
     upsampled = {
-        band: np.kron(pixels, np.ones((120 // pixels.shape[0],) * 2, np.uint16))[np.newaxis] for band, pixels in patch.items()
+        band: np.kron(pixels, np.ones((120 // pixels.shape[0],) * 2, np.uint16))[np.newaxis]
+        for band, pixels in patch.items()
     }
     expected = spectral.features(upsampled)[0]
     for names, arguments in ((BANDS, ""), (BANDS[::-1], "")):
-        row = encoded.execute(f"select eo.encode_image(%s{arguments})".encode(), (geotiff(patch, names, **profile),)).fetchone()
+        row = encoded.execute(
+            f"select eo.encode_image(%s{arguments})".encode(), (geotiff(patch, names, **profile),)
+        ).fetchone()
         assert row is not None
         np.testing.assert_array_equal(row[0].to_numpy(), expected)
     row = encoded.execute(
@@ -160,9 +171,13 @@ def test_an_uploaded_image_is_encoded_as_in_python(
     np.testing.assert_array_equal(row[0].to_numpy(), expected)
 
 
-def test_similar_to_an_uploaded_copy_finds_the_original(encoded: psycopg.Connection, patch: dict[str, np.ndarray], sample: Path) -> None:
+def test_similar_to_an_uploaded_copy_finds_the_original(
+    encoded: psycopg.Connection, patch: dict[str, np.ndarray], sample: Path
+) -> None:
     original = next(path.name for path in sorted((sample / "bigearthnet-v1" / "S2").iterdir()) if path.is_dir())
-    found = encoded.execute("select name, distance from eo.similar_to_image(%s, 3)", (geotiff(patch, BANDS),)).fetchall()
+    found = encoded.execute(
+        "select name, distance from eo.similar_to_image(%s, 3)", (geotiff(patch, BANDS),)
+    ).fetchall()
     assert found[0][0] == original
     assert found[0][1] < found[1][1]
 
@@ -185,7 +200,12 @@ def test_bad_uploads(encoded: psycopg.Connection, patch: dict[str, np.ndarray], 
         (b"", "", errors.InvalidBinaryRepresentation, "0 bytes"),
         (b"not an image", "", errors.InvalidBinaryRepresentation, "12 bytes"),
         (good[: len(good) // 2], "", errors.InvalidBinaryRepresentation, "cannot read the image"),
-        ((sample / "eurosat" / "RGB" / "Pasture" / "Pasture_300.jpg").read_bytes(), "", errors.InvalidBinaryRepresentation, "GeoTIFF"),
+        (
+            (sample / "eurosat" / "RGB" / "Pasture" / "Pasture_300.jpg").read_bytes(),
+            "",
+            errors.InvalidBinaryRepresentation,
+            "GeoTIFF",
+        ),
         (geotiff(patch, BANDS, describe=False), "", errors.InvalidParameterValue, "does not name its bands"),
         (good, ", bands => '{B02}'", errors.InvalidParameterValue, "1 band names"),
         (geotiff(patch, BANDS[1:]), "", errors.InvalidParameterValue, "B01"),
@@ -215,7 +235,9 @@ def test_readers_encode_and_search(encoded: psycopg.Connection) -> None:
         encoded.execute("set local role eo_reader")
         assert encoded.execute("select count(*) from eo.similar(%s)", row).fetchone() == (10,)
         assert encoded.execute("select length(eo.rgb(%s)) > 1000", row).fetchone() == (True,)
-        assert encoded.execute("select count(*) from eo.encode(array(select patch_id from eo.patch where name = %s))", row).fetchone() == (1,)
+        assert encoded.execute(
+            "select count(*) from eo.encode(array(select patch_id from eo.patch where name = %s))", row
+        ).fetchone() == (1,)
 
 
 def test_the_server_never_loads_a_second_gdal() -> None:
@@ -225,4 +247,6 @@ def test_the_server_never_loads_a_second_gdal() -> None:
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
     for source in (Path(__file__).parents[2] / "pyfuncs").glob("*.py"):
-        assert not any(f"import {name}" in source.read_text() for name in ("rasterio", "pyogrio", "shapely", "pyproj")), source
+        assert not any(
+            f"import {name}" in source.read_text() for name in ("rasterio", "pyogrio", "shapely", "pyproj")
+        ), source

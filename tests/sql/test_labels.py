@@ -24,7 +24,8 @@ def labelled(module_archive: psycopg.Connection) -> psycopg.Connection:
         scheme: [
             label
             for (label,) in module_archive.execute(
-                "select label_id from eo.label where scheme = %s and (scheme <> 'clc' or level = 3) order by 1", (scheme,)
+                "select label_id from eo.label where scheme = %s and (scheme <> 'clc' or level = 3) order by 1",
+                (scheme,),
             )
         ]
         for scheme in ("ben19", "ben43", "clc")
@@ -73,7 +74,12 @@ def brute_force(archive: psycopg.Connection, labels: list[str], match: str) -> s
     """A label means its CLC classes; another label is a descendant when its classes are among them."""
     sets = clc_sets(archive)
     selected = [
-        {label_id for (label_id,) in archive.execute("select label_id from eo.label where name = %s or scheme || ':' || code = %s", (name, name))}
+        {
+            label_id
+            for (label_id,) in archive.execute(
+                "select label_id from eo.label where name = %s or scheme || ':' || code = %s", (name, name)
+            )
+        }
         for name in labels
     ]
     groups = [{other for other in sets for one in group if sets[other] <= sets[one]} for group in selected]
@@ -101,7 +107,9 @@ def brute_force(archive: psycopg.Connection, labels: list[str], match: str) -> s
     ids=" + ".join,
 )
 def test_label_match(labelled: psycopg.Connection, labels: list[str], match: str) -> None:
-    found = labelled.execute("select name from eo.search(labels => %s, label_match => %s, max_results => null)", (labels, match))
+    found = labelled.execute(
+        "select name from eo.search(labels => %s, label_match => %s, max_results => null)", (labels, match)
+    )
     assert {name for (name,) in found} == brute_force(labelled, labels, match)
 
 
@@ -129,15 +137,26 @@ def test_unknown_label(labelled: psycopg.Connection) -> None:
 def test_other_filters(labelled: psycopg.Connection) -> None:
     def names(**filters: object) -> set[str]:
         arguments = ", ".join(f"{key} => %({key})s" for key in filters)
-        return {name for (name,) in labelled.execute(f"select name from eo.search({arguments}, max_results => null)".encode(), filters)}
+        return {
+            name
+            for (name,) in labelled.execute(
+                f"select name from eo.search({arguments}, max_results => null)".encode(), filters
+            )
+        }
 
     def expected(condition: str) -> set[str]:
         return {name for (name,) in labelled.execute(f"select name from eo.patch where {condition}".encode())}
 
     for filters, condition in [
-        ({"from_time": START + timedelta(days=10), "to_time": START + timedelta(days=20)}, "extract(epoch from sensing_time) >= extract(epoch from timestamptz '2017-06-11Z') and sensing_time < '2017-06-21Z'"),
+        (
+            {"from_time": START + timedelta(days=10), "to_time": START + timedelta(days=20)},
+            "extract(epoch from sensing_time) >= extract(epoch from timestamptz '2017-06-11Z') and sensing_time < '2017-06-21Z'",
+        ),
         ({"platforms": ["sentinel-2b"]}, "platform = 'sentinel-2b'"),
-        ({"seasons": ["winter", "spring"]}, "extract(month from sensing_time at time zone 'UTC') in (12, 1, 2, 3, 4, 5)"),
+        (
+            {"seasons": ["winter", "spring"]},
+            "extract(month from sensing_time at time zone 'UTC') in (12, 1, 2, 3, 4, 5)",
+        ),
         ({"countries": ["DE"]}, "source_country = 'DE'"),
         ({"splits": ["test"]}, "split = 'test'"),
         ({"sources": ["other"]}, "false"),
@@ -152,14 +171,17 @@ def test_other_filters(labelled: psycopg.Connection) -> None:
 
 def test_area_in_any_srid(labelled: psycopg.Connection) -> None:
     boxes = {
-        name: shapely.from_wkb(wkb) for name, wkb in labelled.execute("select name, st_asbinary(footprint) from eo.patch")
+        name: shapely.from_wkb(wkb)
+        for name, wkb in labelled.execute("select name, st_asbinary(footprint) from eo.patch")
     }
     for area, srid in [
         ("POLYGON((7.57 51.45, 7.7 51.45, 7.65 51.52, 7.57 51.45))", 4326),
         ("POLYGON((403000 5703000, 409000 5703500, 405000 5710000, 403000 5703000))", 32632),
         ("POINT(405000 5705000)", 32632),
     ]:
-        row = labelled.execute("select st_asbinary(st_transform(st_geomfromtext(%s, %s), 4326))", (area, srid)).fetchone()
+        row = labelled.execute(
+            "select st_asbinary(st_transform(st_geomfromtext(%s, %s), 4326))", (area, srid)
+        ).fetchone()
         assert row is not None
         shape = shapely.from_wkb(row[0])
         found = {
@@ -211,7 +233,17 @@ def test_label_index_is_used(labelled: psycopg.Connection) -> None:
 def test_season_follows_the_hemisphere(archive: psycopg.Connection) -> None:
     write_products(archive, [Product("p", "sentinel-2a", "L2A", START)])
     patches = [
-        Patch(f"{hemisphere}-{month}", "p", "sentinel-2a", datetime(2018, month, 15, tzinfo=UTC), srid, 500_000, south, 501_200, south + 1200)
+        Patch(
+            f"{hemisphere}-{month}",
+            "p",
+            "sentinel-2a",
+            datetime(2018, month, 15, tzinfo=UTC),
+            srid,
+            500_000,
+            south,
+            501_200,
+            south + 1200,
+        )
         for hemisphere, srid, south in (("north", 32633, 5_000_000), ("south", 32733, 5_000_000))
         for month in range(1, 13)
     ]

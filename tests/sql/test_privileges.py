@@ -83,13 +83,19 @@ def test_only_the_owner_calls_python(archive: psycopg.Connection) -> None:
 
 
 def test_security_definer_functions_do_not_belong_to_a_superuser(archive: psycopg.Connection) -> None:
-    assert archive.execute(
-        """
+    assert (
+        archive.execute(
+            """
         select p.oid::regprocedure::text from pg_proc p join pg_roles r on r.oid = p.proowner
         where p.pronamespace::regnamespace::text in ('eo', 'eo_internal') and r.rolname <> 'eo_owner'
         """
-    ).fetchall() == []
-    assert archive.execute("select rolsuper, rolcanlogin from pg_roles where rolname = 'eo_owner'").fetchone() == (False, False)
+        ).fetchall()
+        == []
+    )
+    assert archive.execute("select rolsuper, rolcanlogin from pg_roles where rolname = 'eo_owner'").fetchone() == (
+        False,
+        False,
+    )
 
 
 def test_tables(archive: psycopg.Connection, outsider: str) -> None:
@@ -109,7 +115,8 @@ def test_tables(archive: psycopg.Connection, outsider: str) -> None:
             held = {
                 privilege
                 for privilege in ("select", "insert", "update", "delete", "truncate", "references", "trigger")
-                if archive.execute("select has_table_privilege(%s, %s, %s)", (role, table, privilege)).fetchone() == (True,)
+                if archive.execute("select has_table_privilege(%s, %s, %s)", (role, table, privilege)).fetchone()
+                == (True,)
             }
             assert held == allowed, (table, role)
 
@@ -156,8 +163,12 @@ def test_a_writer_registers_and_stores(archive: psycopg.Connection) -> None:
     archive.execute("set role eo_writer")
     row = archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)").fetchone()
     assert row is not None
-    assert archive.execute(sql.SQL("select count(*) from eo.{}").format(sql.Identifier(f"embedding__{row[0]}"))).fetchone() == (0,)
+    assert archive.execute(
+        sql.SQL("select count(*) from eo.{}").format(sql.Identifier(f"embedding__{row[0]}"))
+    ).fetchone() == (0,)
 
 
 def test_functions_of_public_are_left_alone(archive: psycopg.Connection, outsider: str) -> None:
-    assert archive.execute("select has_function_privilege(%s, 'st_area(geometry)', 'execute')", (outsider,)).fetchone() == (True,)
+    assert archive.execute(
+        "select has_function_privilege(%s, 'st_area(geometry)', 'execute')", (outsider,)
+    ).fetchone() == (True,)

@@ -86,7 +86,9 @@ def archive(module_archive: psycopg.Connection) -> Archive:
     return Archive(module_archive, patch_ids, codes, vectors, labels, days)
 
 
-def nearest(distance: np.ndarray, patch_ids: np.ndarray, keep: np.ndarray, count: int | None) -> list[tuple[int, float]]:
+def nearest(
+    distance: np.ndarray, patch_ids: np.ndarray, keep: np.ndarray, count: int | None
+) -> list[tuple[int, float]]:
     order = np.lexsort((patch_ids, distance))
     order = order[keep[order]][:count]
     return [(int(patch_ids[i]), float(distance[i])) for i in order]
@@ -145,7 +147,11 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
     in_area = np.array(
         [
             box.intersects(shapely.box(505_000, 5_003_000, 520_000, 5_011_500))
-            for box in shapely.box(*np.array(archive.connection.execute("select west, south, east, north from eo.patch order by name").fetchall()).T)
+            for box in shapely.box(
+                *np.array(
+                    archive.connection.execute("select west, south, east, north from eo.patch order by name").fetchall()
+                ).T
+            )
         ]
     )
     summer = (archive.days >= 151) & (archive.days < 243)
@@ -163,13 +169,16 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
         expected = nearest(distance, archive.patch_ids, keep, 10)
         assert len(expected) == min(10, keep.sum())
         found = archive.connection.execute(
-            f"select patch_id, distance from eo.similar_to_code(%s::text::bit varying, 10, {arguments})".encode(), (bit_string(query),)
+            f"select patch_id, distance from eo.similar_to_code(%s::text::bit varying, 10, {arguments})".encode(),
+            (bit_string(query),),
         ).fetchall()
         assert found == expected, arguments
         vectors = archive.connection.execute(
             f"select patch_id from eo.similar_to_vector(%s, 10, {arguments})".encode(), (Vector(archive.vectors[5]),)
         ).fetchall()
-        by_vector = nearest(np.linalg.norm(archive.vectors.astype(np.float64) - archive.vectors[5], axis=1), archive.patch_ids, keep, 10)
+        by_vector = nearest(
+            np.linalg.norm(archive.vectors.astype(np.float64) - archive.vectors[5], axis=1), archive.patch_ids, keep, 10
+        )
         assert [patch_id for (patch_id,) in vectors] == [patch_id for patch_id, _ in by_vector], arguments
 
 
@@ -211,12 +220,27 @@ def test_a_vector_of_another_length_is_not_stored(archive: Archive) -> None:
         ("select * from eo.similar('nowhere')", errors.NoDataFound, 'no patch "nowhere"', "eo.search"),
         ("select * from eo.similar_to_code(B'101')", errors.InvalidParameterValue, "3 bits", "eo.hash"),
         ("select * from eo.similar_to_code(null)", errors.InvalidParameterValue, "bits", "eo.hash"),
-        ("select * from eo.within_distance(repeat('0', 128)::bit varying, -1)", errors.InvalidParameterValue, "not -1", "bits"),
+        (
+            "select * from eo.within_distance(repeat('0', 128)::bit varying, -1)",
+            errors.InvalidParameterValue,
+            "not -1",
+            "bits",
+        ),
         ("select * from eo.similar_to_vector('[1,2]')", errors.InvalidParameterValue, "2 dimensions", "eo.encode"),
-        ("select * from eo.similar('patch-0001', encoder => 'nosuch')", errors.UndefinedObject, 'hash function "nosuch"', "h:1"),
+        (
+            "select * from eo.similar('patch-0001', encoder => 'nosuch')",
+            errors.UndefinedObject,
+            'hash function "nosuch"',
+            "h:1",
+        ),
         ("select * from eo.similar_to_vector('[1]', encoder => 'h')", errors.UndefinedObject, 'encoder "h"', "v:1"),
         ("select eo.hash('[1,2]')", errors.InvalidParameterValue, "2 dimensions", "encoder"),
-        ("select * from eo.encode(array[(select min(patch_id) from eo.patch)])", errors.NoDataFound, "no pixels", "patch_raster"),
+        (
+            "select * from eo.encode(array[(select min(patch_id) from eo.patch)])",
+            errors.NoDataFound,
+            "no pixels",
+            "patch_raster",
+        ),
         ("select eo.encode_image(null)", errors.NullValueNotAllowed, "no image", "GeoTIFF"),
         ("select eo.rgb('patch-0001')", errors.NoDataFound, "patch-0001", "patch_raster"),
     ],
@@ -230,7 +254,11 @@ def test_bad_arguments(archive: Archive, query: str, error: type[Exception], mes
 def test_encoder_by_name_and_version(archive: Archive) -> None:
     query = bit_string(archive.codes[5])
     results = {
-        str(archive.connection.execute("select patch_id from eo.similar_to_code(%s::text::bit varying, 5, %s)", (query, name)).fetchall())
+        str(
+            archive.connection.execute(
+                "select patch_id from eo.similar_to_code(%s::text::bit varying, 5, %s)", (query, name)
+            ).fetchall()
+        )
         for name in (None, "h", "h:1")
     }
     assert len(results) == 1
@@ -239,9 +267,9 @@ def test_encoder_by_name_and_version(archive: Archive) -> None:
 def test_hash_in_sql_equals_numpy(archive: Archive) -> None:
     codes = lsh.hash_codes(lsh.fit(archive.vectors, BITS), archive.vectors)
     for number in (0, 3, 599):
-        assert archive.connection.execute("select eo.hash(%s)::text", (Vector(archive.vectors[number]),)).fetchone() == (
-            bit_string(codes[number]),
-        )
+        assert archive.connection.execute(
+            "select eo.hash(%s)::text", (Vector(archive.vectors[number]),)
+        ).fetchone() == (bit_string(codes[number]),)
 
 
 def test_a_deleted_patch_is_not_found_and_its_bucket_stays(archive: Archive) -> None:
