@@ -47,7 +47,7 @@ from loaders.ledger import file_checksum, load_item
 from loaders.nomenclature import data_file
 from loaders.patches import Patch, PatchRaster, Product, write_patches, write_products
 from loaders.progress import progress
-from loaders.scene import to_wgs84
+from loaders.scene_product import to_wgs84
 from pyfuncs.rasters import NODATA, Raster, resample, to_wkb
 
 LOADER = "synthetic"
