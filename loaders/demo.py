@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -203,9 +204,9 @@ def sample_queries(image: bytes) -> list[Query]:
         Query(
             "Query by an uploaded image: a EuroSAT GeoTIFF (annual crop) that is not in the archive",
             """select rank, name, distance
-from eo.similar_to_image(:'image'::bytea, bands => :'bands', max_results => 5);""",
-            {"image": image, "bands": EUROSAT_BANDS},
-            "psql reads a file into a variable with: \\set image '\\\\x' `xxd -p FILE | tr -d '\\n'`",
+from eo.similar_to_image(decode(:'image', 'base64'), bands => :'bands', max_results => 5);""",
+            {"image": base64.b64encode(image).decode(), "bands": EUROSAT_BANDS},
+            "psql reads a file into a variable with: \\set image `base64 -w0 FILE`",
         ),
         Query("Label search in the real catalogue: at least conifers and lakes, Finland, autumn", AT_LEAST, labels),
         Query("Label statistics of all patches found so", STATISTICS, labels),
@@ -251,7 +252,7 @@ def show(connection: Connection, query: Query) -> list[tuple[Any, ...]]:
     """Run a query, print it and its result as psql would, and return the rows."""
     click.echo(f"\n-- {query.title}")
     for name, value in query.parameters.items():
-        shown = f"<{len(value):,} bytes>" if isinstance(value, bytes) else psql_value(value)
+        shown = "`base64 -w0 AnnualCrop_1.tif`" if name == "image" else psql_value(value)
         click.echo(f"\\set {name} {shown}")
     if query.note:
         click.echo(f"-- {query.note}")

@@ -38,11 +38,10 @@ def file_checksum(*paths: Path) -> str:
 
 
 def listing_checksum(paths: list[Path]) -> str:
-    """Fingerprint of names, sizes and modification times: for sources too large to read twice."""
+    """Fingerprint of names and sizes, the same for a copy: for sources too large to read twice."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        stat = path.stat()
-        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
     return digest.hexdigest()
 
 

@@ -31,7 +31,7 @@ from rasterio.windows import Window
 
 from loaders.database import connect
 from loaders.errors import InputError
-from loaders.ledger import listing_checksum, load_item
+from loaders.ledger import file_checksum, load_item
 from loaders.patches import PLATFORMS, Patch, PatchRaster, Product, write_patches, write_products
 from loaders.progress import progress
 from loaders.scene_product import describe_product, parse_time
@@ -156,7 +156,7 @@ def load_scene(
         sensing_time,
         platform,
     )
-    checksum = listing_checksum([band.path for band in scene.bands])
+    checksum = file_checksum(*(band.path for band in scene.bands))
     with load_item(connection, SOURCE, product.name, checksum) as item:
         if item is None:
             return Counter(loaded_before=1)

@@ -138,23 +138,19 @@ begin
         raise exception 'patch % has no pixels', missing
             using errcode = 'no_data_found', hint = 'Only patches with rows in eo.patch_raster can be encoded.';
     end if;
-    return query
-        with input as (
-            select array_agg(wanted.number::integer order by wanted.number, r.resolution) as numbers,
-                   array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution) as bands,
-                   array_agg(ST_AsWKB(r.rast) order by wanted.number, r.resolution) as rasters
-            from unnest(patch_ids) with ordinality as wanted (id, number)
-            join eo.patch_raster r on r.patch_id = wanted.id
-            -- Batches keep the arrays small (DESIGN.md section 4).
-            group by (wanted.number - 1) / 64
-            order by min(wanted.number)
-        ),
-        encoded as (
-            select e.embedding, row_number() over () as number
-            from input, eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) as e (embedding)
-        )
-        select patch_ids[encoded.number], encoded.embedding
-        from encoded;
+    -- Batches keep the arrays small (DESIGN.md section 4) and let the query be cancelled between them.
+    for start_number in 1..coalesce(cardinality(patch_ids), 0) by 64 loop
+        return query
+            select patch_ids[start_number - 1 + e.number], e.embedding
+            from (
+                select array_agg(wanted.number::integer order by wanted.number, r.resolution) as numbers,
+                       array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution) as bands,
+                       array_agg(ST_AsWKB(r.rast) order by wanted.number, r.resolution) as rasters
+                from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
+                join eo.patch_raster r on r.patch_id = wanted.id
+            ) input,
+            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, number);
+    end loop;
 end
 $$;
 comment on function eo.encode(bigint[], text) is

@@ -150,7 +150,7 @@ def upgrade() -> None:
         comment on column eo.patch.country_codes is 'Countries (ISO 3166-1 alpha-2), largest share of the patch first; from eo.annotate_country, until then from the data set; null: not known';
         comment on column eo.patch.split is 'train, validation or test';
         comment on column eo.patch.seasonal_snow is 'Under seasonal snow, by the data set''s list; null: not known';
-        comment on column eo.patch.cloud_or_shadow is 'With cloud or cloud shadow, by the data set''s list; null: not known';
+        comment on column eo.patch.cloud_or_shadow is 'With cloud or cloud shadow: by the data set''s list, or for a scene by its scene classes (3, 8, 9, 10); null: not known';
         comment on column eo.patch.pair_name is 'Name of the Sentinel-1 patch of a Sentinel-2 patch, or the reverse';
         comment on column eo.patch.pair_id is 'That patch, once it is loaded; it lies in the same cell';
         comment on column eo.patch.metadata is 'Further metadata as delivered';

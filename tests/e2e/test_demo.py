@@ -39,7 +39,7 @@ def test_with_the_sample(
     assert counts["nuts"] == 2010
     for printed in (
         "from eo.similar(:'patch'",
-        "from eo.similar_to_image(:'image'::bytea",
+        "from eo.similar_to_image(decode(:'image', 'base64')",
         "label_match => 'at_least'",
         "from eo.label_statistics(",
         "% Discontinuous urban fabric",

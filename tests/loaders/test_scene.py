@@ -358,6 +358,9 @@ def test_second_load_is_skipped(loaded, sample):
 def test_other_contents_under_a_loaded_name(archive, small):
     load_scene(archive, small)
     os.utime(small / "B2.tif", (0, 0))
+    assert load_scene(archive, small) == {"loaded_before": 1}, "a copy is the same scene"
+    with rasterio.open(small / "B2.tif", "r+") as dataset:
+        dataset.update_tags(edited="yes")
     with pytest.raises(InputError, match="loaded before, with other contents"):
         load_scene(archive, small)
     assert load_scene(archive, small, name="beside") == {"patches": 4}
