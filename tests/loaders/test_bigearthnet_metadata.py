@@ -19,7 +19,6 @@ import shapely
 from click.testing import Result
 
 import loaders.bigearthnet_metadata
-from loaders.bigearthnet import load_bigearthnet
 from loaders.bigearthnet_metadata import COUNTRY_CODES, load_bigearthnet_metadata
 from loaders.errors import InputError
 
@@ -169,16 +168,6 @@ def test_products(catalogue: Catalogue, sample: Path) -> None:
         satellite, _, name_time, _, _, name_tile = name.split("_")
         assert (platform, level) == (f"sentinel-{satellite[1:].lower()}", "L2A")
         assert (f"T{tile}", time) == (name_tile, name_time)
-
-
-def test_out_of_date_statistics_do_no_harm(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
-    """The planner then expects no patch of this source and no pair: a plan made for that would take minutes."""
-    load_bigearthnet(archive, sample / "bigearthnet-v1" / "S2")
-    archive.execute("analyze eo.patch")
-    archive.execute("set statement_timeout = '30s'")
-    path = tmp_path / "metadata.parquet"
-    pq.write_table(pq.read_table(sample / "bigearthnet-v2" / "metadata.parquet").slice(0, 60_000), path)
-    assert load_bigearthnet_metadata(archive, [path])["patches"] == 60_000
 
 
 # Bad input

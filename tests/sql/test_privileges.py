@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 from psycopg import errors, sql
+
+from loaders.bigearthnet import load_bigearthnet
+from loaders.corine import load_corine
+from loaders.encode import encode_archive
+from loaders.nomenclature import load_nomenclature
+from loaders.nuts import load_nuts
 
 WRITER_ONLY = {
     "annotate_country",
@@ -166,6 +174,23 @@ def test_a_writer_registers_and_stores(archive: psycopg.Connection) -> None:
     assert archive.execute(
         sql.SQL("select count(*) from eo.{}").format(sql.Identifier(f"embedding__{row[0]}"))
     ).fetchone() == (0,)
+
+
+def test_a_writer_does_the_whole_job(archive: psycopg.Connection, sample: Path) -> None:
+    """Load, annotate and encode as a role that is only eo_writer."""
+    v1 = sample / "bigearthnet-v1"
+    with (
+        psycopg.connect(archive.info.dsn, autocommit=True, options="-c role=eo_writer") as writer,
+        psycopg.connect(archive.info.dsn, autocommit=True, options="-c role=eo_writer") as reading,
+    ):
+        assert writer.execute("select current_user").fetchone() == ("eo_writer",)
+        load_nomenclature(writer)
+        load_bigearthnet(writer, v1, lists=v1 / "lists")
+        load_corine(writer, sample / "corine" / "clc2018_lanjaron_es.gpkg", "clc")
+        load_nuts(writer, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
+        writer.execute("call eo.annotate_land_cover()")
+        writer.execute("call eo.annotate_country()")
+        assert encode_archive(writer, reading).codes == 11
 
 
 def test_functions_of_public_are_left_alone(archive: psycopg.Connection, outsider: str) -> None:
