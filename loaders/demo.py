@@ -54,12 +54,10 @@ def demo(sample: Path | None, output: Path) -> None:
     started = time.monotonic()
     with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
         step("nomenclature", lambda: load_nomenclature(connection))
-        if sample is not None and sample.is_dir():
+        if sample is not None and (sample / "bigearthnet-v2").is_dir():
             image = load_sample(connection, sample)
         else:
-            click.echo(
-                f"There is no sample folder{f' {sample}' if sample else ''}: making a synthetic archive instead."
-            )
+            click.echo(f"There is no sample data in {sample or 'any folder'}: making a synthetic archive instead.")
             step("synthetic", lambda: load_synthetic(connection, SYNTHETIC_PATCHES))
             image = None
         step("land cover", lambda: connection.execute("call eo.annotate_land_cover()") and None)
