@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def demo(sample: Path | None, output: Path) -> None:
     """Build an archive from the sample data, query it, and draw the results. Running it again loads nothing twice."""
     started = time.monotonic()
     with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
-        step("nomenclature", lambda: load_nomenclature(connection))
+        step("nomenclature", lambda: {"labels": load_nomenclature(connection)})
         if sample is not None and (sample / "bigearthnet-v2").is_dir():
             image = load_sample(connection, sample)
         else:
@@ -61,7 +61,7 @@ def demo(sample: Path | None, output: Path) -> None:
             step("synthetic", lambda: load_synthetic(connection, SYNTHETIC_PATCHES))
             image = None
         step("land cover", lambda: connection.execute("call eo.annotate_land_cover()") and None)
-        step("encode", lambda: encode_archive(connection, reading))
+        step("encode", lambda: asdict(encode_archive(connection, reading)))
         connection.execute("analyze")
         queries = sample_queries(image) if image else synthetic_queries(connection)
         results = [show(connection, query) for query in queries]

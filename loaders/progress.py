@@ -11,6 +11,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_PLAIN_LINES = 10.0
+SECONDS_BEFORE_THE_FIRST = 1.0  # what takes less shows nothing
 
 
 def progress(items: Iterable[Item], description: str, unit: str, total: int | None = None) -> tqdm[Item]:
@@ -23,6 +24,7 @@ def progress(items: Iterable[Item], description: str, unit: str, total: int | No
         total=total,
         ascii=None if terminal else " #",
         ncols=None if terminal else 80,
+        delay=SECONDS_BEFORE_THE_FIRST,
         mininterval=0.1 if terminal else SECONDS_BETWEEN_PLAIN_LINES,
         file=sys.stderr if terminal else PlainLines(),
     )

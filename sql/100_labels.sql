@@ -28,9 +28,12 @@ begin
                 using errcode = 'invalid_parameter_value',
                       hint = coalesce(
                           'Did you mean: ' || (
-                              select string_agg(distinct quote_ident(l.name), ', ')
-                              from eo.label l, regexp_split_to_table(lower(selected), '[^[:alpha:]]+') as word
-                              where length(word) > 3 and strpos(lower(l.name), left(word, 5)) > 0
+                              select string_agg(quote_ident(near.name), ', ')
+                              from (select distinct l.name, abs(length(l.name) - length(selected)) as difference
+                                    from eo.label l, regexp_split_to_table(lower(selected), '[^[:alpha:]]+') as word
+                                    where length(word) > 2 and lower(l.name) ~ ('\m' || left(word, 3))
+                                    order by difference, l.name
+                                    limit 5) near
                           ) || '?',
                           'Pass a name, a CORINE code, or scheme:code of eo.label.');
         end if;
@@ -52,21 +55,18 @@ end;
 comment on function eo.label_members(text[]) is
 'Ids of all labels that mean one of the given labels (names, CORINE codes or scheme:code) or a descendant of one. Raises invalid_parameter_value for an unknown label.';
 
-create or replace function eo_internal.labels_match(
+create or replace function eo_internal.all_labels_match(
     label_ids smallint[],
     groups eo_internal.label_group[],
-    label_match eo.label_match
+    and_no_others boolean
 )
 returns boolean
 language sql
 immutable parallel safe
 security invoker
 begin atomic
-    select case
-        when label_match = 'some' then exists (select from unnest(groups) g where g.member_ids && label_ids)
-        else not exists (select from unnest(groups) g where not g.member_ids && label_ids)
-             and (label_match = 'at_least'
-                  or not exists (select from unnest(label_ids) as l (id)
-                                 where not exists (select from unnest(groups) g where l.id = any (g.member_ids))))
-    end;
+    select not exists (select from unnest(groups) g where not g.member_ids && label_ids)
+           and not (and_no_others
+                    and exists (select from unnest(label_ids) as l (id)
+                                where not exists (select from unnest(groups) g where l.id = any (g.member_ids))));
 end;

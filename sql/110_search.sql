@@ -31,7 +31,9 @@ begin atomic
       -- Subqueries, so that labels are looked up once and not for every patch.
       and (labels is null
            or p.label_ids && (select eo.label_members(labels))
-              and eo_internal.labels_match(p.label_ids, (select eo_internal.label_groups(labels)), label_match))
+              and (label_match = 'some'
+                   or eo_internal.all_labels_match(p.label_ids, (select eo_internal.label_groups(labels)),
+                                                   label_match = 'exactly')))
       and (countries is null or p.country_codes && countries)
       and (splits is null or p.split = any (splits))
       and (sources is null or p.source = any (sources))

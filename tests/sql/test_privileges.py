@@ -39,7 +39,7 @@ READER = {
     "similar_to_vector",
     "within_distance",
 }
-INTERNAL_READER = {"encoder_id", "label_groups", "labels_match", "patch_extent", "pieces"}
+INTERNAL_READER = {"all_labels_match", "encoder_id", "label_groups", "patch_extent", "pieces"}
 INTERNAL_WRITER = {"annotate_country_batch", "annotate_land_cover_batch"}
 OWNER_ONLY = {"encode", "encode_image", "ensure_partition", "hash", "python_runtime", "rgb_png"}
 
