@@ -315,7 +315,13 @@ class Cluster:
                 "Make the environment with an interpreter that all users can read: /usr/bin/python3.11 -m venv .venv",
             )
         mirror = self.folder / "python"
-        mirror_environment(environment, mirror)
+        try:
+            mirror_environment(environment, mirror)
+        except OSError as error:  # also shutil.Error, a list of what could not be copied
+            shutil.rmtree(mirror.with_name(f"{mirror.name}.partial"), ignore_errors=True)
+            if "No space left on device" in str(error):
+                raise self._disk_full() from error
+            raise
         if reason := self._python_error(mirror / "bin" / "python3", "import numpy, pyfuncs"):
             raise InputError(f"The mirror {mirror} of the Python environment {environment} does not work: {reason}")
         return mirror
