@@ -34,9 +34,17 @@ def require_server() -> None:
 
 
 def connect(**kwargs: Any) -> psycopg.Connection:
-    """Connect to the archive; `kwargs` go to psycopg.connect. Raises InputError if the private server does not run."""
+    """Connect to the archive; `kwargs` go to psycopg.connect.
+
+    Raises InputError if the private server does not run, or the database has no archive.
+    """
     require_server()
-    return psycopg.connect(dsn(), **{"application_name": "pgearth", **kwargs})
+    connection = psycopg.connect(dsn(), **{"application_name": "pgearth", **kwargs})
+    if connection.execute("select to_regclass('eo.load') is null").fetchone() == (True,):
+        name = connection.info.dbname
+        connection.close()
+        raise InputError(f"The database {name} holds no archive yet.", "Run: pgearth migrate")
+    return connection
 
 
 def sqlalchemy_url() -> URL:

@@ -606,3 +606,14 @@ def test_stopped_server_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPat
     for connect in (database.connect, database.sqlalchemy_url):
         with pytest.raises(InputError, match=r"is not running(.|\n)*pgearth server start"):
             connect()
+
+
+def test_a_database_without_an_archive_is_called_so() -> None:
+    with temporary_cluster() as cluster:
+        home = {"PGEARTH_HOME": str(cluster.home)}
+        assert pgearth("server", "start", **home).returncode == 0
+        refused = pgearth("load", "nomenclature", **home)
+        assert refused.returncode == 1
+        assert "holds no archive yet" in refused.stderr and "pgearth migrate" in refused.stderr
+        assert pgearth("migrate", **home).returncode == 0
+        assert pgearth("load", "nomenclature", **home).returncode == 0

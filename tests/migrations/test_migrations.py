@@ -183,4 +183,12 @@ SAME_AFTER_RESTORE = [
     "select * from eo.label_statistics()",
     "select component, version from eo.runtime() order by 1",
     "select eo.label_members(array['Forests'])",
+    "select * from eo.search(labels => '{clc:3}', label_match => 'at_least')",
+    "select count(*), sum(patch_id) from eo.patches(area => st_makeenvelope(-30, 30, 40, 70, 4326))",
+    "select * from eo.within_distance((select code from eo.bucket where bucket_no = 0), 50)",
+    "select patch_id, distance from eo.similar_to_vector((select embedding from eo.embedding order by patch_id limit 1), 5)",
+    "select eo.hash((select embedding from eo.embedding order by patch_id limit 1))",
+    "select eo.cell_of(st_point(7.6, 51.9, 4326))",
+    "select eo.derive_corine_parts() + eo.derive_nuts_parts()",
+    "select eo.register_encoder('spectral', 1, 'spectral', bands, weights, 128) from eo.encoder where name = 'spectral'",
 ]
