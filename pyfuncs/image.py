@@ -17,7 +17,7 @@ import tifffile
 from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PROGRAM_LIMIT_EXCEEDED, PgearthError
 from pyfuncs.rasters import Raster
 
-MAX_IMAGE_PIXELS = 64_000_000  # pixels times bands
+MAX_IMAGE_PIXELS = 16_000_000  # pixels times bands
 GDAL_METADATA_TAG, GDAL_NODATA_TAG = 42112, 42113  # https://gdal.org/en/stable/drivers/raster/gtiff.html
 
 

@@ -3,6 +3,38 @@
 -- Codes are stored once per bucket and joined to their patches, where filters and visibility apply, so a filter never
 -- leaves fewer than max_results rows when more patches pass it. Equal distances are ordered by patch_id.
 
+create or replace function eo_internal.check_code(code bit varying, encoder_id smallint)
+returns void
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    wanted integer := (select e.bits from eo.encoder e where e.encoder_id = check_code.encoder_id);
+begin
+    if length(code) is distinct from wanted then
+        raise exception 'the code has % bits, but the hash function makes %', length(code), wanted
+            using errcode = 'invalid_parameter_value', hint = 'Pass a code made by eo.hash with the same hash function.';
+    end if;
+end
+$$;
+
+create or replace function eo_internal.check_radius(radius integer)
+returns void
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+begin
+    if radius is null or radius < 0 then
+        raise exception 'radius must be 0 or more, not %', radius
+            using errcode = 'invalid_parameter_value', hint = 'It is a number of differing bits.';
+    end if;
+end
+$$;
+
 create or replace function eo.similar_to_code(
     code bit varying,
     max_results integer default 10,
@@ -32,11 +64,7 @@ as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
 begin
-    if length(code) is distinct from (select e.bits from eo.encoder e where e.encoder_id = used_encoder) then
-        raise exception 'the code has % bits, but the hash function makes %', length(code),
-            (select e.bits from eo.encoder e where e.encoder_id = used_encoder)
-            using errcode = 'invalid_parameter_value', hint = 'Pass a code made by eo.hash with the same hash function.';
-    end if;
+    perform eo_internal.check_code(code, used_encoder);
     return query
         select row_number() over (order by found.distance, found.patch_id), found.*
         from (
@@ -83,10 +111,7 @@ set search_path = eo, public, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 begin
-    if radius is null or radius < 0 then
-        raise exception 'radius must be 0 or more, not %', radius
-            using errcode = 'invalid_parameter_value', hint = 'It is a number of differing bits.';
-    end if;
+    perform eo_internal.check_radius(radius);
     return query
         select s.*
         from eo.similar_to_code(code, null, encoder, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,

@@ -23,7 +23,12 @@ WRITER_ONLY = {
     "store_codes",
 }
 READER = {
+    "bucket_members",
+    "buckets_within",
+    "cell_box",
+    "cell_neighbours",
     "cell_of",
+    "cells",
     "encode",
     "encode_image",
     "hash",
@@ -39,7 +44,16 @@ READER = {
     "similar_to_vector",
     "within_distance",
 }
-INTERNAL_READER = {"all_labels_match", "encoder_id", "label_groups", "patch_extent", "pieces"}
+INTERNAL_READER = {
+    "all_labels_match",
+    "check_code",
+    "check_precision",
+    "check_radius",
+    "encoder_id",
+    "label_groups",
+    "patch_extent",
+    "pieces",
+}
 INTERNAL_WRITER = {"annotate_country_batch", "annotate_land_cover_batch"}
 OWNER_ONLY = {"encode", "encode_image", "ensure_partition", "hash", "python_runtime", "rgb_png"}
 

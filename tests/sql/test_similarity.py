@@ -182,6 +182,40 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
         assert [patch_id for (patch_id,) in vectors] == [patch_id for patch_id, _ in by_vector], arguments
 
 
+def test_bucket_members(archive: Archive) -> None:
+    for number in (0, 2, 7):
+        same = (archive.codes == archive.codes[number]).all(axis=1)
+        found = archive.connection.execute(
+            "select patch_id, segment from eo.bucket_members(%s::text::bit varying)",
+            (bit_string(archive.codes[number]),),
+        ).fetchall()
+        assert found == [(int(patch_id), 0) for patch_id in archive.patch_ids[same]]
+    unused = ~archive.codes[0]
+    assert (
+        archive.connection.execute(
+            "select * from eo.bucket_members(%s::text::bit varying)", (bit_string(unused),)
+        ).fetchall()
+        == []
+    )
+
+
+@pytest.mark.parametrize("radius", [0, 3, 60])
+def test_buckets_within(archive: Archive, radius: int) -> None:
+    query = archive.codes[7]
+    found = archive.connection.execute(
+        "select bucket_code::text, distance, patches from eo.buckets_within(%s::text::bit varying, %s)",
+        (bit_string(query), radius),
+    ).fetchall()
+    distinct, counts = np.unique(archive.codes, axis=0, return_counts=True)
+    expected = {
+        bit_string(code): (int((code != query).sum()), int(count))
+        for code, count in zip(distinct, counts, strict=True)
+        if (code != query).sum() <= radius
+    }
+    assert {code: (distance, count) for code, distance, count in found} == expected
+    assert [distance for _, distance, _ in found] == sorted(distance for distance, _ in expected.values())
+
+
 def test_buckets_are_distinct_and_dense(archive: Archive) -> None:
     rows = archive.connection.execute("select bucket_no, code from eo.bucket order by bucket_no").fetchall()
     assert [number for number, _ in rows] == list(range(len(rows)))
@@ -224,6 +258,14 @@ def test_a_vector_of_another_length_is_not_stored(archive: Archive) -> None:
             "select * from eo.within_distance(repeat('0', 128)::bit varying, -1)",
             errors.InvalidParameterValue,
             "not -1",
+            "bits",
+        ),
+        ("select * from eo.bucket_members(B'1')", errors.InvalidParameterValue, "1 bits", "eo.hash"),
+        ("select * from eo.buckets_within(B'1', 2)", errors.InvalidParameterValue, "1 bits", "eo.hash"),
+        (
+            "select * from eo.buckets_within(repeat('0', 128)::bit varying, null)",
+            errors.InvalidParameterValue,
+            "radius",
             "bits",
         ),
         ("select * from eo.similar_to_vector('[1,2]')", errors.InvalidParameterValue, "2 dimensions", "eo.encode"),

@@ -1,0 +1,50 @@
+-- Hash-table lookups, as in MiLaN: the bucket of a code, and all buckets within a Hamming radius.
+
+create or replace function eo.bucket_members(code bit varying, encoder text default null)
+returns table (patch_id bigint, cell text, name text, segment smallint)
+language plpgsql
+stable parallel safe
+security invoker
+rows 10
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+begin
+    perform eo_internal.check_code(code, used_encoder);
+    return query
+        select p.patch_id, p.cell, p.name, pb.segment
+        from eo.bucket b
+        join eo.patch_bucket pb on pb.encoder_id = b.encoder_id and pb.bucket_no = b.bucket_no
+        join eo.patch p on p.patch_id = pb.patch_id and p.cell = pb.cell
+        where b.encoder_id = used_encoder and b.code = bucket_members.code
+        order by p.patch_id, pb.segment;
+end
+$$;
+comment on function eo.bucket_members(bit varying, text) is
+'The patches (segment 0) and regions of patches (segment 1 and above) whose hash code is exactly this one, by patch_id. encoder: hash function, a name or name:version; null: the newest.';
+
+create or replace function eo.buckets_within(code bit varying, radius integer, encoder text default null)
+returns table (bucket_no integer, bucket_code bit varying, distance integer, patches bigint)
+language plpgsql
+stable parallel safe
+security invoker
+rows 100 cost 10000
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+begin
+    perform eo_internal.check_code(code, used_encoder);
+    perform eo_internal.check_radius(radius);
+    return query
+        select b.bucket_no, b.code, (b.code <~> buckets_within.code)::integer,
+               (select count(*) from eo.patch_bucket pb
+                where pb.encoder_id = b.encoder_id and pb.bucket_no = b.bucket_no and pb.segment = 0)
+        from eo.bucket b
+        where b.encoder_id = used_encoder and b.code <~> buckets_within.code <= radius
+        order by 3, b.bucket_no;
+end
+$$;
+comment on function eo.buckets_within(bit varying, integer, text) is
+'All hash buckets whose codes differ from a code in at most radius bits, nearest first, with the number of whole patches in each. encoder: hash function, a name or name:version; null: the newest.';
