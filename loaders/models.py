@@ -335,6 +335,49 @@ class PatchBucket(Base):
     bucket_no: Mapped[int] = mapped_column(Integer)
 
 
+class Collection(Base):
+    """A named set of patches that belongs to a role."""
+
+    __tablename__ = "collection"
+    __table_args__ = (UniqueConstraint("owner", "name"), {"schema": "eo"})
+
+    collection_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    owner: Mapped[str] = mapped_column(server_default=func.current_user())
+    name: Mapped[str]
+    description: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class CollectionPatch(Base):
+    """A patch in a collection."""
+
+    __tablename__ = "collection_patch"
+    __table_args__ = (
+        patch_reference(),
+        Index("collection_patch_patch_id", "patch_id", "cell"),
+        {"schema": "eo"},
+    )
+
+    collection_id: Mapped[int] = mapped_column(
+        ForeignKey("eo.collection.collection_id", ondelete="CASCADE"), primary_key=True
+    )
+    patch_id: Mapped[int] = mapped_column(primary_key=True)
+    cell: Mapped[str] = mapped_column(Cell, primary_key=True)
+    added_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Feedback(Base):
+    """What a user wrote to the keepers of the archive."""
+
+    __tablename__ = "feedback"
+    __table_args__ = ({"schema": "eo"},)
+
+    feedback_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    author: Mapped[str] = mapped_column(server_default=func.current_user())
+    message: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Load(Base):
     """A row of the ledger of loads."""
 

@@ -1,7 +1,7 @@
 -- Ownership and privileges of everything in our schemas, re-run by every migration: DROP and CREATE of a function
 -- gives PUBLIC its EXECUTE back, so nothing relies on an earlier run.
 --
---   eo_reader  reads tables and views of schema eo and calls its functions
+--   eo_reader  reads tables and views of schema eo, calls its functions, keeps collections of its own
 --   eo_writer  also loads, annotates and encodes: writes tables, calls the functions whose COMMENT ends in "(writer)"
 --   eo_owner   owns every object; functions of eo that need PL/Python run as eo_owner (security definer)
 do $$
@@ -48,6 +48,9 @@ grant usage on schema eo, eo_internal to eo_reader;
 grant select on all tables in schema eo to eo_reader;
 grant insert, update, delete on all tables in schema eo to eo_writer;
 grant usage on all sequences in schema eo to eo_writer;
+-- Row-level security leaves readers only their own rows of these.
+grant insert, update, delete on eo.collection, eo.collection_patch, eo.feedback to eo_reader;
+grant usage on sequence eo.collection_collection_id_seq, eo.feedback_feedback_id_seq to eo_reader;
 
 -- Functions of eo by their COMMENT. Helpers of eo_internal run as the caller of a function of eo, so the caller needs
 -- them: readers those that only read, writers also those that write. PL/Python and security definer helpers are left

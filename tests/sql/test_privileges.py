@@ -23,6 +23,11 @@ WRITER_ONLY = {
     "store_codes",
 }
 READER = {
+    "add_to_collection",
+    "collection_patches",
+    "create_collection",
+    "drop_collection",
+    "remove_from_collection",
     "bucket_members",
     "buckets_within",
     "cell_box",
@@ -51,6 +56,7 @@ INTERNAL_READER = {
     "check_radius",
     "encoder_id",
     "label_groups",
+    "own_collection",
     "patch_extent",
     "pieces",
 }
@@ -129,8 +135,9 @@ def test_tables(archive: psycopg.Connection, outsider: str) -> None:
     ]
     assert "eo.patch" in tables
     for table in tables:
+        own_rows = table in ("eo.collection", "eo.collection_patch", "eo.feedback")
         for role, allowed in {
-            "eo_reader": {"select"},
+            "eo_reader": {"select", "insert", "update", "delete"} if own_rows else {"select"},
             "eo_writer": {"select", "insert", "update", "delete"},
             outsider: set(),
         }.items():

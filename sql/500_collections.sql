@@ -1,0 +1,130 @@
+-- Collections: each role's own sets of patches, filled from the results of searches. Row-level security on the tables
+-- keeps one role's from another; these functions run as their caller.
+
+create or replace function eo_internal.own_collection(collection text)
+returns bigint
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    found_id bigint;
+begin
+    select c.collection_id into found_id from eo.collection c where c.name = own_collection.collection and c.owner = current_user;
+    if found_id is null then
+        raise exception 'you have no collection "%"', collection
+            using errcode = 'no_data_found',
+                  hint = 'Make it with eo.create_collection; eo.collection lists those that you have.';
+    end if;
+    return found_id;
+end
+$$;
+
+create or replace function eo.create_collection(name text, description text default null)
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    new_id bigint;
+begin
+    if exists (select from eo.collection c where c.name = create_collection.name and c.owner = current_user) then
+        raise exception 'you have a collection "%" already', name
+            using errcode = 'unique_violation', hint = 'Choose another name, or add to that one.';
+    end if;
+    insert into eo.collection (name, description) values (create_collection.name, create_collection.description)
+    returning collection_id into new_id;
+    return new_id;
+end
+$$;
+comment on function eo.create_collection(text, text) is
+'Makes an empty collection that belongs to the calling role and returns its collection_id. Raises unique_violation when the role has one of this name.';
+
+create or replace function eo.drop_collection(name text)
+returns void
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+begin
+    delete from eo.collection c where c.collection_id = eo_internal.own_collection(drop_collection.name);
+end
+$$;
+comment on function eo.drop_collection(text) is
+'Deletes a collection of the calling role; its patches stay in the archive.';
+
+create or replace function eo.add_to_collection(collection text, patch_ids bigint[])
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    own_id bigint := eo_internal.own_collection(collection);
+    unknown_id bigint;
+    added bigint;
+begin
+    select wanted into unknown_id
+    from unnest(patch_ids) as wanted
+    where not exists (select from eo.patch p where p.patch_id = wanted)
+    limit 1;
+    if found then
+        raise exception 'there is no patch %', unknown_id
+            using errcode = 'no_data_found', hint = 'Pass ids from eo.search or eo.similar.';
+    end if;
+    insert into eo.collection_patch (collection_id, patch_id, cell)
+    select own_id, p.patch_id, p.cell
+    from eo.patch p
+    where p.patch_id = any (patch_ids)
+    on conflict do nothing;
+    get diagnostics added = row_count;
+    return added;
+end
+$$;
+comment on function eo.add_to_collection(text, bigint[]) is
+'Adds patches, such as array(select patch_id from eo.search(...)), to a collection of the calling role; returns how many were not in it. Raises no_data_found for an unknown collection or patch, and adds nothing then.';
+
+create or replace function eo.remove_from_collection(collection text, patch_ids bigint[])
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    own_id bigint := eo_internal.own_collection(collection);
+    removed bigint;
+begin
+    delete from eo.collection_patch cp where cp.collection_id = own_id and cp.patch_id = any (patch_ids);
+    get diagnostics removed = row_count;
+    return removed;
+end
+$$;
+comment on function eo.remove_from_collection(text, bigint[]) is
+'Removes patches from a collection of the calling role; returns how many were in it.';
+
+create or replace function eo.collection_patches(collections text[])
+returns setof eo.patch
+language plpgsql
+stable parallel safe
+security invoker
+rows 1000
+set search_path = eo, public, pg_temp
+as $$
+declare
+    own_ids bigint[] := array(select eo_internal.own_collection(wanted) from unnest(collections) as wanted);
+begin
+    return query
+        select p.*
+        from eo.patch p
+        where (p.patch_id, p.cell) in (select cp.patch_id, cp.cell from eo.collection_patch cp where cp.collection_id = any (own_ids))
+        order by p.patch_id;
+end
+$$;
+comment on function eo.collection_patches(text[]) is
+'The patches of one or several collections of the calling role, each once, by patch_id: the list to export.';
