@@ -127,3 +127,100 @@ end
 $$;
 comment on function eo.label_statistics(geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
 'How many of the patches that pass the filters of eo.patches bear each label, and which fraction of them that is (0 to 1), most frequent first, with the label''s official colour.';
+
+create or replace function eo.count_patches(
+    exact boolean default true,
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    seasons text[] default null,
+    labels text[] default null,
+    label_match eo.label_match default 'some',
+    countries text[] default null,
+    splits text[] default null,
+    sources text[] default null,
+    seasonal_snow boolean default null,
+    cloud_or_shadow boolean default null,
+    max_cloud real default null
+)
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    counted bigint;
+    plan json;
+begin
+    if exact then
+        select count(*) into counted
+        from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                        count_patches.seasonal_snow, count_patches.cloud_or_shadow, max_cloud);
+    else
+        -- PostgreSQL allows EXPLAIN in volatile functions only.
+        execute 'explain (format json)
+                 select from eo.patches($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)'
+            into plan
+            using area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                  count_patches.seasonal_snow, count_patches.cloud_or_shadow, max_cloud;
+        counted := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
+    end if;
+    return counted;
+end
+$$;
+comment on function eo.count_patches(boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
+'How many patches pass the filters of eo.patches: counted, or, where exact is false, estimated by the planner from the statistics of the last ANALYZE, in constant time.';
+
+create or replace function eo.patch_statistics(
+    by text,
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    seasons text[] default null,
+    labels text[] default null,
+    label_match eo.label_match default 'some',
+    countries text[] default null,
+    splits text[] default null,
+    sources text[] default null,
+    seasonal_snow boolean default null,
+    cloud_or_shadow boolean default null,
+    max_cloud real default null
+)
+returns table (value text, patches bigint, fraction double precision)
+language plpgsql
+stable parallel safe
+security invoker
+rows 12
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+    if by is null or by not in ('country', 'season', 'platform', 'split', 'source') then
+        raise exception 'patches are not counted by "%"', by
+            using errcode = 'invalid_parameter_value', hint = 'Pass country, season, platform, split or source.';
+    end if;
+    return query
+        with selected as materialized (
+            select p.country_codes, p.season, p.platform, p.split, p.source
+            from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                            patch_statistics.seasonal_snow, patch_statistics.cloud_or_shadow, max_cloud) p
+        )
+        select v.value, count(*), count(*)::double precision / (select count(*) from selected)
+        from selected s,
+             unnest(case by
+                 when 'country' then coalesce(nullif(s.country_codes, '{}'), '{null}')
+                 when 'season' then array[s.season::text]
+                 when 'platform' then array[s.platform]
+                 when 'split' then array[s.split]
+                 else array[s.source]
+             end) as v (value)
+        group by v.value
+        order by 2 desc, 1;
+end
+$$;
+comment on function eo.patch_statistics(text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
+'How many of the patches that pass the filters of eo.patches are of each country, season, platform, split or source (by), and which fraction of them that is (0 to 1), most frequent first; null where it is not known. A patch in two countries counts for both.';

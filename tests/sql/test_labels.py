@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -220,6 +221,51 @@ def test_label_statistics(labelled: psycopg.Connection) -> None:
     assert all(abs(fraction - count / len(chosen)) < 1e-12 for _, count, fraction, _ in statistics)
     assert [count for _, count, _, _ in statistics] == sorted(counts.values(), reverse=True)
     assert all(color.startswith("#") for _, _, _, color in statistics)
+
+
+@pytest.mark.parametrize(
+    "filters", ["", "labels => '{clc:3}'", "countries => '{DE}', splits => '{train}'", "sources => '{none}'"]
+)
+def test_count_patches(labelled: psycopg.Connection, filters: str) -> None:
+    labelled.execute("analyze eo.patch")
+    names = labelled.execute(
+        f"select name from eo.search({filters}{', ' if filters else ''}max_results => null)".encode()
+    ).fetchall()
+    assert labelled.execute(f"select eo.count_patches({filters})".encode()).fetchone() == (len(names),)
+    row = labelled.execute(f"select eo.count_patches(false{', ' if filters else ''}{filters})".encode()).fetchone()
+    assert row is not None
+    if not filters:
+        assert row == (PATCHES,)
+    else:
+        assert 1 <= row[0] <= PATCHES
+
+
+@pytest.mark.parametrize(
+    ("by", "column"),
+    [
+        ("country", "source_country"),
+        ("season", "season::text"),
+        ("platform", "platform"),
+        ("split", "split"),
+        ("source", "source"),
+    ],
+)
+def test_patch_statistics(labelled: psycopg.Connection, by: str, column: str) -> None:
+    found = labelled.execute(
+        "select value, patches, fraction from eo.patch_statistics(%s, labels => '{clc:3}')", (by,)
+    ).fetchall()
+    rows = labelled.execute(
+        f"select {column} from eo.search(labels => '{{clc:3}}', max_results => null)".encode()
+    ).fetchall()
+    expected = Counter(value for (value,) in rows)
+    assert {value: count for value, count, _ in found} == expected
+    assert all(abs(fraction - count / len(rows)) < 1e-12 for _, count, fraction in found)
+    assert [count for _, count, _ in found] == sorted(expected.values(), reverse=True)
+
+
+def test_patch_statistics_by_something_else(labelled: psycopg.Connection) -> None:
+    with pytest.raises(errors.InvalidParameterValue, match='"colour"'):
+        labelled.execute("select * from eo.patch_statistics('colour')")
 
 
 def test_label_index_is_used(labelled: psycopg.Connection) -> None:

@@ -23,6 +23,8 @@ WRITER_ONLY = {
     "store_codes",
 }
 READER = {
+    "count_patches",
+    "patch_statistics",
     "add_to_collection",
     "collection_patches",
     "create_collection",
