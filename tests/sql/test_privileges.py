@@ -23,6 +23,7 @@ WRITER_ONLY = {
     "store_codes",
 }
 READER = {
+    "similar_to_examples",
     "count_patches",
     "patch_statistics",
     "add_to_collection",
@@ -57,6 +58,7 @@ INTERNAL_READER = {
     "check_precision",
     "check_radius",
     "encoder_id",
+    "example_code",
     "label_groups",
     "own_collection",
     "patch_extent",

@@ -129,6 +129,22 @@ def test_similar_leaves_the_example_out(archive: Archive) -> None:
         assert [row[0] for row in found] == list(range(1, 26))
 
 
+@pytest.mark.parametrize(
+    ("positives", "negatives"), [([4], []), ([4, 9, 30], []), ([4, 9], [100, 201, 7]), ([4, 4], [9])]
+)
+def test_similar_to_examples(archive: Archive, positives: list[int], negatives: list[int]) -> None:
+    distance = sum((archive.codes != archive.codes[n]).sum(axis=1) for n in positives)
+    distance = distance - sum(
+        ((archive.codes != archive.codes[n]).sum(axis=1) for n in negatives), np.zeros(PATCHES, int)
+    )
+    keep = ~np.isin(np.arange(PATCHES), positives + negatives)
+    found = archive.connection.execute(
+        "select patch_id, distance from eo.similar_to_examples(%s, %s, 40)",
+        ([f"patch-{n:04}" for n in positives], [f"patch-{n:04}" for n in negatives]),
+    ).fetchall()
+    assert found == nearest(distance, archive.patch_ids, keep, 40)
+
+
 @pytest.mark.parametrize("count", [1, 10, 700])
 def test_similar_to_vector(archive: Archive, count: int) -> None:
     for query in (archive.vectors[0], archive.vectors[0] * 0.9, np.zeros(DIMENSION, np.float32)):
@@ -252,6 +268,13 @@ def test_a_vector_of_another_length_is_not_stored(archive: Archive) -> None:
     ("query", "error", "message", "hint"),
     [
         ("select * from eo.similar('nowhere')", errors.NoDataFound, 'no patch "nowhere"', "eo.search"),
+        ("select * from eo.similar_to_examples('{}')", errors.InvalidParameterValue, "no positive example", "names"),
+        (
+            "select * from eo.similar_to_examples('{patch-0001}', '{nowhere}')",
+            errors.NoDataFound,
+            'no patch "nowhere"',
+            "eo.search",
+        ),
         ("select * from eo.similar_to_code(B'101')", errors.InvalidParameterValue, "3 bits", "eo.hash"),
         ("select * from eo.similar_to_code(null)", errors.InvalidParameterValue, "bits", "eo.hash"),
         (
