@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from loaders.cluster import Cluster, default_dsn, default_home
 from loaders.errors import InputError
-from loaders.server import Cluster, default_dsn, default_home
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

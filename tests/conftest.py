@@ -29,7 +29,7 @@ def sample() -> Path:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[SimpleNamespace]:
     """A server of the run's own, in a temporary folder; PGEARTH_TEST_HOST names a running one's socket folder instead."""
-    from loaders.server import Cluster
+    from loaders.cluster import Cluster
 
     running = os.environ.get("PGEARTH_TEST_HOST")
     if running:

@@ -20,13 +20,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+import loaders.cluster
 import pyfuncs
-from loaders import database, server
+from loaders import database
+from loaders.cluster import Cluster, explain, parse_address
 from loaders.errors import InputError
-from loaders.server import Cluster, explain, parse_address
 
 ROOT = os.geteuid() == 0
-CHECKOUT = Path(server.__file__).parents[1]
+CHECKOUT = Path(loaders.cluster.__file__).parents[1]
 SITE_PACKAGES = Path(numpy.__file__).parents[1]
 INSPECT = """
 create function pg_temp.inspect(statement text) returns text language plpython3u as $$
@@ -361,11 +362,11 @@ def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     with temporary_folder() as folder, small_disk(folder / "disk") as mounted:
         cluster = Cluster(folder / "disk" / "home")
         if not mounted:  # initdb's part is played by its own words
-            script = folder / "postgresql" / str(server.installed_versions()[-1]) / "bin" / "initdb"
+            script = folder / "postgresql" / str(loaders.cluster.installed_versions()[-1]) / "bin" / "initdb"
             script.parent.mkdir(parents=True)
             script.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{NO_SPACE}END\nexit 1\n")
             script.chmod(0o755)
-            monkeypatch.setattr(server, "POSTGRESQL_FOLDER", folder / "postgresql")
+            monkeypatch.setattr(loaders.cluster, "POSTGRESQL_FOLDER", folder / "postgresql")
         with pytest.raises(InputError, match=message.format(cluster.folder)):
             cluster.start(durable=False)
         assert not cluster.data.exists()
@@ -444,12 +445,12 @@ def test_data_of_another_version(stopped: Cluster) -> None:
 def test_missing_packages(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the server packages or an extension, the error names them and the script that installs them."""
     with monkeypatch.context() as patch:
-        patch.setattr(server, "EXTENSION_FOLDER", f"{tmp_path}/{{version}}")
+        patch.setattr(loaders.cluster, "EXTENSION_FOLDER", f"{tmp_path}/{{version}}")
         with pytest.raises(
             InputError, match=r"lacks the extension plpython3u, .*vector(.|\n)*docker/install-server\.sh"
         ):
             cluster.start()
-    monkeypatch.setattr(server, "POSTGRESQL_FOLDER", tmp_path)
+    monkeypatch.setattr(loaders.cluster, "POSTGRESQL_FOLDER", tmp_path)
     with pytest.raises(InputError, match=r"No PostgreSQL 15 or newer(.|\n)*docker/install-server\.sh"):
         cluster.start()
     assert not cluster.data.exists()
@@ -466,7 +467,7 @@ def small_environment(folder: Path, interpreter: Path, checkout: Path) -> Path:
 
     environment = folder / ".venv"
     subprocess.run([interpreter, "-m", "venv", "--without-pip", environment], check=True)
-    packages = environment / "lib" / server.PYTHON / "site-packages"
+    packages = environment / "lib" / loaders.cluster.PYTHON / "site-packages"
     names = ["numpy", "numpy.libs", "click", "psutil", "psycopg", "psycopg_binary", "psycopg_binary.libs"]
     for name in names:
         shutil.copytree(SITE_PACKAGES / name, packages / name, copy_function=link)
@@ -482,8 +483,8 @@ def test_checkout_that_the_server_cannot_reach() -> None:
         for package in ("loaders", "pyfuncs"):
             shutil.copytree(CHECKOUT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy2(CHECKOUT / "pyproject.toml", checkout)
-        environment = small_environment(checkout, Path(sys.base_prefix, "bin", server.PYTHON), checkout)
-        packages = environment / "lib" / server.PYTHON / "site-packages"
+        environment = small_environment(checkout, Path(sys.base_prefix, "bin", loaders.cluster.PYTHON), checkout)
+        packages = environment / "lib" / loaders.cluster.PYTHON / "site-packages"
         for path in (checkout / "pyfuncs", *(checkout / "pyfuncs").rglob("*"), packages / "typing_extensions.py"):
             path.chmod(0o700 if path.is_dir() else 0o600)  # as under umask 077
         python = environment / "bin" / "python3"
@@ -516,7 +517,11 @@ def test_checkout_that_the_server_cannot_reach() -> None:
             assert (packages / "typing_extensions.py").stat().st_mode & 0o777 == 0o600
             if ROOT:
                 assert not list(mirror.rglob("__editable__*pgearth*"))
-                assert sorted(path.name for path in (mirror / "bin").iterdir()) == ["python", "python3", server.PYTHON]
+                assert sorted(path.name for path in (mirror / "bin").iterdir()) == [
+                    "python",
+                    "python3",
+                    loaders.cluster.PYTHON,
+                ]
 
             with (checkout / "pyfuncs" / "__init__.py").open("a") as module:
                 module.write("x = 1\n")
@@ -540,18 +545,18 @@ def test_interpreter_that_the_server_cannot_run(fault: str) -> None:
     """An environment whose Python the server cannot run is refused; it would silently use another one's packages."""
     with temporary_folder() as folder, temporary_folder(0o700) as private:
         if fault == "private":
-            interpreter = private / "bin" / server.PYTHON
+            interpreter = private / "bin" / loaders.cluster.PYTHON
             interpreter.parent.mkdir()
             (private / "lib").mkdir()
-            shutil.copy2(Path(sys.base_prefix, "bin", server.PYTHON), interpreter)
-            (private / "lib" / server.PYTHON).symlink_to(os.__file__.rpartition("/")[0])
+            shutil.copy2(Path(sys.base_prefix, "bin", loaders.cluster.PYTHON), interpreter)
+            (private / "lib" / loaders.cluster.PYTHON).symlink_to(os.__file__.rpartition("/")[0])
             expected = f"The OS user postgres, who runs the server, cannot run the interpreter {interpreter}"
         else:
-            interpreter = Path(sys.base_prefix, "bin", server.PYTHON)
+            interpreter = Path(sys.base_prefix, "bin", loaders.cluster.PYTHON)
             expected = "No such file or directory" if ROOT else "PL/Python does not use the Python environment"
         environment = folder / ".venv"
         subprocess.run([interpreter, "-m", "venv", "--without-pip", environment], check=True)
-        packages = environment / "lib" / server.PYTHON / "site-packages"
+        packages = environment / "lib" / loaders.cluster.PYTHON / "site-packages"
         (packages / "all.pth").write_text(f"{SITE_PACKAGES}\n{CHECKOUT}\n")
         if fault == "missing":
             (environment / "bin" / "python3").unlink()
@@ -572,6 +577,9 @@ def test_database_names_the_server(running: Cluster, monkeypatch: pytest.MonkeyP
     """PGEARTH_DSN comes first, then libpq's variables, then the private server; all lead to a connection."""
     import sqlalchemy
 
+    from loaders.migrate import upgrade
+
+    upgrade(f"postgresql+psycopg://postgres@/pgearth?host={running.socket_directory}")
     for variables in (
         {"PGEARTH_HOME": str(running.home)},
         {"PGHOST": str(running.socket_directory), "PGUSER": "postgres", "PGDATABASE": "pgearth"},
