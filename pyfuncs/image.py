@@ -1,7 +1,7 @@
 """Uploaded GeoTIFFs, decoded without GDAL.
 
-PL/Python runs in a process that has PostGIS's GDAL: rasterio's own GDAL meets its symbols and crashes the server.
-PostGIS's ST_FromGDALRaster is no way either: an image it fails to decode stays open, and later calls read freed memory.
+PL/Python runs in a process that has PostGIS's GDAL: reading through rasterio, with a GDAL of its own, crashed the
+server. PostGIS's ST_FromGDALRaster is no way either: after an image it fails to decode, it fails on good ones too.
 """
 
 from __future__ import annotations
