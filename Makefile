@@ -6,7 +6,6 @@ SHELL := /bin/bash
 PYTHON := /usr/bin/python3.11
 BIN := .venv/bin
 SAMPLE := $(or $(PGEARTH_SAMPLE),../shared/sample)
-FILES := build/demo
 
 .PHONY: help demo test lint start stop psql docs server-packages clean
 
@@ -14,7 +13,7 @@ help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: start ## The main job: build an archive from the sample data and query it (pictures in build/demo)
-	$(BIN)/pgearth demo --sample "$(SAMPLE)" --output $(FILES)
+	$(BIN)/pgearth demo --sample "$(SAMPLE)" --output build/demo
 
 test: .venv/.installed lint ## Run all checks and tests on a server of their own
 	$(BIN)/pytest

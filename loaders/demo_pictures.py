@@ -50,9 +50,8 @@ def contact_sheet(connection: Connection, patch: str, path: Path) -> Path:
     return save(figure, path)
 
 
-def label_chart(connection: Connection, statistics: list[tuple[Any, ...]], path: Path) -> Path:
+def label_chart(statistics: list[tuple[Any, ...]], path: Path) -> Path:
     """Draw label statistics (name, patches, per cent, colour) as bars in the labels' official colours."""
-    del connection
     figure, axes = plt.subplots(figsize=(9, 0.42 * len(statistics) + 1.2), layout="constrained")
     names = [shorten(name) for name, *_ in statistics]
     axes.barh(

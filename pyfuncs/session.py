@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,9 @@ from pyfuncs import db
 from pyfuncs.convert import to_vector, vectors_from_send
 from pyfuncs.errors import PgearthError
 
-ROWS_BETWEEN_INTERRUPT_CHECKS = 64
-
 
 def runtime() -> str:
     """Versions of what PL/Python runs on, as JSON text; imports torch, to ask for its device."""
-    import json
-
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

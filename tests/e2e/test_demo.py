@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ import psycopg
 import pytest
 from click.testing import Result
 from PIL import Image
+
+from loaders.demo import annotate_countries
+from loaders.nuts import load_nuts
+from loaders.patches import Patch, Product, write_patches, write_products
 
 PICTURES = ["contact_sheet.png", "label_chart.png", "result_map.png"]
 COUNTS = """
@@ -51,6 +56,27 @@ def test_with_the_sample(
     again = run_pgearth(module_archive, "demo", "--sample", sample, "--output", tmp_path)
     assert again.exit_code == 0, again.output
     assert dict(module_archive.execute(COUNTS).fetchall()) == counts
+
+
+def test_an_interrupted_annotation_of_countries_goes_on(archive: psycopg.Connection, sample: Path) -> None:
+    """Cancelled after some patches had theirs, it does the others in the next run, and nothing in the one after."""
+    time = datetime(2018, 7, 1, tzinfo=UTC)
+    load_nuts(archive, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
+    write_products(archive, [Product("p", "sentinel-2a", "L2A", time)])
+    with archive.transaction():
+        write_patches(
+            archive,
+            "bigearthnet-v2",
+            [  # where Belgium, Germany and the Netherlands meet
+                Patch(f"patch-{n}", "p", "sentinel-2a", time, 32632, x, 5_626_000, x + 1200, 5_627_200, country="LU")
+                for n, x in enumerate(range(285_000, 297_000, 1200))
+            ],
+        )
+    archive.execute("update eo.patch set country_codes = '{BE,DE}' where name = 'patch-0'")
+    assert annotate_countries(archive) == {"patches of the catalogue": 10}
+    codes = archive.execute("select distinct unnest(country_codes) from eo.patch order by 1").fetchall()
+    assert codes == [("BE",), ("DE",), ("NL",)]
+    assert annotate_countries(archive) == {"patches of the catalogue": 0}
 
 
 def test_without_the_sample(
