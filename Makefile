@@ -5,9 +5,10 @@ SHELL := /bin/bash
 
 PYTHON := /usr/bin/python3.11
 BIN := .venv/bin
+SCALE := 549k
 SAMPLE := $(or $(PGEARTH_SAMPLE),../shared/sample)
 
-.PHONY: help demo test lint start stop psql docs server-packages clean
+.PHONY: help demo test test-qgis bench lint start stop psql docs server-packages qgis-packages clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -17,6 +18,13 @@ demo: start ## The main job: build an archive from the sample data and query it 
 
 test: .venv/.installed lint ## Run all checks and tests on a server of their own
 	$(BIN)/pytest
+
+test-qgis: .venv/.installed qgis-packages ## Test the map layers in QGIS itself (maps in build/qgis)
+	$(BIN)/pytest tests/qgis
+
+bench: start ## Measure every claim against its peer (25 minutes; SCALE=10m: at 10.3 million, 15 GB, 40 minutes)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	benchmarks/run $(SCALE)
 
 lint: .venv/.installed ## ruff, mypy, and sqlfluff where it can parse
 	$(BIN)/ruff check .
@@ -39,6 +47,9 @@ docs: start ## Regenerate docs/functions.md from the database's comments
 
 server-packages: ## Install PostgreSQL, PostGIS, plpython3u and pgvector (Debian)
 	docker/install-server.sh
+
+qgis-packages: ## Install QGIS with its Python bindings (Debian)
+	docker/install-qgis.sh
 
 .venv/.installed: pyproject.toml constraints.txt docker/install-server.sh | server-packages
 	$(PYTHON) -m venv .venv

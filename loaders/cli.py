@@ -40,6 +40,7 @@ class TopicGroup(click.Group):
         "migrate": "loaders.migrate:migrate",
         "load": "loaders.cli:load",
         "encode": "loaders.encode:encode",
+        "index": "loaders.cli:index",
         "demo": "loaders.demo:demo",
         "synthetic": "loaders.synthetic:synthetic",
     },
@@ -66,6 +67,17 @@ def pgearth() -> None:
 )
 def load() -> None:
     """Bring data into the archive. Each load may be interrupted and run again."""
+
+
+@click.group(
+    cls=TopicGroup,
+    topics={
+        "codes": "loaders.code_index:codes",
+        "vectors": "loaders.vector_index:vectors",
+    },
+)
+def index() -> None:
+    """Build what makes searches by content fast: derived from the archive, and never needed for a right answer."""
 
 
 def main() -> None:

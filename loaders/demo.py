@@ -25,6 +25,7 @@ from loaders.nuts import load_nuts
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.scene import load_scene
 from loaders.synthetic import load_synthetic
+from loaders.vector_index import build_vector_index
 from pyfuncs import spectral
 
 SYNTHETIC_PATCHES = 676  # one square of 15.6 km in four seasons
@@ -63,16 +64,18 @@ def demo(sample: Path | None, output: Path) -> None:
             step("synthetic", lambda: load_synthetic(connection, SYNTHETIC_PATCHES))
             image = None
         step("land cover", lambda: connection.execute("call eo.annotate_land_cover()") and None)
-        step("encode", lambda: asdict(encode_archive(connection, reading)))
+        step("encode", lambda: asdict(encode_archive(connection, reading, regions=2)))
+        step("vector index", lambda: build_vector_index(connection))
         connection.execute("analyze")
         queries = sample_queries(image) if image else synthetic_queries(connection)
-        results = [show(connection, query) for query in queries]
+        results = {query.sql: show(connection, query) for query in queries}
         output.mkdir(parents=True, exist_ok=True)
         example = queries[0].parameters["patch"]
+        label_search = next(query for query in queries if query.sql == AT_LEAST)
         pictures = [
             demo_pictures.contact_sheet(connection, example, output / "contact_sheet.png"),
-            demo_pictures.label_chart(results[LABEL_STATISTICS], output / "label_chart.png"),
-            demo_pictures.result_map(connection, queries[LABEL_SEARCH].parameters, output / "result_map.png"),
+            demo_pictures.label_chart(results[STATISTICS], output / "label_chart.png"),
+            demo_pictures.result_map(connection, label_search.parameters, output / "result_map.png"),
         ]
         report(connection)
     for picture in pictures:
@@ -169,17 +172,26 @@ def load_corine_grid(connection: Connection) -> dict[str, int]:
     return counts
 
 
-LABEL_SEARCH, LABEL_STATISTICS = 2, 3
 EXAMPLE = """select s.rank, s.name, s.distance, p.sensing_time::date as date
 from eo.similar(:'patch', max_results => 6) s
 join eo.patch p using (patch_id, cell)
 order by s.rank;"""
+EXAMPLES = """select rank, name, round(distance::numeric, 3) as distance
+from eo.similar_to_vector(eo.example_vector(:'positives', :'negatives'), max_results => 5, exclude => :'positives');"""
+REGIONS = """select rank, name, distance
+from eo.similar_regions(:'patch', max_results => 5)
+order by rank;"""
+CHANGE = """select rank, before_name, after_name, round(distance::numeric, 3) as distance
+from eo.similar_change(:'before', :'after', max_results => 3)
+order by rank;"""
+RASTER_LAYER = """select 'eo_layers.' || eo.make_raster_layer(product.name) as raster_layer
+from eo.product
+join eo.patch p using (product_id)
+where p.name = :'patch';"""
 AT_LEAST = """select patch_id, name, sensing_time::date as date, country_codes, split
-from eo.search(labels => :'labels', label_match => 'at_least',
-               seasons => :'seasons', countries => :'countries', max_results => 5);"""
+from eo.search(labels => :'labels', label_match => 'at_least', seasons => :'seasons', max_results => 5);"""
 STATISTICS = """select name, patches, round(100 * fraction::numeric, 1) as percent, color
-from eo.label_statistics(labels => :'labels', label_match => 'at_least',
-                         seasons => :'seasons', countries => :'countries')
+from eo.label_statistics(labels => :'labels', label_match => 'at_least', seasons => :'seasons')
 limit 8;"""
 ANNOTATION = """select p.name,
        string_agg(round(100 * f.fraction::numeric, 1) || ' % ' || l.name, ', ' order by f.fraction desc) as land_cover
@@ -198,12 +210,13 @@ order by 1;"""
 
 def sample_queries(image: bytes) -> list[Query]:
     """The demo's queries on the sample data."""
-    labels = {"labels": ["Coniferous forest", "Inland waters"], "seasons": ["autumn"], "countries": ["FI"]}
+    labels = {"labels": ["Coniferous forest", "Inland waters"], "seasons": ["autumn"]}
+    scene = "S2B_MSIL2A_20200223T032739_N9999_R018_T48QUE_20230924T183543"
     return [
         Query(
             "Query by example: the patches most like a patch of a Sentinel-2 scene in Indochina",
             EXAMPLE,
-            {"patch": "S2B_MSIL2A_20200223T032739_N9999_R018_T48QUE_20230924T183543_3_4"},
+            {"patch": f"{scene}_3_4"},
         ),
         Query(
             "Query by an uploaded image: a EuroSAT GeoTIFF (annual crop) that is not in the archive",
@@ -212,7 +225,26 @@ from eo.similar_to_image(decode(:'image', 'base64'), bands => :'bands', max_resu
             {"image": base64.b64encode(image).decode(), "bands": EUROSAT_BANDS},
             "psql reads a file into a variable with: \\set image `base64 -w0 FILE`",
         ),
-        Query("Label search in the real catalogue: at least conifers and lakes, Finland, autumn", AT_LEAST, labels),
+        Query(
+            "Query by several examples: like two patches of that scene, unlike a third, by the distance of vectors",
+            EXAMPLES,
+            {"positives": [f"{scene}_3_4", f"{scene}_4_4"], "negatives": [f"{scene}_2_2"]},
+        ),
+        Query(
+            "Query by regions: patches whose quadrants are like those of that patch, wherever they lie",
+            REGIONS,
+            {"patch": f"{scene}_3_4"},
+        ),
+        Query(
+            "Query by change: which places changed most like this one, in Punjab from June to August?",
+            CHANGE,
+            {
+                "before": "S2B_MSIL2A_20200604T054639_N0214_R048_T43RCP_20200604T094332_0_0",
+                "after": "S2B_MSIL2A_20200813T054639_N0214_R048_T43RCP_20200813T083230_0_0",
+            },
+        ),
+        Query("A raster layer of the scene, which QGIS opens as one picture", RASTER_LAYER, {"patch": f"{scene}_3_4"}),
+        Query("Label search in the real catalogue: at least conifers and lakes, in autumn", AT_LEAST, labels),
         Query("Label statistics of all patches found so", STATISTICS, labels),
         Query(
             "Land cover from CORINE: shares of the area of two patch footprints",
@@ -233,10 +265,11 @@ def synthetic_queries(connection: Connection) -> list[Query]:
     names = [
         name
         for (name,) in connection.execute(
-            "select name from eo.patch where source = 'synthetic' and label_ids is not null order by patch_id limit 2"
+            "select name from eo.patch where source = 'synthetic' and label_ids is not null order by patch_id limit 3"
         )
     ]
-    labels: dict[str, Any] = {"labels": ["clc:3"], "seasons": None, "countries": None}
+    pairs = connection.execute("select before_name, after_name from eo.change order by before_patch_id limit 1")
+    labels = {"labels": ["clc:3"], "seasons": ["summer"]}
     return [
         Query("Query by example", EXAMPLE, {"patch": names[0]}),
         Query(
@@ -246,7 +279,18 @@ from eo.similar_to_vector(
     (select embedding from eo.encode(array(select patch_id from eo.patch where name = :'patch'))), 5);""",
             {"patch": names[0]},
         ),
-        Query("Label search: at least forests or semi-natural areas", AT_LEAST, labels),
+        Query(
+            "Query by several examples: like two patches, unlike a third",
+            EXAMPLES,
+            {"positives": names[:2], "negatives": names[2:]},
+        ),
+        Query("Query by regions: patches whose quadrants are like those of that patch", REGIONS, {"patch": names[0]}),
+        *(
+            Query("Query by change: places that changed most like this one", CHANGE, {"before": before, "after": after})
+            for before, after in pairs
+        ),
+        Query("A raster layer of one season, which QGIS opens as one picture", RASTER_LAYER, {"patch": names[0]}),
+        Query("Label search: at least forests or semi-natural areas, in summer", AT_LEAST, labels),
         Query("Label statistics of all patches found so", STATISTICS, labels),
         Query("Land cover: shares of the area of two patches", ANNOTATION, {"first": names[0], "second": names[1]}),
     ]

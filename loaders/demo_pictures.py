@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,25 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 NEIGHBOURS = 9
 SEASON_COLORS = {"winter": "#4575b4", "spring": "#66bd63", "summer": "#fdae61", "autumn": "#d73027"}
 
 
 def contact_sheet(connection: Connection, patch: str, path: Path) -> Path:
-    """Draw a patch and its nearest patches with rank, Hamming distance and date."""
-    rows = connection.execute(
+    """Write a patch and its nearest patches, as eo.contact_sheet draws them."""
+    row = connection.execute(
         """
-        select 0, p.name, 0, p.sensing_time::date, p.source, eo.rgb(p.name) from eo.patch p where p.name = %(patch)s
-        union all
-        select s.rank, s.name, s.distance, p.sensing_time::date, p.source, eo.rgb(s.name)
-        from eo.similar(%(patch)s, %(count)s) s join eo.patch p using (patch_id, cell)
-        order by 1
+        select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank))
+        from (select 0 as rank, min(patch_id) as patch_id, 0 as distance from eo.patch where name = %(patch)s
+              union all
+              select rank, patch_id, distance from eo.similar(%(patch)s, %(count)s)) shown
         """,
         {"patch": patch, "count": NEIGHBOURS},
-    ).fetchall()
-    figure, grid = plt.subplots(2, 5, figsize=(13, 6.2), layout=ConstrainedLayoutEngine(h_pad=0.12))
-    for axes, (rank, name, distance, date, source, png) in zip(grid.flat, rows, strict=False):
-        axes.imshow(plt.imread(io.BytesIO(png)), interpolation="nearest")
-        title = f"query\n{source}, {date}" if rank == 0 else f"{rank}: distance {distance}\n{source}, {date}"
-        axes.set_title(title, fontsize=9, color="#b2182b" if rank == 0 else "black")
-        axes.set_xlabel("_".join(name.split("_")[-2:]) if len(name) > 24 else name, fontsize=7)
-        if rank == 0:
-            for spine in axes.spines.values():
-                spine.set(color="#b2182b", linewidth=3)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-    for axes in grid.flat[len(rows) :]:
-        axes.set_visible(False)
-    figure.suptitle(f"eo.similar('{patch}')", fontsize=10, family="monospace")
-    return save(figure, path)
+    ).fetchone()
+    assert row is not None
+    path.write_bytes(row[0])
+    return path
 
 
 def label_chart(statistics: list[tuple[Any, ...]], path: Path) -> Path:

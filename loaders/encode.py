@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -12,9 +13,10 @@ import numpy as np
 from pgvector.psycopg import register_vector
 from psycopg import Connection
 from psycopg.rows import dict_row
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
+from loaders.code_index import build_code_index
 from loaders.database import connect
 from loaders.errors import InputError
 from loaders.progress import progress
@@ -22,7 +24,9 @@ from pyfuncs import lsh, spectral
 from pyfuncs.db import ENCODER_QUERY, encoder_from_row
 from pyfuncs.encoders import Encoder, hash_codes
 from pyfuncs.encoders import encode as encode_patches
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import bands_from_wkb
+from pyfuncs.regions import grid_regions
 from pyfuncs.weights import dump
 
 PATCHES_PER_TRANSACTION = 1024
@@ -38,13 +42,17 @@ class Encoded:
 
     embeddings: int
     codes: int
+    region_codes: int
 
 
-def encode_archive(connection: Connection, reading: Connection) -> Encoded:
+def encode_archive(connection: Connection, reading: Connection, regions: int | None = None) -> Encoded:
     """Encode every patch with the bands of `spectral` but no vector, then hash every vector without a code by `lsh`.
 
-    Both encoders are registered when they are not there; `lsh` is then fitted to the vectors of the archive. Commits as
-    it goes, so it may be interrupted and run again. `connection` writes (autocommit); `reading` streams pixels.
+    Both encoders are registered when they are not there; `lsh` is then fitted to the vectors of the archive. With
+    `regions`, the windows of a grid of regions x regions in each patch are encoded and hashed, too, where the patch has
+    no codes of regions. New codes are packed at the end. Commits as it goes, so it may be interrupted and run again.
+    `connection` writes (autocommit); `reading` streams pixels. Raises InputError when regions are stored that were cut
+    otherwise, and for a patch whose bands do not divide into so many.
     """
     register_vector(connection)
     with connection.cursor() as cursor:
@@ -57,7 +65,13 @@ def encode_archive(connection: Connection, reading: Connection) -> Encoded:
             )
             embeddings = store_embeddings(connection, reading, encoder)
             hashing = known_hash(connection, encoder) or fit_hash(connection, encoder)
-            return Encoded(embeddings, store_codes(connection, encoder, hashing) if hashing else 0)
+            if hashing is None:
+                return Encoded(embeddings, 0, 0)
+            codes = store_codes(connection, encoder, hashing)
+            region_codes = store_region_codes(connection, reading, encoder, hashing, regions) if regions else 0
+            if codes or region_codes:
+                build_code_index(connection, f"{hashing.name}:{hashing.version}")
+            return Encoded(embeddings, codes, region_codes)
         finally:
             if not connection.broken:
                 cursor.execute("select pg_advisory_unlock(hashtextextended('pgearth encode', 0))")
@@ -134,36 +148,48 @@ PENDING = SQL(
 select r.patch_id
 from eo.patch_raster r, unnest(r.bands) as band
 where band = any (%(bands)s::text[])
-  and not exists (select from eo.embedding e where e.patch_id = r.patch_id and e.encoder_id = %(encoder_id)s)
+  and not exists (select from {} stored where stored.patch_id = r.patch_id and stored.encoder_id = %(encoder_id)s)
 group by r.patch_id
 having count(distinct band) = cardinality(%(bands)s::text[])
 """
 )
+WITHOUT_EMBEDDING = PENDING.format(SQL("eo.embedding"))
+WITHOUT_REGION_CODES = PENDING.format(SQL("(select * from eo.patch_bucket where segment > 0)"))
+PendingPatch = tuple[int, str, dict[str, np.ndarray]]
+"""patch_id, cell and bands (name to pixels)."""
 
 
 def store_embeddings(connection: Connection, reading: Connection, encoder: Encoder) -> int:
     """Encode the patches that lack a vector; return how many were stored."""
-    parameters = {"bands": list(encoder.bands), "encoder_id": encoder.encoder_id}
-    row = connection.execute(SQL("select count(*) from ({}) pending").format(PENDING), parameters).fetchone()
-    assert row is not None
     stored = 0
-    with progress(range(0), "encoding", "patches", total=row[0]) as bar:
-        patches = stream_patches(reading, parameters)
-        while chunk := list(islice(patches, PATCHES_PER_TRANSACTION)):
-            vectors = encode_patches(encoder, [bands for _, _, bands in chunk])
-            with connection.cursor().copy(
-                "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
-            ) as copy:
-                copy.set_types(["int8", "int2", "text", "vector"])
-                for (patch_id, cell, _), vector in zip(chunk, vectors, strict=True):
-                    copy.write_row((patch_id, encoder.encoder_id, cell, vector))
-            stored += len(chunk)
-            bar.update(len(chunk))
+    parameters = {"bands": list(encoder.bands), "encoder_id": encoder.encoder_id}
+    for chunk in pending_patches(connection, reading, WITHOUT_EMBEDDING, parameters, "encoding"):
+        vectors = encode_patches(encoder, [bands for _, _, bands in chunk])
+        with connection.cursor().copy(
+            "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
+        ) as copy:
+            copy.set_types(["int8", "int2", "text", "vector"])
+            for (patch_id, cell, _), vector in zip(chunk, vectors, strict=True):
+                copy.write_row((patch_id, encoder.encoder_id, cell, vector))
+        stored += len(chunk)
     return stored
 
 
-def stream_patches(reading: Connection, parameters: dict[str, Any]) -> Iterator[tuple[int, str, dict[str, np.ndarray]]]:
-    """Yield patch_id, cell and bands (name to pixels) of the pending patches, by patch_id."""
+def pending_patches(
+    connection: Connection, reading: Connection, pending: Composed, parameters: dict[str, Any], description: str
+) -> Iterator[list[PendingPatch]]:
+    """Yield the pending patches by patch_id, as many at a time as are stored in a transaction, and show progress."""
+    row = connection.execute(SQL("select count(*) from ({}) pending").format(pending), parameters).fetchone()
+    assert row is not None
+    with progress(range(0), description, "patches", total=row[0]) as bar:
+        patches = stream_patches(reading, pending, parameters)
+        while chunk := list(islice(patches, PATCHES_PER_TRANSACTION)):
+            yield chunk
+            bar.update(len(chunk))
+
+
+def stream_patches(reading: Connection, pending: Composed, parameters: dict[str, Any]) -> Iterator[PendingPatch]:
+    """Yield the pending patches by patch_id."""
     query = SQL(
         """
         copy (
@@ -173,7 +199,7 @@ def stream_patches(reading: Connection, parameters: dict[str, Any]) -> Iterator[
             order by r.patch_id, r.resolution
         ) to stdout (format binary)
         """
-    ).format(PENDING)
+    ).format(pending)
     with reading.cursor().copy(query, parameters) as copy:
         copy.set_types(["int8", "text", "text[]", "bytea"])
         for (patch_id, cell), rasters in groupby(copy.rows(), key=lambda row: row[:2]):
@@ -204,12 +230,66 @@ def store_codes(connection: Connection, encoder: Encoder, hashing: Encoder) -> i
     return stored
 
 
+def store_region_codes(
+    connection: Connection, reading: Connection, encoder: Encoder, hashing: Encoder, side: int
+) -> int:
+    """Hash the windows of a grid of side x side in each patch that lacks codes of regions; return how many were stored.
+
+    Segments count the windows row by row from 1. All regions of a hash function are cut in one way, which its
+    `segmentation` records: raises InputError when that is another one.
+    """
+    segmentation = {"method": "grid", "side": side}
+    row = connection.execute(
+        "select segmentation from eo.encoder where encoder_id = %s", (hashing.encoder_id,)
+    ).fetchone()
+    assert row is not None
+    if row[0] not in (None, segmentation):
+        name = f"{hashing.name}:{hashing.version}"
+        raise InputError(
+            f"Regions of hash function {name} were cut as {json.dumps(row[0])}, not as {json.dumps(segmentation)}.",
+            f"Cut them in the same way, or remove those first: select eo.drop_region_codes('{name}')",
+        )
+    segments = list(range(1, side * side + 1))
+    stored = 0
+    parameters = {"bands": list(encoder.bands), "encoder_id": hashing.encoder_id}
+    for chunk in pending_patches(connection, reading, WITHOUT_REGION_CODES, parameters, "encoding regions"):
+        windows = []
+        for patch_id, _, bands in chunk:
+            try:
+                windows += grid_regions({name: bands[name] for name in encoder.bands}, side)
+            except PgearthError as error:
+                raise InputError(f"Patch {patch_id}: {error}", error.hint or "") from error
+        codes = hash_codes(hashing, encode_patches(encoder, windows))
+        with connection.transaction():
+            connection.execute(
+                "update eo.encoder set segmentation = %s where encoder_id = %s and segmentation is null",
+                (Jsonb(segmentation), hashing.encoder_id),
+            )
+            connection.execute(
+                "select eo.store_codes(%s::smallint, %s, %s::smallint[], %s::text[]::bit varying[])",
+                (
+                    hashing.encoder_id,
+                    [patch_id for patch_id, _, _ in chunk for _ in segments],
+                    segments * len(chunk),
+                    codes,
+                ),
+            )
+        stored += len(codes)
+    return stored
+
+
 @click.command()
-def encode() -> None:
+@click.option(
+    "--regions",
+    type=click.IntRange(min=2, max=100),
+    help="Also hash the windows of a grid of so many by so many in each patch (2: quadrants), for eo.similar_regions.",
+)
+def encode(regions: int | None) -> None:
     """Compute vectors (encoder `spectral`) and hash codes (`lsh`) of all patches that lack them.
 
     Sentinel-2 patches with their twelve bands are encoded; others are left out. It may be interrupted and run again.
     """
     with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
-        result = encode_archive(connection, reading)
-    click.echo(f"{result.embeddings:,} patches encoded, {result.codes:,} hashed.")
+        result = encode_archive(connection, reading, regions)
+    message = f"{result.embeddings:,} patches encoded, {result.codes:,} hashed"
+    click.echo(message + (f", {result.region_codes:,} regions hashed." if regions else "."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from geoalchemy2 import Geometry, Raster, WKBElement
 from pgvector.sqlalchemy import VECTOR
@@ -49,6 +50,18 @@ class Base(DeclarativeBase):
 
 
 Cell = Text(collation="C")
+
+
+def transformed(column: str, srid: int) -> str:
+    """The expression of an index for map layers in another reference system, as the server writes it."""
+    return f"(st_transform({column}, {srid})::geometry(MultiPolygon,{srid}))"
+
+
+WEB_MERCATOR_FOOTPRINT = """(
+CASE
+    WHEN st_ymin(footprint::box3d) >= '-85.06'::numeric::double precision AND st_ymax(footprint::box3d) <= 85.06::double precision THEN st_transform(footprint, 3857)
+    ELSE NULL::geometry
+END::geometry(Polygon,3857))"""  # noqa: E501 (alembic compares the line breaks, too)
 
 
 class SchemaVersion(Base):
@@ -143,9 +156,12 @@ class Patch(Base):
         Index("patch_country_codes", "country_codes", postgresql_using="gin"),
         Index("patch_sensing_time", "sensing_time"),
         Index("patch_cell", "cell"),
+        Index("patch_cell_prefix", "cell", postgresql_using="spgist"),
+        Index("patch_scene_class_ids", "scene_class_ids", postgresql_using="gin"),
         Index("patch_product_id", "product_id"),
         Index("patch_pair_name", "pair_name", postgresql_where=text("pair_name is not null")),
         Index("patch_srid", "srid", "patch_id"),
+        Index("patch_footprint_3857", text(WEB_MERCATOR_FOOTPRINT), postgresql_using="gist"),
         {"schema": "eo"},
     )
 
@@ -206,6 +222,12 @@ class Corine(Base):
     __table_args__ = (
         Index("corine_geom", "geom", postgresql_using="gist"),
         Index("corine_label_id", "label_id"),
+        Index(
+            "corine_geom_4326", text("(st_transform(geom, 4326)::geometry(MultiPolygon,4326))"), postgresql_using="gist"
+        ),
+        Index(
+            "corine_geom_3857", text("(st_transform(geom, 3857)::geometry(MultiPolygon,3857))"), postgresql_using="gist"
+        ),
         {"schema": "eo"},
     )
 
@@ -239,6 +261,9 @@ class Nuts(Base):
     __table_args__ = (
         UniqueConstraint("region_id"),
         Index("nuts_geom", "geom", postgresql_using="gist"),
+        Index(
+            "nuts_geom_3857", text("(st_transform(geom, 3857)::geometry(MultiPolygon,3857))"), postgresql_using="gist"
+        ),
         {"schema": "eo"},
     )
 
@@ -291,6 +316,7 @@ class Encoder(Base):
     weights_sha256: Mapped[str]
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("eo.encoder.encoder_id"))
     training: Mapped[dict[str, Any] | None]
+    segmentation: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -317,6 +343,31 @@ class Bucket(Base):
     code: Mapped[str] = mapped_column(BIT(varying=True))
 
 
+class CodeIndex(Base):
+    """The packed codes of one hash function."""
+
+    __tablename__ = "code_index"
+    __table_args__ = (CheckConstraint("buckets > 0"), {"schema": "eo"})
+
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("eo.encoder.encoder_id"), primary_key=True)
+    version: Mapped[UUID] = mapped_column()
+    buckets: Mapped[int] = mapped_column(Integer)
+    patches: Mapped[int] = mapped_column()
+    bytes: Mapped[int] = mapped_column()
+    snapshot: Mapped[str] = mapped_column()
+    built_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PatchChange(Base):
+    """A transaction that stored or changed patches or their codes."""
+
+    __tablename__ = "patch_change"
+    __table_args__ = {"schema": "eo"}  # noqa: RUF012
+
+    changed_by: Mapped[int] = mapped_column(primary_key=True, server_default=text("pg_current_xact_id()::text::bigint"))
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class PatchBucket(Base):
     """The bucket a patch, or a region of it, is in."""
 
@@ -324,7 +375,7 @@ class PatchBucket(Base):
     __table_args__ = (
         patch_reference(),
         ForeignKeyConstraint(["encoder_id", "bucket_no"], ["eo.bucket.encoder_id", "eo.bucket.bucket_no"]),
-        Index("patch_bucket_bucket_no", "encoder_id", "bucket_no"),
+        Index("patch_bucket_bucket_no", "encoder_id", "bucket_no", "segment", "patch_id", "cell"),
         {"schema": "eo"},
     )
 

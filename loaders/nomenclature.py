@@ -32,6 +32,7 @@ def load_nomenclature(connection: Connection) -> int:
         cursor.executemany(STORE_SPELLING, data_file("label_spellings.csv"))
         cursor.execute("delete from eo.label_closure")
         cursor.execute(STORE_CLOSURE)
+        cursor.execute("select eo.store_map_styles()")
     return len(labels)
 
 

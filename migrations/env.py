@@ -18,9 +18,9 @@ def include_name(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def include_object(thing: object, name: str | None, kind: str, reflected: bool, _other: object) -> bool:
-    """Leave out the partitions that functions create on demand; their parents stand for them."""
+    """Leave out the partitions and indexes that functions create on demand; their parents stand for them."""
     del thing
-    return not (kind == "table" and reflected and name is not None and "__" in name)
+    return not (kind in {"table", "index"} and reflected and name is not None and "__" in name)
 
 
 def run(connection: Connection) -> None:
@@ -41,6 +41,8 @@ def run(connection: Connection) -> None:
         context.run_migrations()
         if set(context.get_context().get_current_heads()) == set(context.script.get_heads()):
             apply_sql_files(connection)
+            # The database may be a dump that was restored under another name.
+            connection.exec_driver_sql("select eo.store_map_styles()")
 
 
 existing: Connection | None = context.config.attributes.get("connection")

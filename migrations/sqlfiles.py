@@ -14,7 +14,19 @@ import pyfuncs
 
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
 FILE_NAME = re.compile(r"^\d{3}_[a-z][a-z_]*\.sql$")
+PYTHON = "030_python.sql"
 PRIVILEGES = "999_privileges.sql"
+
+# Managed clouds do not list the extension, or refuse it with one of these errors.
+CREATE_PLPYTHON = """
+do $$
+begin
+    create extension plpython3u;
+exception when insufficient_privilege or feature_not_supported then
+    raise notice 'plpython3u is refused by this server: %', sqlerrm;
+end
+$$
+"""
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,31 @@ def run_sql(connection: Connection, sql: str) -> None:
     driver_connection.execute(sql.encode())
 
 
+def plpython_is_available(connection: Connection) -> bool:
+    """Whether the server has the files of the extension plpython3u."""
+    return bool(
+        connection.exec_driver_sql(
+            "select exists (select from pg_available_extensions where name = 'plpython3u')"
+        ).scalar()
+    )
+
+
+def has_plpython(connection: Connection) -> bool:
+    """Whether the database has the language plpython3u, which is created here where the server offers and allows it."""
+    query = "select exists (select from pg_extension where extname = 'plpython3u')"
+    if not connection.exec_driver_sql(query).scalar() and plpython_is_available(connection):
+        run_sql(connection, CREATE_PLPYTHON)
+    return bool(connection.exec_driver_sql(query).scalar())
+
+
 def apply_sql_files(connection: Connection) -> None:
     """Apply files that differ from what the database has (all of them when one does), and privileges always.
 
-    All of them, because a replaced function may be inlined or called by a later file's function.
+    All of them, because a replaced function may be inlined or called by a later file's function. The PL/Python file is
+    left out, and not recorded, where the database cannot have the language; so it is applied once it can.
     """
-    files = sql_files()
+    python = has_plpython(connection)
+    files = [file for file in sql_files() if python or file.name != PYTHON]
     rows = connection.exec_driver_sql("select name, sha256 from eo_internal.sql_file")
     stored = dict(tuple(row) for row in rows)
     if stored != {file.name: file.sha256 for file in files}:

@@ -15,6 +15,8 @@ from pyfuncs import db
 from pyfuncs.convert import to_vector, vectors_from_send
 from pyfuncs.errors import PgearthError
 
+PATCHES_AT_ONCE = 100_000
+
 
 def runtime() -> str:
     """Versions of what PL/Python runs on, as JSON text; imports torch, to ask for its device."""
@@ -95,6 +97,19 @@ def encode_image(
         return to_vector(encode_patches(encoder(plpy, GD, encoder_id), [read_image(image, bands)])[0])
 
 
+def encode_regions(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None, side: int
+) -> Iterator[list[float]]:
+    """Vectors of the windows of a grid of side x side in an uploaded GeoTIFF, row by row."""
+    from pyfuncs.encoders import encode as encode_patches
+    from pyfuncs.image import read_image
+    from pyfuncs.regions import grid_regions
+
+    with reported(plpy):
+        vectors = encode_patches(encoder(plpy, GD, encoder_id), grid_regions(read_image(image, bands), side))
+    return iter([to_vector(vector) for vector in vectors])
+
+
 def hash(plpy: Any, GD: dict[str, Any], encoder_id: int, vectors: Sequence[bytes]) -> list[str]:
     """Hash codes, as strings of 0 and 1, of vectors as vector_send writes them."""
     from pyfuncs.encoders import hash_codes
@@ -114,3 +129,210 @@ def rgb_png(plpy: Any, GD: dict[str, Any], bands: Sequence[str], rasters: Sequen
         for names, wkb in zip(bands, rasters, strict=True):
             patch.update(bands_from_wkb(wkb, names.split(",")))
         return patch_png(patch)
+
+
+def stretch_limits(plpy: Any, GD: dict[str, Any], rasters: Sequence[bytes]) -> list[list[float]]:
+    """For a map layer: the values of each band, over all rasters (WKB), to be drawn darkest, and those brightest."""
+    from pyfuncs.picture import layer_limits
+    from pyfuncs.rasters import from_wkb
+
+    check_version(plpy, GD)
+    with reported(plpy):
+        return [to_vector(limit) for limit in layer_limits([from_wkb(wkb) for wkb in rasters])]
+
+
+def stretched(plpy: Any, GD: dict[str, Any], raster: bytes, limits: Sequence[Sequence[float]]) -> bytes:
+    """A tile of a map layer, WKB in and out, stretched between what stretch_limits gave."""
+    import numpy as np
+
+    from pyfuncs.picture import layer_tile
+    from pyfuncs.rasters import from_wkb, to_wkb
+
+    check_version(plpy, GD)
+    with reported(plpy):
+        return to_wkb(layer_tile(from_wkb(raster), *np.asarray(limits)))
+
+
+def overview_tile(plpy: Any, GD: dict[str, Any], rasters: Sequence[bytes], left: float, top: float) -> bytes:
+    """A tile of a map layer's overview from the up to four tiles below it, WKB in and out."""
+    from pyfuncs.picture import overview_tile as halve
+    from pyfuncs.rasters import from_wkb, to_wkb
+
+    check_version(plpy, GD)
+    with reported(plpy):
+        return to_wkb(halve([from_wkb(wkb) for wkb in rasters], left, top))
+
+
+def contact_sheet(
+    plpy: Any,
+    GD: dict[str, Any],
+    captions: Sequence[str],
+    numbers: Sequence[int],
+    bands: Sequence[str],
+    rasters: Sequence[bytes],
+    columns: int,
+) -> bytes:
+    """PNG of patches with captions; rasters are WKB, each with its patch's number from 1 and its comma-joined bands."""
+    from pyfuncs.picture import Tile
+    from pyfuncs.picture import contact_sheet as draw
+    from pyfuncs.rasters import bands_from_wkb
+
+    check_version(plpy, GD)
+    with reported(plpy):
+        patches: list[dict[str, Any]] = [{} for _ in captions]
+        for number, names, wkb in zip(numbers, bands, rasters, strict=True):
+            patches[number - 1].update(bands_from_wkb(wkb, names.split(",")))
+        tiles = [Tile(caption.splitlines(), patch) for caption, patch in zip(captions, patches, strict=True)]
+        return draw(tiles, columns)
+
+
+def packed_codes(
+    plpy: Any,
+    GD: dict[str, Any],
+    encoder_id: int,
+    positives: Sequence[str],
+    negatives: Sequence[str],
+    wanted: int | None,
+    radius: int | None,
+) -> tuple[list[int], list[int]] | None:
+    """Numbers and distances of buckets (see eo_internal.nearest_codes), or None where too many codes are not packed."""
+    check_version(plpy, GD)
+    with reported(plpy):
+        found = code_cache(GD, encoder_id).find(
+            code_state(plpy, GD, encoder_id, len(positives[0])),
+            lambda kind, version: packed_file(plpy, encoder_id, version, kind),
+            lambda first, end: read_codes(plpy, GD, encoder_id, first, end),
+            positives,
+            negatives,
+            wanted,
+            radius,
+        )
+    return None if found is None else (found.bucket_nos.tolist(), found.distances.tolist())
+
+
+def packed_patches(
+    plpy: Any,
+    GD: dict[str, Any],
+    encoder_id: int,
+    positives: Sequence[str],
+    negatives: Sequence[str],
+    wanted: int | None,
+    skipped: int,
+    radius: int | None,
+    conditions: str,
+) -> tuple[list[int], list[int]] | None:
+    """Ids and distances of patches (see eo_internal.nearest_packed_patches), or None where packed ones do not serve."""
+    check_version(plpy, GD)
+    with reported(plpy):
+        unchanged = prepared(plpy, GD, db.UNCHANGED_QUERY, "smallint")
+        rows = plpy.execute(unchanged, [encoder_id])
+        if not rows or not rows[0]["unchanged"]:
+            return None
+        found = code_cache(GD, encoder_id).find_patches(
+            code_state(plpy, GD, encoder_id, len(positives[0])),
+            lambda kind, version: packed_file(plpy, encoder_id, version, kind),
+            positives,
+            negatives,
+            wanted,
+            skipped,
+            radius,
+            json.loads(conditions),
+        )
+    return None if found is None else (found.patch_ids.tolist(), found.distances.tolist())
+
+
+def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> tuple[int, int, int]:
+    """Write a hash function's codes and patches into files of this version; return how many they are, and the bytes."""
+    import numpy as np
+
+    from pyfuncs import packed_codes as files
+    from pyfuncs.code_cache import read_words
+
+    check_version(plpy, GD)
+    bits = plpy.execute(prepared(plpy, GD, db.CODE_BITS_QUERY, "smallint"), [encoder_id])[0]["bits"]
+    state = code_state(plpy, GD, encoder_id, bits)
+    if state.buckets == 0:
+        return 0, 0, 0
+    path = packed_file(plpy, encoder_id, version, "codes")
+    # Backends may still be about to open the files of the version that this one follows.
+    for old in path.parent.glob(f"{encoder_id}-*"):
+        if not (state.version and old.name.startswith(f"{encoder_id}-{state.version}.")):
+            old.unlink(missing_ok=True)
+    with reported(plpy):
+        words = read_words(lambda first, end: read_codes(plpy, GD, encoder_id, first, end), 0, state.buckets, bits)
+    size = files.write(path, words, bits, lambda: plpy.execute("select 1"))
+    places = np.empty(state.buckets, np.int32)
+    places[files.read(path).bucket_nos] = np.arange(state.buckets, dtype=np.int32)
+    patches, patch_size = pack_patches(plpy, GD, encoder_id, version, places)
+    return state.buckets, patches, size + patch_size
+
+
+def pack_patches(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str, places: Any) -> tuple[int, int]:
+    """Write the patches of a hash function; `places`: positions of its buckets in the file of codes.
+
+    Patches in later buckets are left out: their change is later, too, than what the build has seen.
+    """
+    import numpy as np
+
+    from pyfuncs import packed_patches as files
+
+    types = {"patch_ids": ">i8", "bucket_nos": ">i4", "times": ">i8", **dict.fromkeys(files.BOUNDS, ">f8")}
+    parts: dict[str, list[Any]] = {name: [] for name in (*types, "label_sets", "kinds")}
+    numbering = {"label_sets": files.Numbering(), "kinds": files.Numbering()}
+    query = prepared(plpy, GD, db.PATCHES_QUERY, "smallint", "bigint", "integer", "integer")
+    row = plpy.execute(query, [encoder_id, -1, PATCHES_AT_ONCE, len(places)])[0]
+    while row["patches"]:
+        for name, dtype in types.items():
+            parts[name].append(np.frombuffer(row[name], dtype))
+        for name, numbers in numbering.items():
+            parts[name].append(np.array(numbers.numbers(row[name]), np.int32))
+        row = plpy.execute(query, [encoder_id, row["last"], PATCHES_AT_ONCE, len(places)])[0]
+    columns = {name: np.concatenate(part) if part else np.empty(0, np.int32) for name, part in parts.items()}
+    columns["codes"] = places.take(columns.pop("bucket_nos"))
+    for name in ("patch_ids", "times"):
+        columns[name] = columns[name].astype(np.int64)
+    size = files.write(
+        packed_file(plpy, encoder_id, version, "patches"),
+        columns,
+        numbering["label_sets"].texts,
+        numbering["kinds"].texts,
+    )
+    return len(columns["patch_ids"]), size
+
+
+def code_cache(GD: dict[str, Any], encoder_id: int) -> Any:
+    """What this backend has read of a hash function's codes."""
+    from pyfuncs.code_cache import CodeCache
+
+    caches = GD.setdefault("pgearth.codes", {})
+    if encoder_id not in caches:
+        caches[encoder_id] = CodeCache()
+    return caches[encoder_id]
+
+
+def code_state(plpy: Any, GD: dict[str, Any], encoder_id: int, bits: int) -> Any:
+    """What the snapshot shows of a hash function's buckets, as a CodeState."""
+    from pyfuncs.code_cache import CodeState
+
+    row = plpy.execute(prepared(plpy, GD, db.CODE_STATE_QUERY, "smallint"), [encoder_id])[0]
+    return CodeState(row["table_oid"], row["version"], bits, row["buckets"], row["settled"])
+
+
+def packed_file(plpy: Any, encoder_id: int, version: str, kind: str) -> Any:
+    """Path of a file of packed codes or patches."""
+    return db.packed_file(plpy.execute(db.DATABASE_QUERY)[0]["oid"], encoder_id, version, kind)
+
+
+def prepared(plpy: Any, GD: dict[str, Any], query: str, *types: str) -> Any:
+    """The plan of a query, made once per backend."""
+    plans = GD.setdefault("pgearth.plans", {})
+    if query not in plans:
+        plans[query] = plpy.prepare(query, types)
+    return plans[query]
+
+
+def read_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, first: int, end: int) -> bytes:
+    """Codes of buckets by number, as varbit_send writes them, one after the other."""
+    query = prepared(plpy, GD, db.CODES_QUERY, "smallint", "integer", "integer")
+    codes: bytes = plpy.execute(query, [encoder_id, first, end])[0]["codes"]
+    return codes

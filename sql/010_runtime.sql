@@ -1,16 +1,28 @@
 -- What the database runs on, and whether its parts fit together.
 
-create or replace function eo_internal.python_runtime()
-returns jsonb
-language plpython3u
-stable parallel restricted
+create or replace function eo_internal.has_python()
+returns boolean
+language sql
+stable parallel safe
+begin atomic
+    -- Any of the wrappers: where the language came later, they come with the next pgearth migrate.
+    select to_regprocedure('eo_internal.python_runtime()') is not null;
+end;
+
+create or replace function eo_internal.require_python()
+returns void
+language plpgsql
+stable parallel safe
 security invoker
-cost 100000
 set search_path = eo, public, pg_temp
 as $$
-from pyfuncs import session
-
-return session.runtime()
+begin
+    if not eo_internal.has_python() then
+        raise exception 'this function needs PL/Python, which this database does not have'
+            using errcode = 'feature_not_supported',
+                  hint = 'Where the server has no plpython3u, encode and hash with: pgearth encode; searches by stored patches, codes and vectors work without. Where it has, run: pgearth migrate';
+    end if;
+end
 $$;
 
 create or replace function eo.runtime()
@@ -22,10 +34,13 @@ rows 12 cost 100000
 set search_path = eo, public, pg_temp
 as $$
 declare
-    python jsonb := eo_internal.python_runtime();
+    python jsonb;
     schema_version text := (select s.version from eo_internal.schema_version s);
     vector_version text := (select extversion from pg_extension where extname = 'vector');
 begin
+    if eo_internal.has_python() then
+        python := eo_internal.python_runtime();
+    end if;
     if string_to_array(vector_version, '.')::integer[] < array[0, 8, 3] then
         raise warning 'pgvector % may corrupt HNSW indexes during vacuum and overflow in parallel index builds', vector_version
             using hint = 'Run docker/install-server.sh to get 0.8.3 or newer; until then indexes are built without parallel workers.';
@@ -39,20 +54,21 @@ begin
         from pg_extension e
         where e.extname in ('postgis', 'postgis_raster', 'vector', 'plpython3u')
         union all
-        select 'Python', python ->> 'python', python ->> 'prefix'
+        select 'PL/Python', null, 'absent: functions that encode, hash or draw are not to be had here; searches run in plain SQL'
+        where python is null
         union all
-        select 'numpy', python ->> 'numpy', null
-        union all
-        select 'torch', python ->> 'torch', null
-        union all
-        select 'device', python ->> 'device', null
-        union all
-        select 'pgearth package', python ->> 'package', null
+        select part.component, part.version, part.note
+        from (values ('Python', python ->> 'python', python ->> 'prefix'),
+                     ('numpy', python ->> 'numpy', null),
+                     ('torch', python ->> 'torch', null),
+                     ('device', python ->> 'device', null),
+                     ('pgearth package', python ->> 'package', null)) part (component, version, note)
+        where python is not null
         union all
         select 'pgearth schema', schema_version,
                case when schema_version = python ->> 'package' then 'matches the package'
-                    else 'does not match the package: run pgearth migrate, then open a new session' end;
+                    when python is not null then 'does not match the package: run pgearth migrate, then open a new session' end;
 end
 $$;
 comment on function eo.runtime() is
-'Versions of the server, its extensions, Python and its libraries, the device that encoders run on, and whether the schema and the Python package are of the same version. Warns about pgvector older than 0.8.3.';
+'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that encoders run on, and whether the schema and the Python package are of the same version. Warns about pgvector older than 0.8.3.';

@@ -79,45 +79,6 @@ begin
 end
 $$;
 
-create or replace function eo_internal.encode(encoder_id smallint, patch_numbers integer[], bands text[], rasters bytea[])
-returns setof vector
-language plpython3u
-stable parallel restricted strict
-security invoker
-rows 64 cost 100000
-set search_path = eo, public, pg_temp
-as $$
-from pyfuncs import session
-
-return session.encode(plpy, GD, encoder_id, patch_numbers, bands, rasters)
-$$;
-
-create or replace function eo_internal.encode_image(encoder_id smallint, image bytea, bands text[])
-returns vector
-language plpython3u
-stable parallel restricted
-security invoker
-cost 100000
-set search_path = eo, public, pg_temp
-as $$
-from pyfuncs import session
-
-return session.encode_image(plpy, GD, encoder_id, image, bands)
-$$;
-
-create or replace function eo_internal.hash(encoder_id smallint, vectors bytea[])
-returns setof bit varying
-language plpython3u
-stable parallel restricted strict
-security invoker
-rows 64 cost 100000
-set search_path = eo, public, pg_temp
-as $$
-from pyfuncs import session
-
-return session.hash(plpy, GD, encoder_id, vectors)
-$$;
-
 create or replace function eo.encode(patch_ids bigint[], encoder text default null)
 returns table (patch_id bigint, embedding vector)
 language plpgsql
@@ -130,6 +91,7 @@ declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
     missing bigint;
 begin
+    perform eo_internal.require_python();
     select wanted into missing
     from unnest(patch_ids) as wanted
     where not exists (select from eo.patch_raster r where r.patch_id = wanted)
@@ -169,6 +131,7 @@ declare
     wanted text[] := (select e.bands from eo.encoder e where e.encoder_id = used_encoder);
     given integer := (select sum(ST_NumBands(r)) from unnest(rasters) as r);
 begin
+    perform eo_internal.require_python();
     if given is distinct from cardinality(wanted) then
         raise exception 'the rasters have % bands, but the encoder reads %', coalesce(given, 0), cardinality(wanted)
             using errcode = 'invalid_parameter_value',
@@ -199,6 +162,7 @@ cost 100000
 set search_path = eo, public, pg_temp
 as $$
 begin
+    perform eo_internal.require_python();
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
@@ -221,6 +185,7 @@ declare
     wanted integer := (select parent.dimension from eo.encoder e join eo.encoder parent on parent.encoder_id = e.parent_id
                        where e.encoder_id = used_encoder);
 begin
+    perform eo_internal.require_python();
     if vector_dims(vec) <> wanted then
         raise exception 'the vector has % dimensions, but the hash function reads %', vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';
@@ -244,8 +209,9 @@ declare
     next_number integer;
     stored bigint;
 begin
-    -- The lock on the hash function's row makes bucket numbers dense in commit order (DESIGN.md section 4).
-    select e.bits into wanted from eo.encoder e where e.encoder_id = store_codes.encoder_id for update;
+    -- The lock on the hash function's row makes bucket numbers dense in commit order (DESIGN.md section 4). It is one
+    -- that rows referring to the hash function, such as those of eo.code_index, do not wait for.
+    select e.bits into wanted from eo.encoder e where e.encoder_id = store_codes.encoder_id for no key update;
     if wanted is null then
         raise exception 'encoder % is not a hash function', encoder_id
             using errcode = 'invalid_parameter_value', hint = 'Pass an encoder_id of eo.encoder whose bits are set.';

@@ -1,7 +1,9 @@
--- Search by content: by hash code (Hamming distance) and by vector (Euclidean distance). All exact.
+-- Search by hash code (Hamming distance), exact.
 --
 -- Codes are stored once per bucket and joined to their patches, where filters and visibility apply, so a filter never
--- leaves fewer than max_results rows when more patches pass it. Equal distances are ordered by patch_id.
+-- leaves fewer than max_results rows when more patches pass it. Equal distances are ordered by patch_id. Packed patches,
+-- where they serve, name the nearest that may pass. Else the search walks the buckets outward from the query until it has
+-- enough patches that pass; where few do, it ranks those.
 
 create or replace function eo_internal.check_code(code bit varying, encoder_id smallint)
 returns void
@@ -35,6 +37,275 @@ begin
 end
 $$;
 
+create or replace function eo_internal.code_score(code bit varying, positives bit varying[], negatives bit varying[])
+returns integer
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    -- One query code is the common case; with the arrays known to the planner, the case is decided once.
+    select case
+        when cardinality(positives) = 1 and cardinality(negatives) = 0 then hamming_distance(code, positives[1])
+        else (select sum(hamming_distance(code, example)) from unnest(positives) as example)
+             - coalesce((select sum(hamming_distance(code, example)) from unnest(negatives) as example), 0)
+    end::integer;
+end;
+
+-- What of a filter the packed patches know to test (pyfuncs.packed_patches): no patch that passes the filter fails it.
+create or replace function eo_internal.packed_conditions(
+    area geometry,
+    from_time timestamptz,
+    to_time timestamptz,
+    platforms text[],
+    seasons text[],
+    labels text[],
+    label_match eo.label_match,
+    countries text[],
+    splits text[],
+    sources text[],
+    seasonal_snow boolean,
+    cloud_or_shadow boolean,
+    cells text[],
+    patch_ids bigint[]
+)
+returns jsonb
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select jsonb_strip_nulls(jsonb_build_object(
+        'boxes', case
+            when area is not null then (
+                select coalesce(jsonb_agg(jsonb_build_array(ST_XMin(part.geom), ST_YMin(part.geom), ST_XMax(part.geom), ST_YMax(part.geom))), '[]')
+                from (select eo_internal.search_area(area) as geom) whole,
+                     ST_Dump(case when ST_NumGeometries(whole.geom) > 20 then ST_Envelope(whole.geom) else whole.geom end) as part
+            )
+            when cells is not null then (
+                select coalesce(jsonb_agg(jsonb_build_array(ST_XMin(box), ST_YMin(box), ST_XMax(box), ST_YMax(box))), '[]')
+                from unnest(eo_internal.cell_prefixes(cells, 12)) as cell, eo.cell_box(cell) as box
+            )
+        end,
+        'from_time', case when isfinite(from_time) then (extract(epoch from from_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
+        'to_time', case when isfinite(to_time) then (extract(epoch from to_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
+        'platforms', to_jsonb(platforms),
+        'seasons', to_jsonb(seasons),
+        'splits', to_jsonb(splits),
+        'sources', to_jsonb(sources),
+        'countries', to_jsonb(countries),
+        'seasonal_snow', to_jsonb(packed_conditions.seasonal_snow),
+        'cloud_or_shadow', to_jsonb(packed_conditions.cloud_or_shadow),
+        'label_groups', (select jsonb_agg(to_jsonb(g.member_ids)) from unnest(eo_internal.label_groups(labels)) as g),
+        'label_match', label_match,
+        'patch_ids', to_jsonb(packed_conditions.patch_ids)
+    ));
+end;
+
+create or replace function eo_internal.nearest_patches_filtered(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    max_results integer,
+    radius integer,
+    left_out bigint[],
+    area geometry,
+    from_time timestamptz,
+    to_time timestamptz,
+    platforms text[],
+    seasons text[],
+    labels text[],
+    label_match eo.label_match,
+    countries text[],
+    splits text[],
+    sources text[],
+    seasonal_snow boolean,
+    cloud_or_shadow boolean,
+    max_cloud real,
+    scene_classes text[],
+    cells text[],
+    patch_ids bigint[]
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel restricted
+security invoker
+rows 10 cost 100000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    used_encoder smallint := encoder_id;
+    wanted bigint := 2::bigint * max_results;
+    skipped bigint := 0;
+    passing bigint;
+    step record;
+    reached integer := -2147483648;
+    found_before bigint := 0;
+    found_now bigint;
+    conditions jsonb := eo_internal.packed_conditions(
+        area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+        nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, cells, nearest_patches_filtered.patch_ids);
+begin
+    -- First choice: the packed patches propose, nearest first, patches that may pass; those that do are taken.
+    loop
+        step := eo_internal.nearest_packed_patches(used_encoder, positives, negatives, wanted, skipped, radius, conditions);
+        exit when step.patch_ids is null;
+        return query
+            select found_before + row_number() over (order by found.distance, found.patch_id), found.*
+            from (
+                select p.patch_id, p.cell, p.name, near.distance
+                from unnest(step.patch_ids, step.distances) as near (patch_id, distance)
+                join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                                nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids) p
+                    on p.patch_id = near.patch_id
+                join eo.patch_bucket pb
+                    on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
+                where p.patch_id <> all (left_out)
+                order by near.distance, p.patch_id
+                limit max_results - found_before
+            ) found
+            order by 1;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        if found_before >= max_results or wanted is null or cardinality(step.patch_ids) < wanted then
+            return;
+        end if;
+        skipped := skipped + wanted;
+        wanted := 4 * wanted;
+    end loop;
+    -- Else walk the buckets outward.
+    wanted := 8::bigint * max_results;
+    loop
+        -- Ranking all that pass costs no more than a walk past as many buckets.
+        exit when passing <= wanted;
+        step := eo_internal.nearest_codes(used_encoder, positives, negatives, least(wanted, 2147483647)::integer, radius);
+        return query
+            select found_before + row_number() over (order by found.distance, found.patch_id), found.*
+            from (
+                select p.patch_id, p.cell, p.name, b.distance
+                from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
+                join eo.patch_bucket pb on pb.encoder_id = used_encoder and pb.bucket_no = b.bucket_no and pb.segment = 0
+                join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                                nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids) p
+                    on p.patch_id = pb.patch_id and p.cell = pb.cell
+                where b.distance > reached and p.patch_id <> all (left_out)
+                order by b.distance, p.patch_id
+                limit max_results - found_before
+            ) found
+            order by 1;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        if found_before >= max_results or wanted is null or cardinality(step.bucket_nos) < wanted then
+            return;
+        end if;
+        reached := step.distances[cardinality(step.distances)];
+        wanted := 8 * wanted;
+        passing := coalesce(passing, eo.count_patches(false, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                                                      nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids));
+    end loop;
+    return query
+        select found_before + row_number() over (order by found.distance, found.patch_id), found.*
+        from (
+            select p.patch_id, p.cell, p.name, eo_internal.code_score(b.code, positives, negatives) as distance
+            from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                            nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids) p
+            join eo.patch_bucket pb
+                on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
+            join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
+            where eo_internal.code_score(b.code, positives, negatives) > reached
+              and (radius is null or eo_internal.code_score(b.code, positives, negatives) <= radius)
+              and p.patch_id <> all (left_out)
+            order by 4, p.patch_id
+            limit max_results - found_before
+        ) found
+        order by 1;
+end
+$$;
+
+create or replace function eo_internal.nearest_patches(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    max_results integer,
+    radius integer,
+    left_out bigint[],
+    area geometry,
+    from_time timestamptz,
+    to_time timestamptz,
+    platforms text[],
+    seasons text[],
+    labels text[],
+    label_match eo.label_match,
+    countries text[],
+    splits text[],
+    sources text[],
+    seasonal_snow boolean,
+    cloud_or_shadow boolean,
+    max_cloud real,
+    scene_classes text[],
+    cells text[],
+    patch_ids bigint[]
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel restricted
+security invoker
+rows 10 cost 100000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    used_encoder smallint := encoder_id;
+    -- Without a filter the nearest max_results buckets hold enough patches, unless some were deleted or left out.
+    wanted integer := max_results + cardinality(left_out);
+    step record;
+    reached integer := -2147483648;
+    found_before bigint := 0;
+    found_now bigint;
+begin
+    if num_nonnulls(area, from_time, to_time, platforms, seasons, labels, countries, splits, sources,
+                    nearest_patches.seasonal_snow, nearest_patches.cloud_or_shadow, max_cloud, scene_classes, cells,
+                    nearest_patches.patch_ids) > 0
+    then
+        return query
+            select *
+            from eo_internal.nearest_patches_filtered(
+                used_encoder, positives, negatives, max_results, radius, left_out,
+                area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                nearest_patches.seasonal_snow, nearest_patches.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches.patch_ids);
+        return;
+    end if;
+    loop
+        step := eo_internal.nearest_codes(used_encoder, positives, negatives, wanted, radius);
+        return query
+            select found_before + row_number() over (order by found.distance, found.patch_id),
+                   found.patch_id, found.cell, p.name, found.distance
+            from (
+                select member.patch_id, member.cell, b.distance
+                from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
+                -- A bucket may hold thousands of patches, in the order of the index.
+                cross join lateral (
+                    select pb.patch_id, pb.cell
+                    from eo.patch_bucket pb
+                    where pb.encoder_id = used_encoder and pb.bucket_no = b.bucket_no and pb.segment = 0
+                      and pb.patch_id <> all (left_out)
+                    order by pb.patch_id
+                    limit max_results - found_before
+                ) member
+                where b.distance > reached
+                order by b.distance, member.patch_id
+                limit max_results - found_before
+            ) found
+            join eo.patch p on p.patch_id = found.patch_id and p.cell = found.cell
+            order by 1;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        exit when found_before >= max_results or wanted is null or cardinality(step.bucket_nos) < wanted;
+        reached := step.distances[cardinality(step.distances)];
+        wanted := least(8::bigint * wanted, 2147483647);
+    end loop;
+end
+$$;
+
 create or replace function eo.similar_to_code(
     code bit varying,
     max_results integer default 10,
@@ -51,37 +322,31 @@ create or replace function eo.similar_to_code(
     sources text[] default null,
     seasonal_snow boolean default null,
     cloud_or_shadow boolean default null,
-    max_cloud real default null
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel safe
+stable parallel restricted
 security invoker
-rows 10 cost 10000
+rows 10 cost 100000
 set search_path = eo, public, pg_temp
-set plan_cache_mode = force_custom_plan
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
 begin
     perform eo_internal.check_code(code, used_encoder);
     return query
-        select row_number() over (order by found.distance, found.patch_id), found.*
-        from (
-            select p.patch_id, p.cell, p.name, (b.code <~> similar_to_code.code)::integer as distance
-            from eo.bucket b
-            join eo.patch_bucket pb on pb.encoder_id = b.encoder_id and pb.bucket_no = b.bucket_no and pb.segment = 0
-            join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                            similar_to_code.seasonal_snow, similar_to_code.cloud_or_shadow, max_cloud) p
-                on p.patch_id = pb.patch_id and p.cell = pb.cell
-            where b.encoder_id = used_encoder
-            order by 4, p.patch_id
-            limit max_results
-        ) found
-        order by 1;
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, array[code], '{}', max_results, null, '{}',
+            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+            similar_to_code.seasonal_snow, similar_to_code.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_code.patch_ids);
 end
 $$;
-comment on function eo.similar_to_code(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
+comment on function eo.similar_to_code(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the newest. Exact.';
 
 create or replace function eo.within_distance(
@@ -100,27 +365,32 @@ create or replace function eo.within_distance(
     sources text[] default null,
     seasonal_snow boolean default null,
     cloud_or_shadow boolean default null,
-    max_cloud real default null
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel safe
+stable parallel restricted
 security invoker
-rows 10 cost 10000
+rows 10 cost 100000
 set search_path = eo, public, pg_temp
-set plan_cache_mode = force_custom_plan
 as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
 begin
+    perform eo_internal.check_code(code, used_encoder);
     perform eo_internal.check_radius(radius);
     return query
-        select s.*
-        from eo.similar_to_code(code, null, encoder, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                within_distance.seasonal_snow, within_distance.cloud_or_shadow, max_cloud) s
-        where s.distance <= radius
-        order by 1;
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, array[code], '{}', null, radius, '{}',
+            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+            within_distance.seasonal_snow, within_distance.cloud_or_shadow, max_cloud, scene_classes, cells, within_distance.patch_ids);
 end
 $$;
-comment on function eo.within_distance(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
+comment on function eo.within_distance(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'All patches whose hash codes differ from a code in at most radius bits and that pass the filters of eo.patches, nearest first. Exact.';
 
 create or replace function eo_internal.example_code(patch text, encoder_id smallint)
@@ -157,6 +427,7 @@ create or replace function eo.similar(
     patch text,
     max_results integer default 10,
     encoder text default null,
+    exclude_same_place boolean default false,
     area geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
@@ -169,32 +440,35 @@ create or replace function eo.similar(
     sources text[] default null,
     seasonal_snow boolean default null,
     cloud_or_shadow boolean default null,
-    max_cloud real default null
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel safe
+stable parallel restricted
 security invoker
-rows 10 cost 10000
+rows 10 cost 100000
 set search_path = eo, public, pg_temp
-set plan_cache_mode = force_custom_plan
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
     example eo_internal.example;
+    left_out bigint[];
 begin
     example := eo_internal.example_code(patch, used_encoder);
+    left_out := example.patch_id || case when exclude_same_place then eo_internal.left_out(array[patch], true) else '{}' end;
     return query
-        select row_number() over (order by s.rank), s.patch_id, s.cell, s.name, s.distance
-        from eo.similar_to_code(example.code, max_results + 1, encoder, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                "similar".seasonal_snow, "similar".cloud_or_shadow, max_cloud) s
-        where s.patch_id <> example.patch_id
-        order by 1
-        limit max_results;
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, array[example.code], '{}', max_results, null, left_out,
+            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+            "similar".seasonal_snow, "similar".cloud_or_shadow, max_cloud, scene_classes, cells, "similar".patch_ids);
 end
 $$;
-comment on function eo.similar(text, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
-'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that pass the filters of eo.patches. See eo.similar_to_code.';
+comment on function eo.similar(text, integer, text, boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that pass the filters of eo.patches. exclude_same_place: leave out also all patches that overlap it, such as its other dates. See eo.similar_to_code.';
 
 create or replace function eo.similar_to_image(
     image bytea,
@@ -213,7 +487,10 @@ create or replace function eo.similar_to_image(
     sources text[] default null,
     seasonal_snow boolean default null,
     cloud_or_shadow boolean default null,
-    max_cloud real default null
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -221,7 +498,6 @@ stable parallel restricted
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
-set plan_cache_mode = force_custom_plan
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -230,71 +506,21 @@ declare
 begin
     return query
         select *
-        from eo.similar_to_code(eo.hash(eo.encode_image(image, parent, bands), encoder), max_results, encoder,
-                                area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                similar_to_image.seasonal_snow, similar_to_image.cloud_or_shadow, max_cloud);
+        from eo_internal.nearest_patches(
+            used_encoder, array[eo.hash(eo.encode_image(image, parent, bands), encoder)], '{}', max_results, null, '{}',
+            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+            similar_to_image.seasonal_snow, similar_to_image.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_image.patch_ids);
 end
 $$;
-comment on function eo.similar_to_image(bytea, integer, text, text[], geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
+comment on function eo.similar_to_image(bytea, integer, text, text[], geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Query by an uploaded image: encodes and hashes a GeoTIFF (see eo.encode_image for its bands) and returns the max_results patches most similar to it, among those that pass the filters of eo.patches. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
-
-create or replace function eo.similar_to_vector(
-    vec vector,
-    max_results integer default 10,
-    encoder text default null,
-    area geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null
-)
-returns table (rank bigint, patch_id bigint, cell text, name text, distance double precision)
-language plpgsql
-stable parallel safe
-security invoker
-rows 10 cost 10000
-set search_path = eo, public, pg_temp
-set plan_cache_mode = force_custom_plan
-as $$
-declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, false);
-    wanted integer := (select e.dimension from eo.encoder e where e.encoder_id = used_encoder);
-begin
-    if vector_dims(vec) is distinct from wanted then
-        raise exception 'the vector has % dimensions, but the encoder makes %', vector_dims(vec), wanted
-            using errcode = 'invalid_parameter_value', hint = 'Pass a vector made by eo.encode with the same encoder.';
-    end if;
-    return query
-        select row_number() over (order by found.distance, found.patch_id), found.*
-        from (
-            select p.patch_id, p.cell, p.name, e.embedding <-> vec as distance
-            from eo.embedding e
-            join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                            similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud) p
-                on p.patch_id = e.patch_id and p.cell = e.cell
-            where e.encoder_id = used_encoder
-            order by 4, p.patch_id
-            limit max_results
-        ) found
-        order by 1;
-end
-$$;
-comment on function eo.similar_to_vector(vector, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
-'The max_results patches whose embeddings are nearest to a vector (Euclidean distance), among those that pass the filters of eo.patches. encoder: a name or name:version; null: the newest. Exact.';
 
 create or replace function eo.similar_to_examples(
     positives text[],
     negatives text[] default '{}',
     max_results integer default 10,
     encoder text default null,
+    exclude_same_place boolean default false,
     area geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
@@ -307,15 +533,17 @@ create or replace function eo.similar_to_examples(
     sources text[] default null,
     seasonal_snow boolean default null,
     cloud_or_shadow boolean default null,
-    max_cloud real default null
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel safe
+stable parallel restricted
 security invoker
-rows 10 cost 10000
+rows 10 cost 100000
 set search_path = eo, public, pg_temp
-set plan_cache_mode = force_custom_plan
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -327,31 +555,20 @@ begin
         raise exception 'no positive example was given'
             using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
     end if;
-    select array_agg(e.patch_id), array_agg(e.code) filter (where positive), array_agg(e.code) filter (where not positive)
+    select array_agg(e.patch_id), array_agg(e.code) filter (where positive), coalesce(array_agg(e.code) filter (where not positive), '{}')
     into examples, wanted, unwanted
     from (select unnest(positives) as name, true as positive union all select unnest(negatives), false) given,
          eo_internal.example_code(given.name, used_encoder) as e;
+    if exclude_same_place then
+        examples := examples || eo_internal.left_out(positives || negatives, true);
+    end if;
     return query
-        select row_number() over (order by found.distance, found.patch_id), found.*
-        from (
-            select p.patch_id, p.cell, p.name, d.distance
-            from (
-                select b.bucket_no,
-                       ((select sum(b.code <~> code) from unnest(wanted) as code)
-                        - coalesce((select sum(b.code <~> code) from unnest(unwanted) as code), 0))::integer as distance
-                from eo.bucket b
-                where b.encoder_id = used_encoder
-            ) d
-            join eo.patch_bucket pb on pb.encoder_id = used_encoder and pb.bucket_no = d.bucket_no and pb.segment = 0
-            join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                            similar_to_examples.seasonal_snow, similar_to_examples.cloud_or_shadow, max_cloud) p
-                on p.patch_id = pb.patch_id and p.cell = pb.cell
-            where p.patch_id <> all (examples)
-            order by 4, p.patch_id
-            limit max_results
-        ) found
-        order by 1;
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, wanted, unwanted, max_results, null, examples,
+            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+            similar_to_examples.seasonal_snow, similar_to_examples.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_examples.patch_ids);
 end
 $$;
-comment on function eo.similar_to_examples(text[], text[], integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real) is
-'Query by several examples, names of stored patches: the max_results patches with the least sum of Hamming distances to the positive ones less that to the negative ones, the examples themselves left out, among those that pass the filters of eo.patches. Exact.';
+comment on function eo.similar_to_examples(text[], text[], integer, text, boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+'Query by several examples, names of stored patches: the max_results patches with the least sum of Hamming distances to the positive ones less that to the negative ones, the examples themselves left out, among those that pass the filters of eo.patches. exclude_same_place: leave out also all patches that overlap an example. Exact.';

@@ -27,9 +27,9 @@ comment on function eo.bucket_members(bit varying, text) is
 create or replace function eo.buckets_within(code bit varying, radius integer, encoder text default null)
 returns table (bucket_no integer, bucket_code bit varying, distance integer, patches bigint)
 language plpgsql
-stable parallel safe
+stable parallel restricted
 security invoker
-rows 100 cost 10000
+rows 100 cost 100000
 set search_path = eo, public, pg_temp
 as $$
 declare
@@ -38,11 +38,12 @@ begin
     perform eo_internal.check_code(code, used_encoder);
     perform eo_internal.check_radius(radius);
     return query
-        select b.bucket_no, b.code, (b.code <~> buckets_within.code)::integer,
+        select b.bucket_no, b.code, found.distance,
                (select count(*) from eo.patch_bucket pb
                 where pb.encoder_id = b.encoder_id and pb.bucket_no = b.bucket_no and pb.segment = 0)
-        from eo.bucket b
-        where b.encoder_id = used_encoder and b.code <~> buckets_within.code <= radius
+        from eo_internal.nearest_codes(used_encoder, array[buckets_within.code], '{}', null, radius) near,
+             unnest(near.bucket_nos, near.distances) as found (bucket_no, distance)
+        join eo.bucket b on b.encoder_id = used_encoder and b.bucket_no = found.bucket_no
         order by 3, b.bucket_no;
 end
 $$;

@@ -1,18 +1,5 @@
 -- Pictures of patches.
 
-create or replace function eo_internal.rgb_png(bands text[], rasters bytea[])
-returns bytea
-language plpython3u
-stable parallel restricted strict
-security invoker
-cost 100000
-set search_path = eo, public, pg_temp
-as $$
-from pyfuncs import session
-
-return session.rgb_png(plpy, GD, bands, rasters)
-$$;
-
 create or replace function eo.rgb(patch text)
 returns bytea
 language plpgsql
@@ -24,6 +11,7 @@ as $$
 declare
     input record;
 begin
+    perform eo_internal.require_python();
     select array_agg(array_to_string(r.bands, ',') order by r.resolution) as bands,
            array_agg(ST_AsWKB(r.rast) order by r.resolution) as rasters into input
     from eo.patch_raster r
@@ -39,3 +27,64 @@ end
 $$;
 comment on function eo.rgb(text) is
 'PNG of a patch: B04, B03, B02 for Sentinel-2 and VV, VH, VV - VH for Sentinel-1, each stretched from its 2nd to its 98th percentile. Raises no_data_found for a patch without pixels.';
+
+create or replace function eo.contact_sheet(
+    patch_ids bigint[],
+    distances double precision[] default null,
+    columns integer default 5
+)
+returns bytea
+language plpgsql
+stable parallel restricted
+security definer
+cost 1000000
+set search_path = eo, public, pg_temp
+as $$
+declare
+    max_patches constant integer := 200;
+    unknown_id bigint;
+    captions text[];
+    drawn record;
+begin
+    perform eo_internal.require_python();
+    if coalesce(cardinality(patch_ids), 0) not between 1 and max_patches then
+        raise exception 'a contact sheet shows 1 to % patches, not %', max_patches, coalesce(cardinality(patch_ids), 0)
+            using errcode = 'program_limit_exceeded', hint = 'Pass ids from eo.search or eo.similar, with a smaller max_results.';
+    end if;
+    if cardinality(distances) <> cardinality(patch_ids) then
+        raise exception '% distances for % patches', cardinality(distances), cardinality(patch_ids)
+            using errcode = 'invalid_parameter_value', hint = 'Pass one distance for each patch, in the same order.';
+    end if;
+    if columns is null or columns not between 1 and max_patches then
+        raise exception 'a contact sheet has 1 to % columns, not %', max_patches, columns
+            using errcode = 'invalid_parameter_value', hint = 'Five is a good number.';
+    end if;
+    select wanted into unknown_id
+    from unnest(patch_ids) as wanted
+    where not exists (select from eo.patch p where p.patch_id = wanted)
+    limit 1;
+    if found then
+        raise exception 'there is no patch %', coalesce(unknown_id::text, 'null')
+            using errcode = 'no_data_found', hint = 'Pass ids from eo.search or eo.similar.';
+    end if;
+    select array_agg(concat_ws(e'\n', concat_ws(', ', 'rank ' || s.number, 'distance ' || round(s.distance::numeric, 4)::double precision),
+                               p.name, p.labels)
+                     order by s.number)
+    into captions
+    from unnest(patch_ids, distances) with ordinality as s (patch_id, distance, number)
+    join eo.map_patch p on p.patch_id = s.patch_id;
+    select coalesce(array_agg(s.number::integer), '{}') as numbers,
+           coalesce(array_agg(array_to_string(b.names, ',')), '{}') as bands,
+           coalesce(array_agg(ST_AsWKB(ST_Band(r.rast, b.places))), '{}') as rasters
+    into drawn
+    from unnest(patch_ids) with ordinality as s (patch_id, number)
+    join eo.patch_raster r on r.patch_id = s.patch_id
+    cross join lateral (select array_agg(n.name) as names, array_agg(n.place::integer) as places
+                        from unnest(r.bands) with ordinality as n (name, place)
+                        where n.name in ('B04', 'B03', 'B02', 'VV', 'VH')) b
+    where b.names is not null;
+    return eo_internal.contact_sheet(captions, drawn.numbers, drawn.bands, drawn.rasters, columns);
+end
+$$;
+comment on function eo.contact_sheet(bigint[], double precision[], integer) is
+'PNG of up to 200 patches, drawn as by eo.rgb, in rows of so many columns, each with its rank (its place in patch_ids), its distance where distances are given, its name and its labels; a patch without pixels is a grey tile. As in select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank)) from eo.similar(''...''). Raises no_data_found for an unknown patch, program_limit_exceeded for none or too many.';

@@ -53,8 +53,8 @@ grant insert, update, delete on eo.collection, eo.collection_patch, eo.feedback 
 grant usage on sequence eo.collection_collection_id_seq, eo.feedback_feedback_id_seq to eo_reader;
 
 -- Functions of eo by their COMMENT. Helpers of eo_internal run as the caller of a function of eo, so the caller needs
--- them: readers those that only read, writers also those that write. PL/Python and security definer helpers are left
--- to eo_owner, as which the functions of eo that use them run.
+-- them: readers those that only read, writers also those that write. PL/Python helpers, and security definer ones that
+-- write, are left to eo_owner, as which the functions that use them run.
 do $$
 declare
     thing record;
@@ -70,7 +70,8 @@ begin
         from pg_proc p
         join pg_language l on l.oid = p.prolang
         where p.pronamespace = 'eo'::regnamespace
-           or p.pronamespace = 'eo_internal'::regnamespace and l.lanname <> 'plpython3u' and not p.prosecdef
+           or p.pronamespace = 'eo_internal'::regnamespace and l.lanname <> 'plpython3u'
+              and not (p.prosecdef and p.provolatile = 'v')
     loop
         execute format('grant execute on routine %s to %I', thing.name, thing.grantee);
     end loop;

@@ -9,13 +9,13 @@ down_revision = None
 
 
 def upgrade() -> None:
+    # plpython3u is not needed by any revision and not to be had on every server: see migrations.sqlfiles.has_plpython.
     run_sql(
         op.get_bind(),
         """
         create extension if not exists postgis schema public;
         create extension if not exists postgis_raster schema public;
         create extension if not exists vector schema public;
-        create extension if not exists plpython3u;
 
         -- Roles belong to the whole server: another pgearth database may have made them.
         do $$

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,11 +20,15 @@ from loaders.demo import annotate_countries
 from loaders.nuts import load_nuts
 from loaders.patches import Patch, Product, write_patches, write_products
 
+CHECKOUT = Path(__file__).parents[2]
 PICTURES = ["contact_sheet.png", "label_chart.png", "result_map.png"]
 COUNTS = """
 select 'patch', count(*) from eo.patch union all select 'raster', count(*) from eo.patch_raster
-union all select 'code', count(*) from eo.patch_bucket union all select 'corine', count(*) from eo.corine
-union all select 'nuts', count(*) from eo.nuts union all select 'load', count(*) from eo.load order by 1
+union all select 'code', count(*) from eo.patch_bucket where segment = 0
+union all select 'region code', count(*) from eo.patch_bucket where segment > 0
+union all select 'corine', count(*) from eo.corine
+union all select 'nuts', count(*) from eo.nuts union all select 'load', count(*) from eo.load
+union all select 'layer', count(*) from pg_tables where schemaname = 'eo_layers' order by 1
 """
 
 
@@ -32,30 +39,93 @@ def assert_pictures(folder: Path) -> None:
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, f"{name} is nearly blank"
 
 
-def test_with_the_sample(
-    module_archive: psycopg.Connection, run_pgearth: Callable[..., Result], sample: Path, tmp_path: Path
-) -> None:
-    result = run_pgearth(module_archive, "demo", "--sample", sample, "--output", tmp_path)
+@dataclass(frozen=True)
+class Demo:
+    """The archive that the demo made of the sample data, what it printed, and its folder of pictures."""
+
+    archive: psycopg.Connection
+    output: str
+    pictures: Path
+
+
+@pytest.fixture(scope="module")
+def demo(
+    module_archive: psycopg.Connection,
+    run_pgearth: Callable[..., Result],
+    sample: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Demo:
+    pictures = tmp_path_factory.mktemp("demo")
+    result = run_pgearth(module_archive, "demo", "--sample", sample, "--output", pictures)
     assert result.exit_code == 0, result.output
-    counts = dict(module_archive.execute(COUNTS).fetchall())
+    return Demo(module_archive, result.output, pictures)
+
+
+def test_with_the_sample(demo: Demo, run_pgearth: Callable[..., Result], sample: Path) -> None:
+    counts = dict(demo.archive.execute(COUNTS).fetchall())
     # The catalogue, one Sentinel-1 patch of v2 with pixels, 20 patches of v1, 163 of scenes, and the grid over CORINE.
     assert counts["patch"] == 549_488 + 1 + 20 + 163 + 475
     assert counts["code"] == 11 + 1 + 163
+    assert counts["region code"] == 4 * counts["code"], "quadrants"
     assert counts["corine"] == 136 + 1158
     assert counts["nuts"] == 2010
+    assert counts["layer"] == 2, "the raster layer of a scene, and its overview"
     for printed in (
         "from eo.similar(:'patch'",
         "from eo.similar_to_image(decode(:'image', 'base64')",
+        "from eo.similar_to_vector(eo.example_vector(:'positives', :'negatives')",
+        "from eo.similar_regions(:'patch'",
+        "from eo.similar_change(:'before', :'after'",
+        " eo_layers.s2b_msil2a_20200223t032739_n9999_r018_t48qu",
         "label_match => 'at_least'",
         "from eo.label_statistics(",
         "% Discontinuous urban fabric",
     ):
-        assert printed in result.output
-    assert re.search(r"549489\s*\| 99\.16\s*\| 99\.60", result.output), "agreement of countries"
-    assert_pictures(tmp_path)
-    again = run_pgearth(module_archive, "demo", "--sample", sample, "--output", tmp_path)
+        assert printed in demo.output
+    assert "(0 rows)" not in demo.output
+    assert re.search(r"549489\s*\| 99\.16\s*\| 99\.60", demo.output), "agreement of countries"
+    assert_pictures(demo.pictures)
+    again = run_pgearth(demo.archive, "demo", "--sample", sample, "--output", demo.pictures)
     assert again.exit_code == 0, again.output
-    assert dict(module_archive.execute(COUNTS).fetchall()) == counts
+    assert dict(demo.archive.execute(COUNTS).fetchall()) == counts
+
+
+def psql(demo: Demo, document: str, role: str, sample: Path, folder: Path) -> tuple[str, str]:
+    """Run a document's SQL by psql in this folder, as somebody of this role; return the SQL and what psql printed."""
+    session = "".join(re.findall(r"```sql\n(.*?)```", (CHECKOUT / document).read_text(), re.S))
+    server = demo.archive.info
+    address = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user, "PGDATABASE": server.dbname}
+    options = {"PGEARTH_SAMPLE": str(sample), "PGOPTIONS": f"-c role={role}", "LC_ALL": "C.UTF-8"}
+    result = subprocess.run(
+        ["psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1"],
+        input=session,
+        cwd=folder,
+        env={**os.environ, **address, **options},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return session, result.stdout
+
+
+@pytest.mark.parametrize(("document", "least"), [("README.md", 15), ("docs/search.md", 40)])
+def test_every_question_answers_from_psql(demo: Demo, sample: Path, tmp_path: Path, document: str, least: int) -> None:
+    """Each statement of the document finds something, and a reader may run it."""
+    session, printed = psql(demo, document, "eo_reader", sample, tmp_path)
+    results = [int(rows) for rows in re.findall(r"^\((\d+) rows?\)$", printed, re.M)]
+    assert len(results) == len(re.findall(r"^select [^;\\]*;", session, re.M)) >= least
+    assert min(results) > 0
+
+
+def test_the_qgis_guide(demo: Demo, sample: Path, tmp_path: Path) -> None:
+    psql(demo, "docs/qgis.md", "eo_writer", sample, tmp_path)
+    assert min(Image.open(tmp_path / "sheet.png").size) > 200
+    layers = demo.archive.execute(
+        "select r_table_name, num_bands from raster_columns where r_table_schema = 'eo_layers'"
+    )
+    assert {("infrared", 3), ("s2a_msil2a_20200219t112111_n0214_r037_t29rkh", 3)} <= {
+        (re.sub(r"_\d+$", "", name), bands) for name, bands in layers
+    }
 
 
 def test_an_interrupted_annotation_of_countries_goes_on(archive: psycopg.Connection, sample: Path) -> None:
@@ -88,6 +158,8 @@ def test_without_the_sample(
     assert "making a synthetic archive instead" in result.output
     counts = dict(archive.execute(COUNTS).fetchall())
     assert counts["patch"] == counts["code"] == 60
+    assert counts["region code"] == 4 * 60
+    assert counts["layer"] > 0
     assert archive.execute("select count(*) from eo.patch where label_ids is not null").fetchone() == (60,)
     assert_pictures(tmp_path)
     assert run_pgearth(archive, "demo", "--sample", "", "--output", tmp_path).exit_code == 0

@@ -77,6 +77,20 @@ def test_results_of_several_searches(archive: psycopg.Connection, patch_ids: lis
     assert archive.execute("select count(*) from eo.collection_patch").fetchone() == (0,)
 
 
+def test_a_collection_as_a_filter(archive: psycopg.Connection, patch_ids: list[int]) -> None:
+    """What a collection holds goes back into every search and statistic as patch_ids."""
+    archive.execute("update eo.patch set label_ids = array[311] where patch_id = any (%s)", (patch_ids[:3],))
+    own = "patch_ids => array(select patch_id from eo.collection_patches('{mine}'))"
+    with acting_as(archive, "pgearth_ann"):
+        archive.execute("select eo.create_collection('mine')")
+        archive.execute("select eo.add_to_collection('mine', %s)", (patch_ids[2:7],))
+        found = archive.execute(f"select patch_id from eo.search({own}, max_results => null)".encode()).fetchall()
+        assert [patch_id for (patch_id,) in found] == patch_ids[2:7]
+        statistics = archive.execute(f"select code, patches, fraction from eo.label_statistics({own})".encode())
+        assert statistics.fetchall() == [("311", 1, 0.2)]
+        assert archive.execute(f"select eo.count_patches({own})".encode()).fetchone() == (5,)
+
+
 def test_nobody_sees_or_changes_another_ones(archive: psycopg.Connection, patch_ids: list[int]) -> None:
     with acting_as(archive, "pgearth_ann"):
         archive.execute("select eo.create_collection('mine')")

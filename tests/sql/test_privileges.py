@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -15,12 +16,19 @@ from loaders.nomenclature import load_nomenclature
 from loaders.nuts import load_nuts
 
 WRITER_ONLY = {
+    "build_code_index",
+    "build_vector_index",
     "annotate_country",
     "annotate_land_cover",
     "derive_corine_parts",
     "derive_nuts_parts",
+    "drop_region_codes",
     "register_encoder",
     "store_codes",
+    "build_plain_code_index",
+    "make_raster_layer",
+    "drop_raster_layer",
+    "store_map_styles",
 }
 READER = {
     "similar_to_examples",
@@ -37,35 +45,102 @@ READER = {
     "cell_neighbours",
     "cell_of",
     "cells",
+    "circle",
+    "rectangle",
     "encode",
     "encode_image",
     "hash",
     "label_members",
     "label_statistics",
     "patches",
+    "region_codes",
     "rgb",
     "runtime",
     "search",
     "similar",
+    "similar_change",
+    "similar_regions",
     "similar_to_code",
     "similar_to_image",
+    "similar_to_regions",
+    "example_vector",
     "similar_to_vector",
     "within_distance",
+    "contact_sheet",
 }
 INTERNAL_READER = {
-    "all_labels_match",
+    "example_embedding",
+    "left_out",
+    "same_place",
+    "vector_candidates",
+    "vector_index_name",
+    "cell_prefixes",
+    "cells_of_part",
+    "check_inlined",
     "check_code",
     "check_precision",
     "check_radius",
     "encoder_id",
     "example_code",
+    "inner_box",
     "label_groups",
+    "label_ids",
+    "label_members",
+    "relation",
+    "search_area",
+    "seasons",
+    "unwound_area",
+    "unwound_line",
+    "unwound_ring",
+    "wrapped_area",
+    "near_regions",
     "own_collection",
     "patch_extent",
     "pieces",
+    "region_distances",
+    "bit_masks",
+    "code_score",
+    "code_substrings",
+    "nearest_codes",
+    "nearest_packed_patches",
+    "packed_conditions",
+    "nearest_patches",
+    "nearest_patches_filtered",
+    "has_python",
+    "nearest_codes_query",
+    "nearest_codes_sql",
+    "probe_codes",
+    "require_python",
+    "cell_number",
+    "fill_symbol",
+    "map_styles",
+    "product_tiles",
 }
-INTERNAL_WRITER = {"annotate_country_batch", "annotate_land_cover_batch"}
-OWNER_ONLY = {"encode", "encode_image", "ensure_partition", "hash", "python_runtime", "rgb_png"}
+INTERNAL_WRITER = {
+    "annotate_country_batch",
+    "annotate_land_cover_batch",
+    "keep_buckets",
+    "drop_raster_layer",
+    "finish_raster_layer",
+    "make_overview",
+}
+OWNER_ONLY = {
+    "encode",
+    "encode_image",
+    "encode_regions",
+    "ensure_partition",
+    "note_patch_change",
+    "hash",
+    "pack_codes",
+    "packed_codes",
+    "packed_patches",
+    "python_runtime",
+    "rgb_png",
+    "stretch_limits",
+    "stretched",
+    "overview_tile",
+    "contact_sheet",
+}
 
 
 def may_execute(archive: psycopg.Connection, role: str, schema: str) -> set[str]:
@@ -80,29 +155,37 @@ def may_execute(archive: psycopg.Connection, role: str, schema: str) -> set[str]
 
 
 @pytest.fixture
-def outsider(archive: psycopg.Connection) -> str:
+def outsider(module_archive: psycopg.Connection) -> str:
     """A login role that was granted nothing."""
-    archive.execute("drop role if exists pgearth_outsider")
-    archive.execute("create role pgearth_outsider")
+    module_archive.execute("drop role if exists pgearth_outsider")
+    module_archive.execute("create role pgearth_outsider")
     return "pgearth_outsider"
 
 
-def test_functions_of_eo(archive: psycopg.Connection, outsider: str) -> None:
-    assert may_execute(archive, "eo_reader", "eo") == READER
-    assert may_execute(archive, "eo_writer", "eo") == READER | WRITER_ONLY
-    assert may_execute(archive, "eo_owner", "eo") == READER | WRITER_ONLY
-    assert may_execute(archive, outsider, "eo") == set()
+@pytest.fixture
+def reader(module_archive: psycopg.Connection) -> Iterator[psycopg.Connection]:
+    """A session of eo_reader's; what it does is rolled back."""
+    with module_archive.transaction(force_rollback=True):
+        module_archive.execute("set local role eo_reader")
+        yield module_archive
 
 
-def test_functions_of_eo_internal(archive: psycopg.Connection, outsider: str) -> None:
-    assert may_execute(archive, "eo_reader", "eo_internal") == INTERNAL_READER
-    assert may_execute(archive, "eo_writer", "eo_internal") == INTERNAL_READER | INTERNAL_WRITER
-    assert may_execute(archive, "eo_owner", "eo_internal") == INTERNAL_READER | INTERNAL_WRITER | OWNER_ONLY
-    assert may_execute(archive, outsider, "eo_internal") == set()
+def test_functions_of_eo(module_archive: psycopg.Connection, outsider: str) -> None:
+    assert may_execute(module_archive, "eo_reader", "eo") == READER
+    assert may_execute(module_archive, "eo_writer", "eo") == READER | WRITER_ONLY
+    assert may_execute(module_archive, "eo_owner", "eo") == READER | WRITER_ONLY
+    assert may_execute(module_archive, outsider, "eo") == set()
 
 
-def test_only_the_owner_calls_python(archive: psycopg.Connection) -> None:
-    callers = archive.execute(
+def test_functions_of_eo_internal(module_archive: psycopg.Connection, outsider: str) -> None:
+    assert may_execute(module_archive, "eo_reader", "eo_internal") == INTERNAL_READER
+    assert may_execute(module_archive, "eo_writer", "eo_internal") == INTERNAL_READER | INTERNAL_WRITER
+    assert may_execute(module_archive, "eo_owner", "eo_internal") == INTERNAL_READER | INTERNAL_WRITER | OWNER_ONLY
+    assert may_execute(module_archive, outsider, "eo_internal") == set()
+
+
+def test_only_the_owner_calls_python(module_archive: psycopg.Connection) -> None:
+    callers = module_archive.execute(
         """
         select r.rolname, p.oid::regprocedure::text
         from pg_proc p, (values ('eo_reader'), ('eo_writer')) r (rolname)
@@ -114,9 +197,9 @@ def test_only_the_owner_calls_python(archive: psycopg.Connection) -> None:
     assert callers == []
 
 
-def test_security_definer_functions_do_not_belong_to_a_superuser(archive: psycopg.Connection) -> None:
+def test_security_definer_functions_do_not_belong_to_a_superuser(module_archive: psycopg.Connection) -> None:
     assert (
-        archive.execute(
+        module_archive.execute(
             """
         select p.oid::regprocedure::text from pg_proc p join pg_roles r on r.oid = p.proowner
         where p.pronamespace::regnamespace::text in ('eo', 'eo_internal') and r.rolname <> 'eo_owner'
@@ -124,16 +207,18 @@ def test_security_definer_functions_do_not_belong_to_a_superuser(archive: psycop
         ).fetchall()
         == []
     )
-    assert archive.execute("select rolsuper, rolcanlogin from pg_roles where rolname = 'eo_owner'").fetchone() == (
+    assert module_archive.execute(
+        "select rolsuper, rolcanlogin from pg_roles where rolname = 'eo_owner'"
+    ).fetchone() == (
         False,
         False,
     )
 
 
-def test_tables(archive: psycopg.Connection, outsider: str) -> None:
+def test_tables(module_archive: psycopg.Connection, outsider: str) -> None:
     tables = [
         name
-        for (name,) in archive.execute(
+        for (name,) in module_archive.execute(
             "select oid::regclass::text from pg_class where relnamespace = 'eo'::regnamespace and relkind in ('r', 'p', 'v', 'm')"
         )
     ]
@@ -148,7 +233,7 @@ def test_tables(archive: psycopg.Connection, outsider: str) -> None:
             held = {
                 privilege
                 for privilege in ("select", "insert", "update", "delete", "truncate", "references", "trigger")
-                if archive.execute("select has_table_privilege(%s, %s, %s)", (role, table, privilege)).fetchone()
+                if module_archive.execute("select has_table_privilege(%s, %s, %s)", (role, table, privilege)).fetchone()
                 == (True,)
             }
             assert held == allowed, (table, role)
@@ -171,10 +256,9 @@ def test_tables(archive: psycopg.Connection, outsider: str) -> None:
         "do language plpython3u 'pass'",
     ],
 )
-def test_a_reader_cannot(archive: psycopg.Connection, statement: str) -> None:
-    archive.execute("set role eo_reader")
+def test_a_reader_cannot(reader: psycopg.Connection, statement: str) -> None:
     with pytest.raises(errors.InsufficientPrivilege):
-        archive.execute(statement)
+        reader.execute(statement)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +271,8 @@ def test_a_reader_cannot(archive: psycopg.Connection, statement: str) -> None:
         "select eo.cell_of(st_point(7.6, 51.9, 4326))",
     ],
 )
-def test_a_reader_can(archive: psycopg.Connection, statement: str) -> None:
-    archive.execute("set role eo_reader")
-    archive.execute(statement)
+def test_a_reader_can(reader: psycopg.Connection, statement: str) -> None:
+    reader.execute(statement)
 
 
 def test_a_writer_registers_and_stores(archive: psycopg.Connection) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: one script per claim, each `python -m benchmarks.NAME`; `make bench` runs them all."""

@@ -1,0 +1,182 @@
+-- The border to Python: every PL/Python function of the schema, thin calls into pyfuncs. Only eo_owner may execute them
+-- (the functions of eo that use them are security definer and check their arguments first). A server without plpython3u
+-- skips this file: nothing else needs the language to be there.
+
+create or replace function eo_internal.python_runtime()
+returns jsonb
+language plpython3u
+stable parallel restricted
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.runtime()
+$$;
+
+create or replace function eo_internal.encode(encoder_id smallint, patch_numbers integer[], bands text[], rasters bytea[])
+returns setof vector
+language plpython3u
+stable parallel restricted strict
+security invoker
+rows 64 cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.encode(plpy, GD, encoder_id, patch_numbers, bands, rasters)
+$$;
+
+create or replace function eo_internal.encode_image(encoder_id smallint, image bytea, bands text[])
+returns vector
+language plpython3u
+stable parallel restricted
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.encode_image(plpy, GD, encoder_id, image, bands)
+$$;
+
+create or replace function eo_internal.hash(encoder_id smallint, vectors bytea[])
+returns setof bit varying
+language plpython3u
+stable parallel restricted strict
+security invoker
+rows 64 cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.hash(plpy, GD, encoder_id, vectors)
+$$;
+
+create or replace function eo_internal.rgb_png(bands text[], rasters bytea[])
+returns bytea
+language plpython3u
+stable parallel restricted strict
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.rgb_png(plpy, GD, bands, rasters)
+$$;
+
+create or replace function eo_internal.pack_codes(encoder_id smallint, version uuid, out buckets integer, out patches bigint, out bytes bigint)
+returns record
+language plpython3u
+volatile parallel unsafe strict
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.pack_codes(plpy, GD, encoder_id, version)
+$$;
+
+create or replace function eo_internal.packed_codes(encoder_id smallint, positives bit varying[], negatives bit varying[], wanted integer, radius integer, out bucket_nos integer[], out distances integer[])
+returns record
+language plpython3u
+stable parallel restricted
+security invoker
+cost 10000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.packed_codes(plpy, GD, encoder_id, positives, negatives, wanted, radius)
+$$;
+
+create or replace function eo_internal.packed_patches(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    wanted bigint,
+    skipped bigint,
+    radius integer,
+    conditions jsonb,
+    out patch_ids bigint[],
+    out distances integer[]
+)
+returns record
+language plpython3u
+stable parallel restricted
+security invoker
+cost 10000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.packed_patches(plpy, GD, encoder_id, positives, negatives, wanted, skipped, radius, conditions)
+$$;
+
+create or replace function eo_internal.stretch_limits(rasters bytea[])
+returns double precision[]
+language plpython3u
+stable parallel restricted strict
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.stretch_limits(plpy, GD, rasters)
+$$;
+
+create or replace function eo_internal.stretched(raster bytea, limits double precision[])
+returns bytea
+language plpython3u
+stable parallel restricted strict
+security invoker
+cost 10000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.stretched(plpy, GD, raster, limits)
+$$;
+
+create or replace function eo_internal.overview_tile(rasters bytea[], x double precision, y double precision)
+returns bytea
+language plpython3u
+stable parallel restricted strict
+security invoker
+cost 10000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.overview_tile(plpy, GD, rasters, x, y)
+$$;
+
+create or replace function eo_internal.contact_sheet(captions text[], numbers integer[], bands text[], rasters bytea[], columns integer)
+returns bytea
+language plpython3u
+stable parallel restricted strict
+security invoker
+cost 1000000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.contact_sheet(plpy, GD, captions, numbers, bands, rasters, columns)
+$$;
+
+create or replace function eo_internal.encode_regions(encoder_id smallint, image bytea, bands text[], side integer)
+returns setof vector
+language plpython3u
+stable parallel restricted
+security invoker
+rows 4 cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.encode_regions(plpy, GD, encoder_id, image, bands, side)
+$$;

@@ -1,0 +1,332 @@
+-- Search by vector (Euclidean distance): exact, or approximate by name; query vectors made from several examples; the
+-- HNSW index of the approximate search.
+
+create or replace function eo_internal.same_place(footprint geometry, places geometry)
+returns boolean
+language sql
+immutable parallel safe
+security invoker
+cost 1000
+begin atomic
+    -- More than a thousandth of the smaller area: the edge of a patch is straight in its own reference system and not in
+    -- EPSG:4326, so neighbours of grids that are offset to each other overlap by slivers of a few centimetres.
+    select ST_Intersects(footprint, places)
+           and ST_Area(ST_Intersection(footprint, places)) > 0.001 * least(ST_Area(footprint), ST_Area(places));
+end;
+
+create or replace function eo_internal.left_out(exclude text[], exclude_same_place boolean)
+returns bigint[]
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    unknown text;
+begin
+    if exclude_same_place and coalesce(cardinality(exclude), 0) = 0 then
+        raise exception 'exclude_same_place was asked for, but exclude names no patch'
+            using errcode = 'invalid_parameter_value', hint = 'Pass in exclude the names of the patches whose places are to be left out.';
+    end if;
+    select given.name into unknown
+    from unnest(exclude) as given (name)
+    where not exists (select from eo.patch p where p.name = given.name)
+    limit 1;
+    if found then
+        raise exception 'there is no patch "%"', unknown
+            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+    end if;
+    if exclude_same_place then
+        return (select array_agg(distinct p.patch_id)
+                from eo.patch excluded
+                join eo.patch p on eo_internal.same_place(p.footprint, excluded.footprint)
+                where excluded.name = any (exclude));
+    end if;
+    return (select array_agg(p.patch_id) from eo.patch p where p.name = any (exclude));
+end
+$$;
+
+create or replace function eo_internal.vector_index_name(encoder_id smallint)
+returns text
+language sql
+immutable parallel safe strict
+security invoker
+begin atomic
+    select 'embedding__' || encoder_id || '__hnsw';
+end;
+
+-- Nearest patches at half precision: candidates, to be ranked by their true distances. There are fewer than
+-- max_candidates when no more pass, or when the scan of the index ended early.
+create or replace function eo_internal.vector_candidates(
+    vec vector,
+    encoder_id smallint,
+    max_candidates bigint,
+    left_out bigint[],
+    area geometry,
+    from_time timestamptz,
+    to_time timestamptz,
+    platforms text[],
+    seasons text[],
+    labels text[],
+    label_match eo.label_match,
+    countries text[],
+    splits text[],
+    sources text[],
+    seasonal_snow boolean,
+    cloud_or_shadow boolean,
+    max_cloud real,
+    scene_classes text[],
+    cells text[],
+    patch_ids bigint[]
+)
+returns bigint[]
+language plpgsql
+stable parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    dimension integer := vector_dims(vec);
+    breadth text := current_setting('hnsw.ef_search');
+    iteration text := current_setting('hnsw.iterative_scan');
+    longest_scan text := current_setting('hnsw.max_scan_tuples');
+    candidates bigint[];
+begin
+    -- Set here and put back below: in the function's header, a role that is not a superuser could not create or restore it,
+    -- because a session does not know pgvector's settings before it has used a vector.
+    perform set_config('hnsw.ef_search', least(greatest(max_candidates, 200), 1000)::text, true),
+            set_config('hnsw.iterative_scan', 'relaxed_order', true),
+            set_config('hnsw.max_scan_tuples', '50000', true);
+    -- Dynamic, because the index is on a cast whose length must be a literal to match it; and with the partition named,
+    -- because the planner then knows by its foreign key that each vector has one patch, and so can tell by the filters'
+    -- selectivity whether to walk the index or to rank just the patches that pass.
+    execute format(
+        'select array_agg(nearest.patch_id)
+         from (
+             select e.patch_id
+             from eo.%I e
+             join eo.patches($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) p
+                 on p.patch_id = e.patch_id and p.cell = e.cell
+             where $3 is null or e.patch_id <> all ($3)
+             order by e.embedding::halfvec(%s) <-> $1::halfvec
+             limit $2
+         ) nearest', 'embedding__' || encoder_id, dimension)
+        into candidates
+        using vec, max_candidates, left_out, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits,
+              sources, seasonal_snow, cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids;
+    perform set_config('hnsw.ef_search', breadth, true),
+            set_config('hnsw.iterative_scan', iteration, true),
+            set_config('hnsw.max_scan_tuples', longest_scan, true);
+    return candidates;
+end
+$$;
+
+create or replace function eo.similar_to_vector(
+    vec vector,
+    max_results integer default 10,
+    encoder text default null,
+    approximate boolean default false,
+    exclude text[] default null,
+    exclude_same_place boolean default false,
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    seasons text[] default null,
+    labels text[] default null,
+    label_match eo.label_match default 'some',
+    countries text[] default null,
+    splits text[] default null,
+    sources text[] default null,
+    seasonal_snow boolean default null,
+    cloud_or_shadow boolean default null,
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance double precision)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 10000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, false);
+    wanted integer := (select e.dimension from eo.encoder e where e.encoder_id = used_encoder);
+    left_out bigint[] := eo_internal.left_out(exclude, exclude_same_place);
+    filtered boolean := num_nonnulls(area, from_time, to_time, platforms, seasons, labels, countries, splits, sources,
+                                     similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud,
+                                     scene_classes, cells, patch_ids) > 0;
+    vector_index regclass := to_regclass(format('eo.%I', eo_internal.vector_index_name(used_encoder)));
+    max_candidates bigint := 4 * max_results::bigint;
+    few bigint;
+    candidates bigint[];
+begin
+    if vector_dims(vec) is distinct from wanted then
+        raise exception 'the vector has % dimensions, but the encoder makes %', vector_dims(vec), wanted
+            using errcode = 'invalid_parameter_value', hint = 'Pass a vector made by eo.encode with the same encoder.';
+    end if;
+    approximate := approximate and max_results is not null;
+    if approximate and vector_index is null then
+        raise exception 'the vectors of % have no index', (select e.name || ':' || e.version from eo.encoder e where e.encoder_id = used_encoder)
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Build it by eo.build_vector_index or pgearth index vectors, or leave approximate false.';
+    end if;
+    if approximate and filtered then
+        -- Of n vectors, m of which pass, the index is walked past c * n / m for c candidates, each three to four times as dear
+        -- as to rank one of the m; so ranking those that pass is faster up to m = 2 * sqrt(c * n).
+        few := 2 * sqrt(max_candidates * (select greatest(c.reltuples, 0) from pg_class c where c.oid = vector_index));
+        approximate := (select count(*) = few
+                        from (select
+                              from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits,
+                                              sources, similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow,
+                                              max_cloud, scene_classes, cells, patch_ids)
+                              limit few) passing);
+    end if;
+    if approximate then
+        candidates := eo_internal.vector_candidates(
+            vec, used_encoder, max_candidates, left_out,
+            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+            similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud, scene_classes, cells,
+            patch_ids);
+        if coalesce(cardinality(candidates), 0) < max_results then
+            candidates := null;
+        end if;
+    end if;
+    if candidates is not null or not filtered then
+        -- Nothing is left to filter: vectors are ranked without looking at their patches.
+        return query
+            select row_number() over (order by nearest.distance, nearest.patch_id), nearest.patch_id, p.cell, p.name, nearest.distance
+            from (
+                select e.patch_id, e.cell, e.embedding <-> vec as distance
+                from eo.embedding e
+                where e.encoder_id = used_encoder
+                  and (candidates is null or e.patch_id = any (candidates))
+                  and (left_out is null or e.patch_id <> all (left_out))
+                order by 3, 1
+                limit max_results
+            ) nearest
+            join eo.patch p on p.patch_id = nearest.patch_id and p.cell = nearest.cell
+            order by 1;
+    else
+        return query
+            select row_number() over (order by nearest.distance, nearest.patch_id), nearest.*
+            from (
+                select p.patch_id, p.cell, p.name, e.embedding <-> vec as distance
+                from eo.embedding e
+                join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                                similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud, scene_classes,
+                                cells, patch_ids) p
+                    on p.patch_id = e.patch_id and p.cell = e.cell
+                where e.encoder_id = used_encoder
+                  and (left_out is null or e.patch_id <> all (left_out))
+                order by 4, 1
+                limit max_results
+            ) nearest
+            order by 1;
+    end if;
+end
+$$;
+comment on function eo.similar_to_vector(vector, integer, text, boolean, text[], boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that pass the filters of eo.patches. encoder: a name or name:version; null: the newest. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; recall@10 is at least 0.99 on the benchmark''s data, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
+
+create or replace function eo_internal.example_embedding(patch text, encoder_id smallint)
+returns vector
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    example vector;
+begin
+    select e.embedding into example
+    from eo.patch p
+    join eo.embedding e on e.patch_id = p.patch_id and e.cell = p.cell and e.encoder_id = example_embedding.encoder_id
+    where p.name = patch
+    order by p.patch_id
+    limit 1;
+    if not found then
+        if exists (select from eo.patch p where p.name = patch) then
+            raise exception 'patch "%" has no vector', patch
+                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
+        end if;
+        raise exception 'there is no patch "%"', patch
+            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+    end if;
+    return example;
+end
+$$;
+
+create or replace function eo.example_vector(positives text[], negatives text[] default '{}', encoder text default null)
+returns vector
+language plpgsql
+stable parallel safe
+security invoker
+cost 1000
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, false);
+    wanted vector;
+    unwanted vector;
+begin
+    if coalesce(cardinality(positives), 0) = 0 then
+        raise exception 'no positive example was given'
+            using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
+    end if;
+    wanted := (select avg(eo_internal.example_embedding(name, used_encoder)) from unnest(positives) as name);
+    unwanted := (select avg(eo_internal.example_embedding(name, used_encoder)) from unnest(negatives) as name);
+    -- A quarter: the weights then stand as Rocchio's customary 0.75 to 0.15, and add up to 1.
+    return coalesce(wanted + (wanted - unwanted) * array_fill(0.25::real, array[vector_dims(wanted)])::vector, wanted);
+end
+$$;
+comment on function eo.example_vector(text[], text[], text) is
+'Query vector for eo.similar_to_vector from examples, names of stored patches: the mean of the positive ones, moved away from the mean of the negative ones by a quarter of their difference, 1.25 mean(positives) - 0.25 mean(negatives). This is Rocchio''s relevance feedback (in: Salton, The SMART Retrieval System, 1971; Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, section 9.1.1) with the positives as the first query and the weights in the customary ratio of 0.75 to 0.15, scaled to add up to 1 so that the result does not depend on the origin of the vector space. An example named twice counts twice. To leave the examples out of the result, pass them as exclude. Raises invalid_parameter_value without positives, no_data_found for a patch that is unknown or has no vector.';
+
+create or replace function eo.build_vector_index(encoder text default null, m integer default 16, ef_construction integer default 128)
+returns text
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, false);
+    dimension integer := (select e.dimension from eo.encoder e where e.encoder_id = used_encoder);
+    index_name text := eo_internal.vector_index_name(used_encoder);
+    parameters text[] := array['m=' || m, 'ef_construction=' || ef_construction];
+    parallel_workers text := current_setting('max_parallel_maintenance_workers');
+    former regclass;
+begin
+    if dimension > 4000 then
+        raise exception 'vectors of % dimensions cannot be indexed', dimension
+            using errcode = 'program_limit_exceeded', hint = 'pgvector indexes half-precision vectors of at most 4,000 dimensions; the exact search works for any.';
+    end if;
+    -- One build at a time; readers go on, writers wait as they do for any index that is built.
+    execute format('lock table eo.%I in share row exclusive mode', 'embedding__' || used_encoder);
+    former := to_regclass(format('eo.%I', index_name));
+    if (select c.reloptions @> parameters from pg_class c where c.oid = former) then
+        return index_name;
+    end if;
+    if (select string_to_array(e.extversion, '.')::integer[] < array[0, 8, 3] from pg_extension e where e.extname = 'vector') then
+        -- Parallel builds of older versions may overflow a buffer.
+        perform set_config('max_parallel_maintenance_workers', '0', true);
+    end if;
+    execute format('create index %I on eo.%I using hnsw ((embedding::halfvec(%s)) halfvec_l2_ops) with (m = %s, ef_construction = %s)',
+                   index_name || '__new', 'embedding__' || used_encoder, dimension, m, ef_construction);
+    -- Only now, because readers wait from here on.
+    if former is not null then
+        execute format('drop index %s', former);
+    end if;
+    execute format('alter index eo.%I rename to %I', index_name || '__new', index_name);
+    perform set_config('max_parallel_maintenance_workers', parallel_workers, true);
+    return index_name;
+end
+$$;
+comment on function eo.build_vector_index(text, integer, integer) is
+'Builds the HNSW index (pgvector, half precision) over an encoder''s vectors that eo.similar_to_vector(approximate => true) uses, and returns its name; does nothing where it stands already, and builds it anew for other parameters. m: links per vector, ef_construction: breadth of the search for them; more of either gives better recall for a longer build. It is fastest when the graph fits into maintenance_work_mem (about 1 kB and two bytes per dimension for each vector); another session sees how far it is in pg_stat_progress_create_index. Vectors stored later enter it by themselves. An interrupted build leaves nothing behind. Raises program_limit_exceeded for vectors of more than 4,000 dimensions. (writer)';

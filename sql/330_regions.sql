@@ -1,0 +1,250 @@
+-- Search by regions (multi-code hashing): patches whose regions, the segments 1 and above, are like given ones.
+
+create or replace function eo_internal.near_regions(encoder_id smallint, codes bit varying[], wanted integer, radius integer, patch_ids bigint[])
+returns bigint[]
+language plpgsql
+stable parallel restricted
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    near integer[] := (
+        select array_agg(distinct bucket_no)
+        from unnest(codes) as code,
+             eo_internal.nearest_codes(near_regions.encoder_id, array[code], '{}', wanted, radius) as n,
+             unnest(n.bucket_nos) as bucket_no
+    );
+begin
+    return array(
+        select distinct pb.patch_id
+        from unnest(near) as bucket (bucket_no)
+        join eo.patch_bucket pb on pb.encoder_id = near_regions.encoder_id and pb.bucket_no = bucket.bucket_no and pb.segment > 0
+        where near_regions.patch_ids is null or pb.patch_id = any (near_regions.patch_ids)
+    );
+end
+$$;
+
+create or replace function eo_internal.region_distances(encoder_id smallint, codes bit varying[], patch_ids bigint[])
+returns table (patch_id bigint, distance integer)
+language plpgsql
+stable parallel safe
+security invoker
+rows 1000 cost 100000
+set search_path = eo, public, pg_temp
+as $$
+begin
+    return query execute format(
+        'select pb.patch_id, (%s)::integer
+         from unnest($3) as wanted (patch_id)
+         join eo.patch_bucket pb on pb.patch_id = wanted.patch_id and pb.encoder_id = $1 and pb.segment > 0
+         join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
+         group by pb.patch_id',
+        (select string_agg(format('min(b.code <~> $2[%s])', number), ' + ') from generate_subscripts(codes, 1) as number))
+        using encoder_id, codes, patch_ids;
+end
+$$;
+
+create or replace function eo.similar_to_regions(
+    codes bit varying[],
+    max_results integer default 10,
+    encoder text default null,
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    seasons text[] default null,
+    labels text[] default null,
+    label_match eo.label_match default 'some',
+    countries text[] default null,
+    splits text[] default null,
+    sources text[] default null,
+    seasonal_snow boolean default null,
+    cloud_or_shadow boolean default null,
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel restricted
+security invoker
+rows 10 cost 100000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    few constant integer := 1000;
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    near bigint[];
+    candidates bigint[];
+    bound integer;
+begin
+    if coalesce(cardinality(codes), 0) = 0 then
+        raise exception 'no code of a region was given'
+            using errcode = 'invalid_parameter_value', hint = 'Pass the hash codes of one or more regions.';
+    end if;
+    perform eo_internal.check_code(code, used_encoder) from unnest(codes) as code;
+    candidates := array(
+        select p.patch_id
+        from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                        similar_to_regions.seasonal_snow, similar_to_regions.cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids) p
+        limit few
+    );
+    if cardinality(candidates) = few then
+        near := patch_ids;
+        if max_results <= few then
+            -- Of n least distances that sum to s, one is at most s / n. So the sums of any max_results patches bound how near
+            -- to one of the codes a better patch must have a region; patches with regions near to the codes bound it closely.
+            near := eo_internal.near_regions(used_encoder, codes, 10 * max_results, null, patch_ids);
+            candidates := array(
+                select p.patch_id
+                from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                                similar_to_regions.seasonal_snow, similar_to_regions.cloud_or_shadow, max_cloud, scene_classes, cells, near) p
+            );
+            bound := (
+                select max(nearest.distance)
+                from (select d.distance from eo_internal.region_distances(used_encoder, codes, candidates) d
+                      order by d.distance limit max_results) nearest
+                having count(*) = max_results
+            );
+            near := case when bound is null then patch_ids
+                         else eo_internal.near_regions(used_encoder, codes, null, bound / cardinality(codes), patch_ids) end;
+        end if;
+        candidates := array(
+            select p.patch_id
+            from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                            similar_to_regions.seasonal_snow, similar_to_regions.cloud_or_shadow, max_cloud, scene_classes, cells, near) p
+        );
+    end if;
+    return query
+        select row_number() over (order by d.distance, d.patch_id), p.patch_id, p.cell, p.name, d.distance
+        from (
+            select *
+            from eo_internal.region_distances(used_encoder, codes, candidates) found
+            order by found.distance, found.patch_id
+            limit max_results
+        ) d
+        join eo.patch p on p.patch_id = d.patch_id
+        order by 1;
+end
+$$;
+comment on function eo.similar_to_regions(bit varying[], integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+'Multi-code search: the max_results patches with the least sum, over the given hash codes of regions, of the Hamming distance to the nearest of the patch''s regions (null: all patches with codes of regions), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the newest. Exact. pgearth encode --regions makes codes of regions.';
+
+create or replace function eo.similar_regions(
+    patch text,
+    max_results integer default 10,
+    encoder text default null,
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    seasons text[] default null,
+    labels text[] default null,
+    label_match eo.label_match default 'some',
+    countries text[] default null,
+    splits text[] default null,
+    sources text[] default null,
+    seasonal_snow boolean default null,
+    cloud_or_shadow boolean default null,
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel restricted
+security invoker
+rows 10 cost 100000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    example bigint;
+    codes bit varying[];
+begin
+    select p.patch_id, array_agg(b.code order by pb.segment) into example, codes
+    from eo.patch p
+    join eo.patch_bucket pb on pb.patch_id = p.patch_id and pb.cell = p.cell and pb.encoder_id = used_encoder and pb.segment > 0
+    join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
+    where p.name = patch
+    group by p.patch_id
+    order by p.patch_id
+    limit 1;
+    if not found then
+        if exists (select from eo.patch p where p.name = patch) then
+            raise exception 'the regions of patch "%" have no hash codes', patch
+                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode --regions 2';
+        end if;
+        raise exception 'there is no patch "%"', patch
+            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+    end if;
+    return query
+        select row_number() over (order by s.rank), s.patch_id, s.cell, s.name, s.distance
+        from eo.similar_to_regions(codes, max_results + 1, encoder, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                                   similar_regions.seasonal_snow, similar_regions.cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids) s
+        where s.patch_id <> example
+        order by 1
+        limit max_results;
+end
+$$;
+comment on function eo.similar_regions(text, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+'Multi-code query by example: the max_results patches whose regions are most similar to those of a stored patch, itself left out, among those that pass the filters of eo.patches. See eo.similar_to_regions.';
+
+create or replace function eo.region_codes(image bytea, encoder text default null, bands text[] default null)
+returns bit varying[]
+language plpgsql
+stable parallel restricted
+security definer
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    parent smallint;
+    side integer;
+begin
+    perform eo_internal.require_python();
+    if image is null then
+        raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
+    end if;
+    select e.parent_id, (e.segmentation ->> 'side')::integer into parent, side from eo.encoder e where e.encoder_id = used_encoder;
+    if side is null then
+        raise exception 'no regions have codes of this hash function, so it is not known how to cut them'
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth encode --regions 2';
+    end if;
+    return (
+        select array_agg(h.code order by h.number)
+        from (select array_agg(vector_send(v.embedding) order by v.number) as vectors
+              from eo_internal.encode_regions(parent, image, bands, side) with ordinality as v (embedding, number)) encoded,
+             eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, number)
+    );
+end
+$$;
+comment on function eo.region_codes(bytea, text, text[]) is
+'Hash codes of the regions of an uploaded GeoTIFF, cut as those of the stored patches were, row by row: the query for eo.similar_to_regions. encoder: hash function, a name or name:version; null: the newest. bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --regions, and invalid_parameter_value where the image does not divide into whole pixels.';
+
+create or replace function eo.drop_region_codes(encoder text default null)
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    dropped bigint;
+begin
+    delete from eo.patch_bucket pb where pb.encoder_id = used_encoder and pb.segment > 0;
+    get diagnostics dropped = row_count;
+    update eo.encoder e set segmentation = null where e.encoder_id = used_encoder;
+    return dropped;
+end
+$$;
+comment on function eo.drop_region_codes(text) is
+'Removes the hash codes of regions (segments 1 and above) of a hash function, so that they can be cut in another way, and returns how many there were. encoder: a name or name:version; null: the newest. (writer)';

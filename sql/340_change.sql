@@ -1,0 +1,93 @@
+-- Query by change: pairs of consecutive acquisitions of one place, and search among them by how their vectors differ.
+
+create or replace view eo.change as
+select pair.cell, pair.before_patch_id, pair.after_patch_id, pair.before_name, pair.after_name, pair.before_time, pair.after_time,
+       pair.after_time - pair.before_time as elapsed
+from (
+    select p.cell, p.patch_id as before_patch_id, p.name as before_name, p.sensing_time as before_time,
+           lead(p.patch_id) over place as after_patch_id, lead(p.name) over place as after_name,
+           lead(p.sensing_time) over place as after_time
+    from eo.patch p
+    join eo.product on product.product_id = p.product_id
+    -- The bounds determine the cell, which stands here so that conditions on it reach the index of eo.patch.
+    window place as (
+        partition by p.cell, p.srid, p.west, p.south, p.east, p.north, p.source, rtrim(p.platform, 'abcd'), product.level
+        order by p.sensing_time, p.patch_id
+    )
+) pair
+where pair.before_time < pair.after_time;
+comment on view eo.change is
+'Pairs of consecutive acquisitions of the same place: patches with the same native bounds, of one source, mission (satellites a to d of a platform) and processing level, with none in between. Select by cell, and an index finds the place.';
+comment on column eo.change.cell is 'Geohash (precision 5) of the centre of both patches';
+comment on column eo.change.before_patch_id is 'The earlier patch';
+comment on column eo.change.after_patch_id is 'The later patch';
+comment on column eo.change.before_name is 'Name of the earlier patch';
+comment on column eo.change.after_name is 'Name of the later patch';
+comment on column eo.change.before_time is 'Sensing time of the earlier patch';
+comment on column eo.change.after_time is 'Sensing time of the later patch';
+comment on column eo.change.elapsed is 'Time between the two';
+
+create or replace function eo.similar_change(
+    before text,
+    after text,
+    max_results integer default 10,
+    encoder text default null,
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    seasons text[] default null,
+    labels text[] default null,
+    label_match eo.label_match default 'some',
+    countries text[] default null,
+    splits text[] default null,
+    sources text[] default null,
+    seasonal_snow boolean default null,
+    cloud_or_shadow boolean default null,
+    max_cloud real default null,
+    scene_classes text[] default null,
+    cells text[] default null,
+    patch_ids bigint[] default null
+)
+returns table (
+    rank bigint, before_patch_id bigint, after_patch_id bigint, cell text, before_name text, after_name text,
+    distance double precision
+)
+language plpgsql
+stable parallel safe
+security invoker
+rows 10 cost 100000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, false);
+    wanted vector := eo_internal.example_embedding(after, used_encoder) - eo_internal.example_embedding(before, used_encoder);
+begin
+    return query
+        with passing as materialized (
+            select p.patch_id, p.cell
+            from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
+                            similar_change.seasonal_snow, similar_change.cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids) p
+        )
+        select row_number() over (order by found.distance, found.after_patch_id), found.*
+        from (
+            select c.before_patch_id, c.after_patch_id, c.cell, c.before_name, c.after_name,
+                   (later.embedding - earlier.embedding) <-> wanted as distance
+            from eo.change c
+            join passing on passing.patch_id = c.after_patch_id and passing.cell = c.cell
+            join eo.embedding earlier
+                on earlier.encoder_id = used_encoder and earlier.patch_id = c.before_patch_id and earlier.cell = c.cell
+            join eo.embedding later
+                on later.encoder_id = used_encoder and later.patch_id = c.after_patch_id and later.cell = c.cell
+            -- Only the places of patches that pass are looked at.
+            where c.cell = any (array(select distinct passing.cell from passing))
+              and (c.before_name, c.after_name) <> (before, after)
+            order by 6, c.after_patch_id
+            limit max_results
+        ) found
+        order by 1;
+end
+$$;
+comment on function eo.similar_change(text, text, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch passes the filters of eo.patches. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the newest. Exact.';

@@ -1,0 +1,525 @@
+-- Map layers for QGIS and its like: views with an integer key and one typed geometry each, their default styles, and
+-- tables of raster tiles.
+--
+-- Every view runs as its reader (security_invoker), so row-level security shows everyone their own collections only.
+-- The key is a layer's first column. Geometries are `geom`, in EPSG:4326, and in EPSG:3857 in the view of that suffix;
+-- a filter by map bounds finds the indexes of revision 0003 and, by the same expressions, those of revision 0008.
+
+-- A cell of five characters read as a number of base 32.
+create or replace function eo_internal.cell_number(cell text)
+returns integer
+language sql
+immutable parallel safe strict
+security invoker
+begin atomic
+    select (strpos('0123456789bcdefghjkmnpqrstuvwxyz', substr(cell, 1, 1)) - 1 << 20)
+           + (strpos('0123456789bcdefghjkmnpqrstuvwxyz', substr(cell, 2, 1)) - 1 << 15)
+           + (strpos('0123456789bcdefghjkmnpqrstuvwxyz', substr(cell, 3, 1)) - 1 << 10)
+           + (strpos('0123456789bcdefghjkmnpqrstuvwxyz', substr(cell, 4, 1)) - 1 << 5)
+           + (strpos('0123456789bcdefghjkmnpqrstuvwxyz', substr(cell, 5, 1)) - 1);
+end;
+
+create or replace view eo.map_patch with (security_invoker = true) as
+select p.patch_id, p.name, p.source, p.platform, p.sensing_time, p.season, p.cell,
+       (select string_agg(l.name, ', ' order by f.fraction desc nulls last, l.label_id)
+        from unnest(p.label_ids, p.label_fraction) as f (label_id, fraction)
+        join eo.label l on l.label_id = f.label_id) as labels,
+       p.country_codes, p.split, p.seasonal_snow, p.cloud_or_shadow, p.footprint as geom
+from eo.patch p;
+comment on view eo.map_patch is 'Map layer: patches, EPSG:4326';
+comment on column eo.map_patch.patch_id is 'Key';
+comment on column eo.map_patch.name is 'Name of the patch';
+comment on column eo.map_patch.source is 'Data set or loader';
+comment on column eo.map_patch.platform is 'Satellite';
+comment on column eo.map_patch.sensing_time is 'Start of sensing';
+comment on column eo.map_patch.season is 'Meteorological season';
+comment on column eo.map_patch.cell is 'Geohash (precision 5) of the patch centre';
+comment on column eo.map_patch.labels is 'Names of the labels, largest share of the patch first where shares are known';
+comment on column eo.map_patch.country_codes is 'Countries (ISO 3166-1 alpha-2)';
+comment on column eo.map_patch.split is 'train, validation or test';
+comment on column eo.map_patch.seasonal_snow is 'Under seasonal snow';
+comment on column eo.map_patch.cloud_or_shadow is 'With cloud or cloud shadow';
+comment on column eo.map_patch.geom is 'Footprint, EPSG:4326';
+
+create or replace view eo.map_patch_3857 with (security_invoker = true) as
+select m.patch_id, m.name, m.source, m.platform, m.sensing_time, m.season, m.cell, m.labels, m.country_codes, m.split,
+       m.seasonal_snow, m.cloud_or_shadow,
+       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
+            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+from eo.map_patch m;
+comment on view eo.map_patch_3857 is 'Map layer: patches, EPSG:3857';
+comment on column eo.map_patch_3857.patch_id is 'Key';
+comment on column eo.map_patch_3857.name is 'Name of the patch';
+comment on column eo.map_patch_3857.source is 'Data set or loader';
+comment on column eo.map_patch_3857.platform is 'Satellite';
+comment on column eo.map_patch_3857.sensing_time is 'Start of sensing';
+comment on column eo.map_patch_3857.season is 'Meteorological season';
+comment on column eo.map_patch_3857.cell is 'Geohash (precision 5) of the patch centre';
+comment on column eo.map_patch_3857.labels is 'Names of the labels, largest share of the patch first where shares are known';
+comment on column eo.map_patch_3857.country_codes is 'Countries (ISO 3166-1 alpha-2)';
+comment on column eo.map_patch_3857.split is 'train, validation or test';
+comment on column eo.map_patch_3857.seasonal_snow is 'Under seasonal snow';
+comment on column eo.map_patch_3857.cloud_or_shadow is 'With cloud or cloud shadow';
+comment on column eo.map_patch_3857.geom is 'Footprint, EPSG:3857; null beyond 85.06 degrees north or south';
+
+create or replace view eo.map_patch_label with (security_invoker = true) as
+select (p.patch_id << 16) + l.label_id as feature_id, p.patch_id, p.name, l.label_id, l.scheme, l.code, l.name as label,
+       l.color, f.fraction, p.source, p.sensing_time, p.footprint as geom
+from eo.patch p
+cross join unnest(p.label_ids, p.label_fraction) as f (label_id, fraction)
+join eo.label l on l.label_id = f.label_id;
+comment on view eo.map_patch_label is 'Map layer: footprints by label, one row per patch and label, EPSG:4326';
+comment on column eo.map_patch_label.feature_id is 'Key: patch_id * 65536 + label_id';
+comment on column eo.map_patch_label.patch_id is 'Patch';
+comment on column eo.map_patch_label.name is 'Name of the patch';
+comment on column eo.map_patch_label.label_id is 'Label (eo.label)';
+comment on column eo.map_patch_label.scheme is 'Nomenclature: clc, ben43, ben19 or nlcd';
+comment on column eo.map_patch_label.code is 'Code within the nomenclature';
+comment on column eo.map_patch_label.label is 'Name of the label';
+comment on column eo.map_patch_label.color is 'Official colour, #RRGGBB';
+comment on column eo.map_patch_label.fraction is 'Share of the patch area, 0 to 1; null where the source gives none';
+comment on column eo.map_patch_label.source is 'Data set or loader';
+comment on column eo.map_patch_label.sensing_time is 'Start of sensing';
+comment on column eo.map_patch_label.geom is 'Footprint of the patch, EPSG:4326';
+
+create or replace view eo.map_patch_label_3857 with (security_invoker = true) as
+select m.feature_id, m.patch_id, m.name, m.label_id, m.scheme, m.code, m.label, m.color, m.fraction, m.source, m.sensing_time,
+       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
+            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+from eo.map_patch_label m;
+comment on view eo.map_patch_label_3857 is 'Map layer: footprints by label, one row per patch and label, EPSG:3857';
+comment on column eo.map_patch_label_3857.feature_id is 'Key: patch_id * 65536 + label_id';
+comment on column eo.map_patch_label_3857.patch_id is 'Patch';
+comment on column eo.map_patch_label_3857.name is 'Name of the patch';
+comment on column eo.map_patch_label_3857.label_id is 'Label (eo.label)';
+comment on column eo.map_patch_label_3857.scheme is 'Nomenclature: clc, ben43, ben19 or nlcd';
+comment on column eo.map_patch_label_3857.code is 'Code within the nomenclature';
+comment on column eo.map_patch_label_3857.label is 'Name of the label';
+comment on column eo.map_patch_label_3857.color is 'Official colour, #RRGGBB';
+comment on column eo.map_patch_label_3857.fraction is 'Share of the patch area, 0 to 1; null where the source gives none';
+comment on column eo.map_patch_label_3857.source is 'Data set or loader';
+comment on column eo.map_patch_label_3857.sensing_time is 'Start of sensing';
+comment on column eo.map_patch_label_3857.geom is 'Footprint of the patch, EPSG:3857; null beyond 85.06 degrees north or south';
+
+create or replace view eo.map_collection with (security_invoker = true) as
+select (c.collection_id << 40) + p.patch_id as feature_id, c.collection_id, c.name as collection, cp.added_at,
+       p.patch_id, p.name, p.source, p.platform, p.sensing_time, p.season, p.labels, p.country_codes, p.geom
+from eo.collection c
+join eo.collection_patch cp on cp.collection_id = c.collection_id
+join eo.map_patch p on p.patch_id = cp.patch_id and p.cell = cp.cell;
+comment on view eo.map_collection is 'Map layer: patches of the reader''s own collections, one row per collection and patch, EPSG:4326';
+comment on column eo.map_collection.feature_id is 'Key: collection_id * 2^40 + patch_id';
+comment on column eo.map_collection.collection_id is 'Collection';
+comment on column eo.map_collection.collection is 'Name of the collection, to filter by';
+comment on column eo.map_collection.added_at is 'When the patch was added';
+comment on column eo.map_collection.patch_id is 'Patch';
+comment on column eo.map_collection.name is 'Name of the patch';
+comment on column eo.map_collection.source is 'Data set or loader';
+comment on column eo.map_collection.platform is 'Satellite';
+comment on column eo.map_collection.sensing_time is 'Start of sensing';
+comment on column eo.map_collection.season is 'Meteorological season';
+comment on column eo.map_collection.labels is 'Names of the labels, largest share of the patch first where shares are known';
+comment on column eo.map_collection.country_codes is 'Countries (ISO 3166-1 alpha-2)';
+comment on column eo.map_collection.geom is 'Footprint of the patch, EPSG:4326';
+
+create or replace view eo.map_collection_3857 with (security_invoker = true) as
+select m.feature_id, m.collection_id, m.collection, m.added_at, m.patch_id, m.name, m.source, m.platform, m.sensing_time,
+       m.season, m.labels, m.country_codes,
+       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
+            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+from eo.map_collection m;
+comment on view eo.map_collection_3857 is 'Map layer: patches of the reader''s own collections, one row per collection and patch, EPSG:3857';
+comment on column eo.map_collection_3857.feature_id is 'Key: collection_id * 2^40 + patch_id';
+comment on column eo.map_collection_3857.collection_id is 'Collection';
+comment on column eo.map_collection_3857.collection is 'Name of the collection, to filter by';
+comment on column eo.map_collection_3857.added_at is 'When the patch was added';
+comment on column eo.map_collection_3857.patch_id is 'Patch';
+comment on column eo.map_collection_3857.name is 'Name of the patch';
+comment on column eo.map_collection_3857.source is 'Data set or loader';
+comment on column eo.map_collection_3857.platform is 'Satellite';
+comment on column eo.map_collection_3857.sensing_time is 'Start of sensing';
+comment on column eo.map_collection_3857.season is 'Meteorological season';
+comment on column eo.map_collection_3857.labels is 'Names of the labels, largest share of the patch first where shares are known';
+comment on column eo.map_collection_3857.country_codes is 'Countries (ISO 3166-1 alpha-2)';
+comment on column eo.map_collection_3857.geom is 'Footprint of the patch, EPSG:3857; null beyond 85.06 degrees north or south';
+
+create or replace view eo.map_corine with (security_invoker = true) as
+select c.corine_id, c.label_id, l.code, l.name as label, l.color, c.source,
+       ST_Transform(c.geom, 4326)::geometry(multipolygon, 4326) as geom
+from eo.corine c
+join eo.label l on l.label_id = c.label_id;
+comment on view eo.map_corine is 'Map layer: CORINE Land Cover, EPSG:4326';
+comment on column eo.map_corine.corine_id is 'Key';
+comment on column eo.map_corine.label_id is 'Class (eo.label)';
+comment on column eo.map_corine.code is 'Code of the class, level 3';
+comment on column eo.map_corine.label is 'Name of the class';
+comment on column eo.map_corine.color is 'Official colour, #RRGGBB';
+comment on column eo.map_corine.source is 'File and layer it came from';
+comment on column eo.map_corine.geom is 'Outline, EPSG:4326';
+
+create or replace view eo.map_corine_3857 with (security_invoker = true) as
+select c.corine_id, c.label_id, l.code, l.name as label, l.color, c.source,
+       ST_Transform(c.geom, 3857)::geometry(multipolygon, 3857) as geom
+from eo.corine c
+join eo.label l on l.label_id = c.label_id;
+comment on view eo.map_corine_3857 is 'Map layer: CORINE Land Cover, EPSG:3857';
+comment on column eo.map_corine_3857.corine_id is 'Key';
+comment on column eo.map_corine_3857.label_id is 'Class (eo.label)';
+comment on column eo.map_corine_3857.code is 'Code of the class, level 3';
+comment on column eo.map_corine_3857.label is 'Name of the class';
+comment on column eo.map_corine_3857.color is 'Official colour, #RRGGBB';
+comment on column eo.map_corine_3857.source is 'File and layer it came from';
+comment on column eo.map_corine_3857.geom is 'Outline, EPSG:3857';
+
+create or replace view eo.map_nuts with (security_invoker = true) as
+select n.region_id, n.nuts_id, n.level, n.country_code, n.name, n.geom
+from eo.nuts n;
+comment on view eo.map_nuts is 'Map layer: NUTS regions of all levels, EPSG:4326';
+comment on column eo.map_nuts.region_id is 'Key';
+comment on column eo.map_nuts.nuts_id is 'NUTS code';
+comment on column eo.map_nuts.level is 'NUTS level, to filter by; 0 is a country';
+comment on column eo.map_nuts.country_code is 'ISO 3166-1 alpha-2';
+comment on column eo.map_nuts.name is 'Name in Latin script';
+comment on column eo.map_nuts.geom is 'Outline, EPSG:4326';
+
+create or replace view eo.map_nuts_3857 with (security_invoker = true) as
+select m.region_id, m.nuts_id, m.level, m.country_code, m.name,
+       ST_Transform(m.geom, 3857)::geometry(multipolygon, 3857) as geom
+from eo.map_nuts m;
+comment on view eo.map_nuts_3857 is 'Map layer: NUTS regions of all levels, EPSG:3857';
+comment on column eo.map_nuts_3857.region_id is 'Key';
+comment on column eo.map_nuts_3857.nuts_id is 'NUTS code';
+comment on column eo.map_nuts_3857.level is 'NUTS level, to filter by; 0 is a country';
+comment on column eo.map_nuts_3857.country_code is 'ISO 3166-1 alpha-2';
+comment on column eo.map_nuts_3857.name is 'Name in Latin script';
+comment on column eo.map_nuts_3857.geom is 'Outline, EPSG:3857';
+
+create or replace view eo.map_cell with (security_invoker = true) as
+-- Materialized, so that a filter by map bounds looks at each cell and not at each patch.
+with c as materialized (
+    select p.cell, count(*) as patches
+    from eo.patch p
+    group by p.cell
+)
+select eo_internal.cell_number(c.cell) as cell_id, c.cell, c.patches,
+       ST_SetSRID(ST_GeomFromGeoHash(c.cell), 4326)::geometry(polygon, 4326) as geom
+from c;
+comment on view eo.map_cell is 'Map layer: geohash cells (precision 5) with the number of their patches, EPSG:4326. Counts all patches at each look.';
+comment on column eo.map_cell.cell_id is 'Key: the geohash read as a number';
+comment on column eo.map_cell.cell is 'Geohash';
+comment on column eo.map_cell.patches is 'Patches whose centre is in the cell';
+comment on column eo.map_cell.geom is 'Rectangle of the cell, EPSG:4326';
+
+create or replace view eo.map_cell_3857 with (security_invoker = true) as
+select m.cell_id, m.cell, m.patches,
+       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
+            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+from eo.map_cell m;
+comment on view eo.map_cell_3857 is 'Map layer: geohash cells (precision 5) with the number of their patches, EPSG:3857. Counts all patches at each look.';
+comment on column eo.map_cell_3857.cell_id is 'Key: the geohash read as a number';
+comment on column eo.map_cell_3857.cell is 'Geohash';
+comment on column eo.map_cell_3857.patches is 'Patches whose centre is in the cell';
+comment on column eo.map_cell_3857.geom is 'Rectangle of the cell, EPSG:3857; null beyond 85.06 degrees north or south';
+
+-- Default styles, in QGIS's own XML (QML), for the table that QGIS keeps styles in.
+
+create or replace function eo_internal.fill_symbol(number bigint, fill text, outline text, outline_width numeric, opacity numeric)
+returns text
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    select format('<symbol type="fill" name="%s" alpha="%s" clip_to_extent="1"><layer class="SimpleFill" enabled="1">'
+                  '<prop k="color" v="%s"/><prop k="style" v="%s"/><prop k="outline_color" v="%s"/>'
+                  '<prop k="outline_style" v="solid"/><prop k="outline_width" v="%s"/><prop k="outline_width_unit" v="MM"/>'
+                  '</layer></symbol>',
+                  number, opacity, coalesce(fill, '#FFFFFF'), case when fill is null then 'no' else 'solid' end, outline, outline_width);
+end;
+
+create or replace function eo_internal.map_styles()
+returns table (layer text, description text, qml xml)
+language sql
+stable parallel safe
+security invoker
+rows 6
+begin atomic
+    with class as (
+        select l.*, row_number() over (order by array_position('{clc,ben19,ben43,nlcd}', l.scheme), l.label_id) as number
+        from eo.label l
+        where l.scheme = 'clc' and l.level = 3 or l.scheme in ('ben19', 'ben43', 'nlcd')
+    ),
+    -- Symbols of each layer, and what of an attribute each stands for: a value, or a range from lower to upper.
+    entry (layer, number, fill, outline, outline_width, opacity, title, value, lower, upper) as (
+        select 'map_patch', 0, null, '#1f4e79', 0.26, 1.0, null, null, null::bigint, null::bigint
+        union all
+        select 'map_collection', 0, '#ff8000', '#c04000', 0.4, 0.6, null, null, null, null
+        union all
+        select 'map_patch_label', c.number, c.color, '#555555', 0.1, 0.8, c.name || ' (' || c.scheme || ')', c.label_id::text, null, null
+        from class c
+        union all
+        select 'map_corine', c.number, c.color, c.color, 0.1, 1.0, c.code || ' ' || c.name, c.label_id::text, null, null
+        from class c
+        where c.scheme = 'clc'
+        union all
+        select 'map_nuts', n.level, null, n.color, n.width, 1.0, n.title, n.level::text, null, null
+        from (values (3, '#999999', 0.1, 'level 3'), (2, '#666666', 0.2, 'level 2'), (1, '#333333', 0.3, 'level 1'),
+                     (0, '#000000', 0.5, 'countries')) as n (level, color, width, title)
+        union all
+        select 'map_cell', c.number, c.color, c.color, 0.1, 0.8,
+               case when c.upper is null then c.lower || ' or more' else c.lower || ' to ' || c.upper end,
+               null, c.lower, coalesce(c.upper, 1000000000)
+        from (values (0, '#ffffcc', 1, 3), (1, '#c7e9b4', 4, 7), (2, '#7fcdbb', 8, 15), (3, '#41b6c4', 16, 31),
+                     (4, '#2c7fb8', 32, 63), (5, '#253494', 64, null)) as c (number, color, lower, upper)
+    ),
+    renderer (layer, type, attribute, description) as (
+        values ('map_patch', 'singleSymbol', null, 'Outlines'),
+               ('map_collection', 'singleSymbol', null, 'Orange'),
+               ('map_patch_label', 'categorizedSymbol', 'label_id', 'CORINE Land Cover colours'),
+               ('map_corine', 'categorizedSymbol', 'label_id', 'CORINE Land Cover colours'),
+               ('map_nuts', 'categorizedSymbol', 'level', 'Outlines by level'),
+               ('map_cell', 'graduatedSymbol', 'patches', 'Number of patches')
+    )
+    select r.layer, r.description,
+           format('<qgis version="3.22" styleCategories="Symbology"><renderer-v2 type="%s" attr="%s">'
+                  '<categories>%s</categories><ranges>%s</ranges><symbols>%s</symbols></renderer-v2></qgis>',
+                  r.type, r.attribute,
+                  string_agg(format('<category value="%s" symbol="%s" label="%s" render="true"/>', e.value, e.number, t.escaped), ''
+                             order by e.number) filter (where e.value is not null),
+                  string_agg(format('<range lower="%s" upper="%s" symbol="%s" label="%s" render="true"/>',
+                                    e.lower, e.upper, e.number, t.escaped), ''
+                             order by e.number) filter (where e.lower is not null),
+                  string_agg(eo_internal.fill_symbol(e.number, e.fill, e.outline, e.outline_width, e.opacity), ''
+                             order by e.number))::xml
+    from renderer r
+    join entry e on e.layer = r.layer
+    cross join replace(replace(replace(e.title, '&', '&amp;'), '<', '&lt;'), '"', '&quot;') as t (escaped)
+    group by r.layer, r.type, r.attribute, r.description;
+end;
+
+create or replace function eo.store_map_styles()
+returns void
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+begin
+    -- QGIS finds a style by the database's name, which a dump brings from where it was made.
+    update public.layer_styles s
+    set f_table_catalog = current_database()
+    where s.f_table_schema in ('eo', 'eo_layers') and s.f_table_catalog <> current_database();
+    delete from public.layer_styles s where s.f_table_schema = 'eo' and s.stylename = 'pgearth';
+    insert into public.layer_styles
+        (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, stylename, styleqml, useasdefault, description)
+    select current_database(), 'eo', view.name, 'geom', 'pgearth', s.qml,
+           -- Somebody's own default stays.
+           not exists (select from public.layer_styles o
+                       where o.f_table_schema = 'eo' and o.f_table_name = view.name and o.useasdefault),
+           s.description
+    from eo_internal.map_styles() s, concat(s.layer, '_3857') as web_mercator, unnest(array[s.layer, web_mercator]) as view (name);
+end
+$$;
+comment on function eo.store_map_styles() is
+'Brings the styles of the map layers in public.layer_styles, from which QGIS takes a layer''s default style, up to date with the colours of eo.label and the name of the database. `pgearth migrate` and `pgearth load nomenclature` call it. (writer)';
+
+-- Raster layers: QGIS wants a table with an integer key, constraints that say what all its rasters have in common, and
+-- overviews; eo.patch_raster, of many products and grids, can be none.
+
+create or replace function eo_internal.drop_raster_layer(layer text)
+returns boolean
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    overview name;
+    existed boolean := to_regclass(format('eo_layers.%I', layer)) is not null;
+begin
+    for overview in
+        select o.o_table_name from raster_overviews o where o.r_table_schema = 'eo_layers' and o.r_table_name = layer
+    loop
+        execute format('drop table eo_layers.%I', overview);
+    end loop;
+    execute format('drop table if exists eo_layers.%I', layer);
+    return existed;
+end
+$$;
+
+create or replace function eo_internal.finish_raster_layer(layer text, description text)
+returns void
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+begin
+    perform AddRasterConstraints('eo_layers'::name, layer::name, 'rast'::name);
+    execute format('create index on eo_layers.%I using gist (ST_ConvexHull(rast))', layer);
+    execute format('analyze eo_layers.%I', layer);
+    execute format('grant select on eo_layers.%I to eo_reader', layer);
+    execute format('comment on table eo_layers.%I is %L', layer, description);
+end
+$$;
+
+-- PostGIS's ST_CreateOverview picks one pixel out of factor * factor and is ten times slower.
+create or replace function eo_internal.make_overview(layer text, factor integer, finer text, x double precision, y double precision)
+returns text
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    overview text := format('o_%s_%s', factor, layer);
+begin
+    execute format('create table eo_layers.%I (rid integer primary key, rast raster not null)', overview);
+    execute format(
+        'insert into eo_layers.%I
+         select row_number() over (order by p.y desc, p.x), ST_RastFromWKB(eo_internal.overview_tile(array_agg(ST_AsWKB(t.rast)), p.x, p.y))
+         from eo_layers.%I t
+         -- The corner of the tile above; a quarter is added because quotients are halves but for rounding.
+         cross join lateral (
+             select $1 + width * floor((ST_UpperLeftX(t.rast) - $1) / width + 0.25) as x,
+                    $2 + height * floor((ST_UpperLeftY(t.rast) - $2) / height + 0.25) as y
+             from (select 2 * ST_Width(t.rast) * ST_ScaleX(t.rast) as width, 2 * ST_Height(t.rast) * ST_ScaleY(t.rast) as height) s
+         ) p
+         group by p.x, p.y', overview, finer)
+        using x, y;
+    perform eo_internal.finish_raster_layer(overview, format('Overview of %s', layer));
+    perform AddOverviewConstraints('eo_layers'::name, overview::name, 'rast'::name, 'eo_layers'::name, layer::name, 'rast'::name, factor);
+    return overview;
+end
+$$;
+
+create or replace function eo_internal.product_tiles(product_id bigint, resolution smallint, bands text[])
+returns table (rid bigint, patch_id bigint, rast raster)
+language sql
+stable parallel safe
+security invoker
+rows 100
+begin atomic
+    select row_number() over (order by p.patch_id), p.patch_id,
+           ST_Band(r.rast, array(select array_position(r.bands, wanted.band)
+                                 from unnest(product_tiles.bands) with ordinality as wanted (band, number)
+                                 order by wanted.number))
+    from eo.patch p
+    join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell
+    where p.product_id = product_tiles.product_id
+      and r.resolution = product_tiles.resolution
+      and r.bands @> product_tiles.bands;
+end;
+
+create or replace function eo.make_raster_layer(
+    product text,
+    bands text[] default '{B04,B03,B02}',
+    stretch boolean default true,
+    layer text default null
+)
+returns text
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = eo, public, pg_temp
+set client_min_messages = warning
+as $$
+declare
+    source eo.product := (select p from eo.product p where p.name = make_raster_layer.product);
+    -- Unlike a product's name, this fits beside the prefix of an overview into PostgreSQL's 63 bytes.
+    made text := coalesce(layer, left(trim('_' from regexp_replace(lower(product), '[^a-z0-9]+', '_', 'g')), 44)
+                                 || '_' || source.product_id);
+    description text := format('%s: %s%s', product, array_to_string(bands, ', '),
+                               case when stretch then ', stretched from the 2nd to the 98th percentile' end);
+    used_resolution smallint;
+    limits double precision[];
+    grid record;
+    regular boolean;
+    side integer;
+    factor integer := 1;
+    finer text;
+begin
+    if source.product_id is null then
+        raise exception 'there is no product "%"', product
+            using errcode = 'no_data_found', hint = 'eo.product lists the products.';
+    end if;
+    if made !~ '^[a-z0-9_]{1,55}$' then
+        raise exception 'a layer cannot be called "%"', made
+            using errcode = 'invalid_parameter_value', hint = 'Pass a name of 1 to 55 of the characters a to z, 0 to 9 and _.';
+    end if;
+    select r.resolution into used_resolution
+    from eo.patch p
+    join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell
+    where p.product_id = source.product_id and r.bands @> make_raster_layer.bands and cardinality(make_raster_layer.bands) > 0
+    order by r.resolution
+    limit 1;
+    if not found then
+        raise exception 'product "%" has no pixels of % at one resolution', product, array_to_string(bands, ', ', 'null')
+            using errcode = 'no_data_found',
+                  hint = coalesce('It has: ' || (
+                      select string_agg(distinct array_to_string(r.bands, ', '), '; ')
+                      from eo.patch p
+                      join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell
+                      where p.product_id = source.product_id) || '.', 'Its patches have no pixels.');
+    end if;
+    perform eo_internal.require_python();
+    perform eo_internal.drop_raster_layer(made);
+    execute format('create table eo_layers.%I (rid integer primary key, patch_id bigint not null, rast raster not null)', made);
+    execute format('alter table eo_layers.%I alter column rast set storage external', made);
+    if stretch then
+        -- The same limits for all tiles, or they would not make one picture; a hundred, spread evenly, tell enough.
+        select eo_internal.stretch_limits(array_agg(ST_AsWKB(t.rast))) into limits
+        from (select p.*, count(*) over () as total
+              from eo_internal.product_tiles(source.product_id, used_resolution, bands) p) t
+        where t.rid % ceil(t.total / 100.0) = 0;
+    end if;
+    execute format(
+        'insert into eo_layers.%I
+         select t.rid, t.patch_id, %s
+         from eo_internal.product_tiles($1, $2, $3) t',
+        made, case when stretch then 'ST_RastFromWKB(eo_internal.stretched(ST_AsWKB(t.rast), $4))' else 't.rast' end)
+        using source.product_id, used_resolution, bands, limits;
+    perform eo_internal.finish_raster_layer(made, description);
+    -- A constraint that the rasters break is left out, with a warning at most.
+    execute format(
+        'select min(ST_UpperLeftX(rast)) as x, max(ST_UpperLeftY(rast)) as y, min(ST_Width(rast) * ST_ScaleX(rast)) as width,
+                min(ST_Height(rast) * -ST_ScaleY(rast)) as height, max(ST_Width(rast)) as columns, max(ST_Height(rast)) as lines
+         from eo_layers.%I', made) into grid;
+    execute format(
+        'select count(*) filter (where abs(c - round(c)) + abs(l - round(l)) > 0.001 or ST_Width(rast) <> $5 or ST_Height(rast) <> $6) = 0,
+                (greatest(max(c) * $5, max(l) * $6) + $5)::integer
+         from (select rast, (ST_UpperLeftX(rast) - $1) / $3 as c, ($2 - ST_UpperLeftY(rast)) / $4 as l from eo_layers.%I) t', made)
+        into regular, side using grid.x, grid.y, grid.width, grid.height, grid.columns, grid.lines;
+    if not regular
+       or not exists (select from raster_columns r
+                      where r.r_table_schema = 'eo_layers' and r.r_table_name = made and r.same_alignment and r.pixel_types is not null) then
+        raise exception 'the patches of product "%" do not lie on one grid', product
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'A layer takes rasters of one reference system, size, pixel size, alignment and pixel type.';
+    end if;
+    while side > 512 loop
+        factor := factor * 2;
+        finer := eo_internal.make_overview(made, factor, coalesce(finer, made), grid.x, grid.y);
+        side := side / 2;
+    end loop;
+    return made;
+end
+$$;
+comment on function eo.make_raster_layer(text, text[], boolean, text) is
+'Makes a raster layer of a product for QGIS, or makes it anew: a table of aligned tiles in schema eo_layers with constraints, and overviews of a half, a quarter and so on until one has at most 512 pixels a side. Returns the name of the table: layer, or one made of the product''s name and number. bands: names of bands of one resolution, three to be shown in colour. stretch: values from the 2nd to the 98th percentile of each band become 1 to 255, 0 is no data; if false, the pixels as they are. Raises no_data_found for an unknown product or bands that it does not have at one resolution. (writer)';
+
+create or replace function eo.drop_raster_layer(layer text)
+returns void
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = eo, public, pg_temp
+as $$
+begin
+    if not eo_internal.drop_raster_layer(layer) then
+        raise exception 'there is no raster layer "%"', layer
+            using errcode = 'undefined_table', hint = 'Layers are the tables of schema eo_layers.';
+    end if;
+end
+$$;
+comment on function eo.drop_raster_layer(text) is
+'Drops a raster layer made by eo.make_raster_layer, with its overviews. Raises undefined_table for an unknown layer. (writer)';

@@ -1,0 +1,398 @@
+"""Packed codes while others write: what a search finds is what plain SQL finds in the same snapshot, always."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import errors
+
+from loaders.patches import Patch, Product, write_patches, write_products
+from pyfuncs.convert import bit_string
+
+BITS = 64
+PATCHES = 400
+
+
+@pytest.fixture
+def hashed(archive: psycopg.Connection) -> psycopg.Connection:
+    """An archive of its own, see `fill`."""
+    fill(archive)
+    return archive
+
+
+def fill(archive: psycopg.Connection) -> None:
+    """Store patches without codes, and a hash function of 64 bits whose weights nothing reads."""
+    start = datetime(2018, 1, 1, tzinfo=UTC)
+    write_products(archive, [Product("p", "sentinel-2a", "L2A", start)])
+    patches = [
+        Patch(
+            f"patch-{n:03}",
+            "p",
+            "sentinel-2a",
+            start,
+            32633,
+            500_000 + 1200 * n,
+            5_000_000,
+            501_200 + 1200 * n,
+            5_001_200,
+        )
+        for n in range(PATCHES)
+    ]
+    with archive.transaction():
+        write_patches(archive, "test", patches)
+    archive.execute("select eo.register_encoder('vectors', 1, 'spectral', '{B02}', 'w', dimension => 4)")
+    archive.execute(
+        "select eo.register_encoder('codes', 1, 'lsh', '{}', 'w', bits => %s,"
+        " parent_id => (select encoder_id from eo.encoder where name = 'vectors'))",
+        (BITS,),
+    )
+
+
+@pytest.fixture(scope="module")
+def described(module_archive: psycopg.Connection) -> psycopg.Connection:
+    """Patches with everything that filters read, some of it unknown; codes; all of it packed."""
+    generator = np.random.default_rng(5)
+    fill(module_archive)
+    ids = patch_ids(module_archive)
+    labels = [
+        label_id
+        for (label_id,) in module_archive.execute(
+            "select label_id from eo.label where scheme = 'clc' and code in ('311', '312', '313', '211', '512')"
+        )
+    ]
+    scenes = [
+        label_id
+        for (label_id,) in module_archive.execute(
+            "select label_id from eo.label where scheme = 'scl' and code in ('4', '5')"
+        )
+    ]
+    for number, patch_id in enumerate(ids):
+        module_archive.execute(
+            """
+            update eo.patch set sensing_time = '2018-01-01'::timestamptz + %s * interval '1 day', platform = %s, label_ids = %s,
+                country_codes = %s, split = %s, seasonal_snow = %s, cloud_or_shadow = %s, scene_class_ids = %s
+            where patch_id = %s
+            """,
+            (
+                int(generator.integers(365)),
+                str(generator.choice(["sentinel-2a", "sentinel-2b"])),
+                None
+                if number % 9 == 0
+                else sorted(generator.choice(labels, generator.integers(1, 4), replace=False).tolist()),
+                [None, ["AT"], ["AT", "SI"], ["SI"], ["HR"]][generator.integers(5)],
+                [None, "train", "test"][generator.integers(3)],
+                [None, True, False][generator.integers(3)],
+                [None, True, False][generator.integers(3)],
+                [None, [scenes[0]], scenes][generator.integers(3)],
+                patch_id,
+            ),
+        )
+    module_archive.execute("update eo.product set cloud_cover = 10")
+    store(module_archive, ids, random_codes(generator, len(ids)))
+    module_archive.execute("select eo.build_code_index()")
+    return module_archive
+
+
+def random_codes(generator: np.random.Generator, count: int) -> list[str]:
+    """Codes around a few centres, so that they repeat and have near neighbours."""
+    centres = np.random.default_rng(9).integers(0, 2, (5, BITS)).astype(bool)
+    codes = centres[generator.integers(0, 5, count)] ^ (generator.random((count, BITS)) < 0.02)
+    return [bit_string(code) for code in codes]
+
+
+def store(connection: psycopg.Connection, patch_ids: list[int], codes: list[str]) -> None:
+    connection.execute(
+        "select eo.store_codes((select encoder_id from eo.encoder where name = 'codes'), %s, %s, %s::varbit[])",
+        (patch_ids, [0] * len(patch_ids), codes),
+    )
+
+
+def search(connection: psycopg.Connection, code: str, scan: str) -> list[tuple]:
+    """Results of several searches, in one transaction of the caller, by the packed codes or by plain SQL."""
+    connection.execute("select set_config('pgearth.code_scan', %s, false)", (scan,))
+    results = []
+    for query in (
+        "select * from eo.similar_to_code(%s::varbit, 7)",
+        "select * from eo.similar_to_code(%s::varbit, 7, platforms => '{sentinel-2a}', patch_ids => array(select generate_series(1, 1000, 3)))",
+        "select * from eo.similar_to_code(%s::varbit, 7, labels => '{clc:311}', area => eo.rectangle(14, 40, 17, 50))",
+        "select * from eo.within_distance(%s::varbit, 12)",
+        "select * from eo.within_distance(%s::varbit, 12, labels => '{clc:3}')",
+        "select * from eo.buckets_within(%s::varbit, 12)",
+    ):
+        results += connection.execute(query, (code,)).fetchall()
+    return results
+
+
+def patch_ids(connection: psycopg.Connection) -> list[int]:
+    return [patch_id for (patch_id,) in connection.execute("select patch_id from eo.patch order by patch_id")]
+
+
+@pytest.fixture
+def sessions(hashed: psycopg.Connection) -> Iterator[Callable[..., psycopg.Connection]]:
+    """Make sessions of their own in the archive; all are closed at the end."""
+    opened: list[psycopg.Connection] = []
+
+    def make(**settings: object) -> psycopg.Connection:
+        session = psycopg.connect(hashed.info.dsn, **settings)
+        opened.append(session)
+        return session
+
+    yield make
+    for session in opened:
+        session.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_interleaving_of_writers_and_readers(hashed, sessions, seed):
+    """Writers that commit, roll back, roll back to savepoints and delete, step by step, in a random order."""
+    generator = np.random.default_rng(seed)
+    free = patch_ids(hashed)
+    writer = sessions()
+    fresh_reader, old_reader = sessions(autocommit=True), sessions()
+    old_reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    compared = 0
+    for _ in range(60):
+        action = generator.choice(
+            ["write", "savepoint", "commit", "rollback", "delete", "pack", "new snapshot", "read"]
+        )
+        if action in ("write", "savepoint") and len(free) > 5:
+            taken, free = free[:5], free[5:]
+            if action == "savepoint":
+                writer.execute("savepoint here")
+            store(writer, taken, random_codes(generator, 5))
+            if action == "savepoint":
+                writer.execute("rollback to savepoint here")
+        elif action == "commit":
+            writer.commit()
+        elif action == "rollback":
+            writer.rollback()
+        elif action == "delete":
+            writer.execute("delete from eo.patch_bucket where patch_id %% 7 = %s", (int(generator.integers(7)),))
+        elif action == "annotate":
+            writer.execute(
+                "update eo.patch set label_ids = array(select label_id from eo.label where scheme = 'clc' and code = %s)"
+                " where patch_id %% 3 = %s",
+                (str(generator.choice(["311", "312", "512"])), int(generator.integers(3))),
+            )
+        elif action == "pack":
+            hashed.execute("select eo.build_code_index('codes')")
+        elif action == "new snapshot":
+            old_reader.commit()
+        code = random_codes(generator, 1)[0]
+        for reader in (fresh_reader, old_reader, writer):
+            found = search(reader, code, "packed")
+            assert found == search(reader, code, "sql"), action
+            compared += len(found)
+    assert compared > 100
+
+
+def test_writers_and_readers_at_once(hashed, sessions):
+    """Threads that write, roll back, delete and pack; readers compare both scans within one snapshot."""
+    everything = patch_ids(hashed)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[np.random.Generator], None], seed: int) -> threading.Thread:
+        def run() -> None:
+            try:
+                work(np.random.default_rng(seed))
+            except BaseException as error:  # re-raised by the test
+                failures.append(error)
+                stop.set()
+
+        return threading.Thread(target=run)
+
+    def write(generator: np.random.Generator, mine: list[int]) -> None:
+        session = sessions()
+        for patch_id in mine:
+            store(session, [patch_id], random_codes(generator, 1))
+            if generator.random() < 0.3:
+                session.rollback()
+            else:
+                session.commit()
+            if generator.random() < 0.1:
+                session.execute("delete from eo.patch_bucket where patch_id = %s", (mine[0],))
+                session.commit()
+
+    def pack(_generator: np.random.Generator) -> None:
+        session = sessions(autocommit=True)
+        while not stop.wait(0.05):
+            session.execute("select eo.build_code_index('codes')")
+
+    compared: list[int] = []
+
+    def read(generator: np.random.Generator) -> None:
+        session = sessions()
+        session.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        while not stop.is_set():
+            code = random_codes(generator, 1)[0]
+            found = search(session, code, "packed")
+            assert found == search(session, code, "sql")
+            session.commit()
+            compared.append(len(found))
+
+    writers = [guarded(lambda g, part=part: write(g, everything[part::3]), part) for part in range(3)]
+    others = [guarded(pack, 10), guarded(read, 11), guarded(read, 12)]
+    for thread in writers + others:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    while len(compared) < 10 and not stop.wait(0.1):
+        pass
+    stop.set()
+    for thread in others:
+        thread.join()
+    assert failures == []
+    assert max(compared) > 10
+    found = search(hashed, random_codes(np.random.default_rng(0), 1)[0], "packed")
+    assert found == search(hashed, random_codes(np.random.default_rng(0), 1)[0], "sql")
+
+
+FILTERS = [
+    "area => eo.rectangle(15.2, 44, 15.9, 46)",
+    "area => eo.circle(st_point(15.5, 45.16, 4326), 15000)",
+    "from_time => '2018-03-01', to_time => '2018-09-01'",
+    "platforms => '{sentinel-2b}', seasons => '{summer,autumn}'",
+    "labels => '{clc:3}'",
+    "labels => '{clc:311,clc:312}', label_match => 'at_least'",
+    "labels => '{clc:31}', label_match => 'exactly'",
+    "countries => '{AT,SI}'",
+    "splits => '{train}'",
+    "splits => '{test}', sources => '{test}'",
+    "seasonal_snow => true",
+    "cloud_or_shadow => false",
+    "cells => '{u2}'",
+    "cells => array(select distinct cell || '' from eo.patch order by 1 limit 3)",
+    "patch_ids => array(select generate_series(1, 2000, 7))",
+    "max_cloud => 20",
+    "scene_classes => '{scl:4}'",
+    "area => 'srid=4326;polygon empty'",
+    "labels => '{clc:311}', countries => '{AT}', from_time => '2018-05-01', area => eo.rectangle(15, 44, 16.5, 46)",
+]
+
+
+@pytest.mark.parametrize("chosen", FILTERS)
+def test_filtered_searches_by_packed_patches(described, chosen):
+    """Every filter, by packed patches and by plain SQL: the same patches, distances and order."""
+    assert described.execute("select patches from eo.code_index").fetchone() == (PATCHES,)
+    found = {"packed": [], "sql": []}
+    for scan, results in found.items():
+        described.execute("select set_config('pgearth.code_scan', %s, false)", (scan,))
+        for code in random_codes(np.random.default_rng(7), 5):
+            for call in (
+                f"eo.similar_to_code(%s::varbit, 10, {chosen})",
+                f"eo.within_distance(%s::varbit, 25, {chosen})",
+            ):
+                results += described.execute(f"select * from {call}".encode(), (code,)).fetchall()
+    assert found["packed"] == found["sql"]
+
+
+def test_filtered_searches_do_use_packed_patches(described):
+    """Else the test above compares plain SQL with itself; and a change makes them serve no more."""
+    query = "select patch_ids is not null from eo_internal.nearest_packed_patches((select encoder_id from eo.code_index), %s::varbit[], '{}', 5, 0, null, '{}')"
+    code = random_codes(np.random.default_rng(0), 1)
+    described.execute("reset pgearth.code_scan")
+    assert described.execute(query, (code,)).fetchone() == (True,)
+    with described.transaction(force_rollback=True):
+        described.execute("update eo.patch set split = 'train' where patch_id = 1")
+        assert described.execute(query, (code,)).fetchone() == (False,)
+    assert described.execute(query, (code,)).fetchone() == (True,)
+    with described.transaction(force_rollback=True):
+        described.execute("delete from eo.patch where name = 'patch-000'")
+        assert described.execute(query, (code,)).fetchone() == (True,)
+
+
+def test_committed_codes_are_visible_at_once(hashed, sessions):
+    reader, writer = sessions(autocommit=True), sessions(autocommit=True)
+    ids = patch_ids(hashed)
+    codes = random_codes(np.random.default_rng(1), 20)
+    for patch_id, code in zip(ids, codes, strict=False):
+        store(writer, [patch_id], [code])
+        nearest = reader.execute("select patch_id, distance from eo.within_distance(%s::varbit, 0)", (code,)).fetchall()
+        assert (patch_id, 0) in nearest
+
+
+def data_directory(connection: psycopg.Connection) -> Path:
+    row = connection.execute("select setting from pg_settings where name = 'data_directory'").fetchone()
+    assert row is not None
+    return Path(row[0])
+
+
+def test_packing_replaces_the_file_and_keeps_the_one_before(hashed):
+    store(hashed, patch_ids(hashed)[:50], random_codes(np.random.default_rng(1), 50))
+    folder = (
+        data_directory(hashed)
+        / "pgearth"
+        / str(hashed.execute("select oid from pg_database where datname = current_database()").fetchone()[0])
+    )
+    versions = []
+    for _ in range(3):
+        (packed,) = hashed.execute("select eo.build_code_index()").fetchone()
+        encoder_id, version, buckets = hashed.execute(
+            "select encoder_id, version, buckets from eo.code_index"
+        ).fetchone()
+        assert packed == buckets == hashed.execute("select count(*) from eo.bucket").fetchone()[0]
+        versions.append({f"{encoder_id}-{version}.{kind}.safetensors" for kind in ("codes", "patches")})
+    assert {path.name for path in folder.iterdir()} == versions[1] | versions[2]
+
+
+def test_a_lost_file_costs_speed_only(hashed, sessions):
+    """As after a restore, or on a standby: the row is there, the file is not."""
+    store(hashed, patch_ids(hashed)[:50], random_codes(np.random.default_rng(1), 50))
+    hashed.execute("select eo.build_code_index()")
+    hashed.execute("update eo.code_index set version = gen_random_uuid()")
+    reader = sessions()
+    code = random_codes(np.random.default_rng(2), 1)[0]
+    assert search(reader, code, "packed") == search(reader, code, "sql") != []
+
+
+def test_nothing_is_packed_where_nothing_is_stored(hashed):
+    assert hashed.execute("select eo.build_code_index()").fetchone() == (0,)
+    assert hashed.execute("select count(*) from eo.code_index").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "statement", ["update eo.bucket set bucket_no = 9", "delete from eo.bucket", "truncate eo.bucket cascade"]
+)
+def test_buckets_are_append_only(hashed, statement):
+    store(hashed, patch_ids(hashed)[:3], random_codes(np.random.default_rng(1), 3))
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="hash buckets are append-only") as caught:
+        hashed.execute(statement)
+    assert "eo.patch_bucket" in str(caught.value.diag.message_hint)
+
+
+def test_readers_search_packed_codes_and_do_not_pack(hashed, sessions):
+    store(hashed, patch_ids(hashed)[:50], random_codes(np.random.default_rng(1), 50))
+    hashed.execute("select eo.build_code_index()")
+    reader = sessions(autocommit=True)
+    reader.execute("set role eo_reader")
+    assert len(search(reader, random_codes(np.random.default_rng(2), 1)[0], "packed")) > 7
+    with pytest.raises(errors.InsufficientPrivilege):
+        reader.execute("select eo.build_code_index()")
+
+
+def test_the_index_command(hashed, run_pgearth):
+    store(hashed, patch_ids(hashed)[:50], random_codes(np.random.default_rng(1), 50))
+    result = run_pgearth(hashed, "index", "codes", "--encoder", "codes:1")
+    assert result.exit_code == 0, result.output
+    (buckets,) = hashed.execute("select buckets from eo.code_index").fetchone()
+    assert result.output == f"{buckets} distinct codes packed.\n"
+
+
+def test_a_build_rolled_back_leaves_the_old_index(hashed, sessions):
+    """The file of the version that the row names is still there."""
+    store(hashed, patch_ids(hashed)[:200], random_codes(np.random.default_rng(1), 200))
+    hashed.execute("select eo.build_code_index()")
+    before = hashed.execute("select * from eo.code_index").fetchone()
+    builder = sessions()
+    builder.execute("select eo.build_code_index()")
+    builder.rollback()
+    assert hashed.execute("select * from eo.code_index").fetchone() == before
+    code = random_codes(np.random.default_rng(2), 1)[0]
+    assert search(hashed, code, "packed") == search(hashed, code, "sql") != []
