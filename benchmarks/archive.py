@@ -168,8 +168,8 @@ def copy_catalogue(connection: Connection, archive: Archive) -> None:
     products = value(connection, "select max(product_id) from eo.product")
     shift = f"interval '{DAYS_BETWEEN_COPIES} days' * copy"
     # The copy's number takes the place of the processing baseline (N9999), so that no two products are named alike.
-    renamed = f"""overlay(overlay(name placing to_char(sensing_time at time zone 'UTC' + {shift}, 'YYYYMMDD') from 12 for 8)
-                          placing lpad(copy::text, 4, '0') from 29 for 4)"""
+    later = f"to_char(sensing_time at time zone 'UTC' + {shift}, 'YYYYMMDD')"
+    renamed = f"overlay(overlay(name placing {later} from 12 for 8) placing lpad(copy::text, 4, '0') from 29 for 4)"
     changed = {
         "eo.product": {
             "product_id": f"product_id + copy * {products}",

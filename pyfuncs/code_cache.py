@@ -54,6 +54,7 @@ class CodeCache:
         self._source: tuple[int, str | None] | None = None
         self._file: CodeFile | None = None
         self._patches: PatchFile | None = None
+        self._ones: NDArray[np.int32] = np.empty(0, np.int32)
         self._first = 0
         self._added: Words = np.empty((0, 0), np.uint64)
 
@@ -66,10 +67,13 @@ class CodeCache:
         negatives: Sequence[str],
         wanted: int | None,
         radius: int | None,
-    ) -> Found | None:
+        by_patches: bool = False,
+    ) -> tuple[Found, bool] | None:
         """Buckets by the sum of distances to `positives` less that to `negatives`, nearest first; see Found.nearest.
 
-        None where too many of them are not packed.
+        `wanted`: how many buckets, or, by_patches, buckets that held so many patches when they were packed (those added
+        since count for one). Also tells whether these are all that lie within `radius`. None where too many buckets are
+        not packed.
         """
         if self._source != (state.table_oid, state.version):
             self._open(state, path)
@@ -78,11 +82,12 @@ class CodeCache:
         added = self._read_added(state, read_codes)
         queries = [packed_codes.query_words(code) for code in positives]
         if len(queries) == 1 and not negatives:
-            found = self._near(added, queries[0], state.bits, wanted, state.bits if radius is None else radius)
+            limit = state.bits if radius is None else radius
+            found = self._near(added, queries[0], state.bits, wanted, limit, by_patches)
         else:
             against = [packed_codes.query_words(code) for code in negatives]
-            found = self._scored(added, queries, against, radius)
-        return found.nearest(wanted)
+            found = self._scored(added, queries, against, radius, by_patches)
+        return found.nearest(wanted), wanted is None or int(found.counts.sum()) < wanted
 
     def find_patches(
         self,
@@ -118,7 +123,7 @@ class CodeCache:
                 passing, distances, kept = passing[kept], distances[kept], None
             last = skipped + wanted
             if last < len(distances):
-                kept = np.flatnonzero(distances <= np.partition(distances, last - 1)[last - 1])
+                kept = np.flatnonzero(distances <= nth_least(distances, last))
         if kept is not None:
             passing, distances = passing[kept], distances[kept]
         # Positions ascend with patch_id, so a stable sort by distance leaves equal ones ordered by patch_id.
@@ -148,6 +153,8 @@ class CodeCache:
             with contextlib.suppress(FileNotFoundError):
                 self._file = packed_codes.read(path("codes", state.version))
         self._first = len(self._file) if self._file is not None else 0
+        # One number seen as many: counting buckets costs no memory.
+        self._ones = np.broadcast_to(np.int32(1), self._first)
         self._added = np.empty((-(-state.bits // 64), 0), np.uint64)
         self._source = (state.table_oid, state.version)
 
@@ -160,30 +167,39 @@ class CodeCache:
             self._added = added
         return added
 
-    def _near(self, added: Words, query: Words, bits: int, wanted: int | None, radius: int) -> Found:
+    def _near(self, added: Words, query: Words, bits: int, wanted: int | None, radius: int, by_patches: bool) -> Found:
         parts = []
         if self._file is not None:
-            found = self._file.within(query, radius) if wanted is None else self._file.nearest(query, wanted, radius)
-            if wanted is not None and len(found.distances) >= wanted:
-                radius = min(radius, int(np.partition(found.distances, wanted - 1)[wanted - 1]))
+            counts = self._file.members if by_patches else self._ones
+            if wanted is None:
+                found = self._file.within(query, radius, counts)
+            else:
+                found = self._file.nearest(query, wanted, radius, counts)
+                if len(found.distances):
+                    radius = min(radius, packed_codes.enough(found.distances, found.counts, wanted))
             parts.append(found)
         positions, distances = packed_codes.scan(added, query, min(radius, bits))
-        parts.append(Found((positions + self._first).astype(np.int32), distances))
+        numbers = (positions + self._first).astype(np.int32)
+        parts.append(Found(numbers, distances, np.ones(len(numbers), np.int32)))
         return joined(parts)
 
     def _scored(
-        self, added: Words, positives: Sequence[Words], negatives: Sequence[Words], radius: int | None
+        self,
+        added: Words,
+        positives: Sequence[Words],
+        negatives: Sequence[Words],
+        radius: int | None,
+        by_patches: bool,
     ) -> Found:
-        found = Found(
-            np.arange(self._first, self._first + added.shape[1], dtype=np.int32),
-            packed_codes.scores(added, positives, negatives),
-        )
+        numbers = np.arange(self._first, self._first + added.shape[1], dtype=np.int32)
+        found = Found(numbers, packed_codes.scores(added, positives, negatives), np.ones(len(numbers), np.int32))
         if self._file is not None:
-            found = joined([self._file.scores(positives, negatives), found])
+            counts = self._file.members if by_patches else self._ones
+            found = joined([self._file.scores(positives, negatives, counts), found])
         if radius is None:
             return found
         kept = found.distances <= radius
-        return Found(found.bucket_nos[kept], found.distances[kept])
+        return Found(found.bucket_nos[kept], found.distances[kept], found.counts[kept])
 
 
 @dataclass(frozen=True)
@@ -194,10 +210,24 @@ class FoundPatches:
     distances: NDArray[Any]
 
 
+def nth_least(values: NDArray[Any], n: int) -> int:
+    """Return the n-th least of integers that lie close together: by halving, which is faster than partitioning."""
+    low, high = int(values.min()), int(values.max())
+    while low < high:
+        middle = (low + high) // 2
+        if np.count_nonzero(values <= middle) >= n:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
 def joined(parts: Sequence[Found]) -> Found:
     """All that any of `parts` holds."""
     return Found(
-        np.concatenate([part.bucket_nos for part in parts]), np.concatenate([part.distances for part in parts])
+        np.concatenate([part.bucket_nos for part in parts]),
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.counts for part in parts]),
     )
 
 

@@ -8,8 +8,9 @@ for nearest neighbor search in general metric spaces"). Where pruning would leav
 their order, so no query costs more than the plain scan and the look at the pivots.
 
 The file is in the safetensors format and mapped into memory, so backends share its pages. Tensors (W = 64-bit words per
-code, n codes, p pivots): words (W, n) uint64; bucket_nos (n) int32; pivots (W, p) uint64; ranges (p, bits + 2) int32,
-where [g, d] is the position of the first code of group g at distance d or more.
+code, n codes, p pivots): words (W, n) uint64; bucket_nos (n) int32; members (n) int32, how many patches the bucket had,
+from which a search estimates how many buckets it needs; pivots (W, p) uint64; ranges (p, bits + 2) int32, where [g, d]
+is the position of the first code of group g at distance d or more.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ PRUNED_SHARE = 10
 
 @dataclass(frozen=True)
 class Found:
-    """Buckets with their distances (or scores), in no order."""
+    """Buckets with their distances (or scores) and what each counts for, in no order."""
 
     bucket_nos: NDArray[np.int32]
     distances: NDArray[np.int64]
+    counts: NDArray[np.int32]
 
     def nearest(self, wanted: int | None) -> Found:
-        """Order by distance, then number; keep the `wanted` nearest and all that are as near as the last of them."""
-        distances, bucket_nos = self.distances, self.bucket_nos
-        if wanted is not None and 0 < wanted < len(distances):
-            kept = distances <= np.partition(distances, wanted - 1)[wanted - 1]
-            distances, bucket_nos = distances[kept], bucket_nos[kept]
-        order = np.lexsort((bucket_nos, distances))
-        return Found(bucket_nos[order], distances[order])
+        """Order by distance, then number; keep the nearest that count for `wanted`, with ties of the last of them."""
+        kept = np.arange(len(self.distances))
+        if wanted is not None and len(kept):
+            kept = np.flatnonzero(self.distances <= enough(self.distances, self.counts, wanted))
+        kept = kept[np.lexsort((self.bucket_nos[kept], self.distances[kept]))]
+        return Found(self.bucket_nos[kept], self.distances[kept], self.counts[kept])
 
 
 @dataclass(frozen=True)
@@ -62,46 +63,46 @@ class CodeFile:
     bits: int
     words: Words
     bucket_nos: NDArray[np.int32]
+    members: NDArray[np.int32]
     pivots: Words
     ranges: NDArray[np.int32]
 
     def __len__(self) -> int:
         return self.words.shape[1]
 
-    def within(self, query: Words, radius: int) -> Found:
-        """Buckets at most `radius` bits from `query` (W)."""
+    def within(self, query: Words, radius: int, counts: NDArray[np.int32]) -> Found:
+        """Buckets at most `radius` bits from `query` (W). counts (n): what each bucket counts for."""
         to_pivots = hamming(self.pivots, query)
-        return self._within(query, radius, to_pivots)
+        return self._within(query, radius, to_pivots, counts)
 
-    def nearest(self, query: Words, wanted: int, radius: int) -> Found:
-        """At least the `wanted` nearest buckets that lie within `radius`, and all as near as the last of them."""
+    def nearest(self, query: Words, wanted: int, radius: int, counts: NDArray[np.int32]) -> Found:
+        """At least the nearest buckets that count for `wanted`, with all ties of the last of them, within `radius`."""
         to_pivots = hamming(self.pivots, query)
-        return self._within(query, min(radius, self._bound(query, wanted, to_pivots)), to_pivots)
+        return self._within(query, min(radius, self._bound(query, wanted, to_pivots, counts)), to_pivots, counts)
 
-    def scores(self, positives: Sequence[Words], negatives: Sequence[Words]) -> Found:
+    def scores(self, positives: Sequence[Words], negatives: Sequence[Words], counts: NDArray[np.int32]) -> Found:
         """All buckets with the sum of their distances to `positives` (W each) less that to `negatives`."""
-        return Found(self.bucket_nos, scores(self.words, positives, negatives))
+        return Found(self.bucket_nos, scores(self.words, positives, negatives), counts)
 
-    def _bound(self, query: Words, wanted: int, to_pivots: Distances) -> int:
-        """Return a distance within which there surely are `wanted` codes: it holds for the nearest groups alone."""
-        if wanted >= len(self):
-            return self.bits
+    def _bound(self, query: Words, wanted: int, to_pivots: Distances, counts: NDArray[np.int32]) -> int:
+        """Return a distance within which codes surely count for `wanted`: those of the nearest groups do."""
         sizes = self.ranges[:, -1] - self.ranges[:, 0]
         groups = np.argsort(to_pivots, kind="stable")
         needed = max(SAMPLE, 2 * wanted)
         groups = groups[: np.searchsorted(np.cumsum(sizes[groups]), needed) + 1]
         positions = ranges_to_positions(self.ranges[groups, 0], self.ranges[groups, -1])
         distances = hamming([word.take(positions) for word in self.words], query)
-        return int(np.partition(distances, wanted - 1)[wanted - 1])
+        return min(self.bits, enough(distances, counts.take(positions), wanted))
 
-    def _within(self, query: Words, radius: int, to_pivots: Distances) -> Found:
+    def _within(self, query: Words, radius: int, to_pivots: Distances, counts: NDArray[np.int32]) -> Found:
         starts, stops = self.candidates(to_pivots, radius)
         if PRUNED_SHARE * int((stops - starts).sum()) > len(self):
-            return self._scan(query, radius)
+            positions, found = scan(self.words, query, radius)
+            return Found(self.bucket_nos[positions], found, counts[positions])
         positions = ranges_to_positions(starts, stops)
         distances = hamming([word.take(positions) for word in self.words], query)
         kept = np.flatnonzero(distances <= radius)
-        return Found(self.bucket_nos[positions[kept]], distances[kept].astype(np.int64))
+        return Found(self.bucket_nos[positions[kept]], distances[kept].astype(np.int64), counts.take(positions[kept]))
 
     def candidates(self, to_pivots: Distances, radius: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Of each group, the range of positions that the triangle inequality leaves for codes within `radius`."""
@@ -110,10 +111,6 @@ class CodeFile:
         nearest = np.maximum(distances - radius, 0)
         beyond = np.minimum(distances + (radius + 1), self.bits + 1)
         return self.ranges.take(rows + nearest), self.ranges.take(rows + beyond)
-
-    def _scan(self, query: Words, radius: int) -> Found:
-        positions, distances = scan(self.words, query, radius)
-        return Found(self.bucket_nos[positions], distances)
 
 
 def pack(codes: bytes, bits: int) -> Words:
@@ -129,6 +126,14 @@ def query_words(code: str) -> Words:
     """One code, as the text of a bit string, as words (W)."""
     size = -(-len(code) // 64) * 8
     return np.frombuffer(int(code.ljust(8 * size, "0"), 2).to_bytes(size, "big"), np.uint64)
+
+
+def enough(distances: Distances, counts: NDArray[np.int32], wanted: int) -> int:
+    """Return the least distance within which `counts` come to `wanted`; where they never do, one beyond all."""
+    least = int(distances.min())
+    totals = np.bincount(distances.astype(np.intp) - least, weights=counts).cumsum()
+    reached = int(np.searchsorted(totals, wanted))
+    return least + reached if reached < len(totals) else np.iinfo(np.int64).max
 
 
 def hamming(words: Words | Sequence[Words], query: Words) -> Distances:
@@ -181,9 +186,12 @@ def ranges_to_positions(starts: NDArray[np.int32], stops: NDArray[np.int32]) -> 
     return np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
 
 
-def write(path: Path, words: Words, bits: int, between: Callable[[], object]) -> int:
-    """Write codes (W, n), in the order of their bucket numbers, as a file under `path`; return its size in bytes.
+def write(
+    path: Path, words: Words, members: NDArray[np.int32], bits: int, between: Callable[[], object]
+) -> tuple[NDArray[np.intp], int]:
+    """Write codes (W, n), in the order of their bucket numbers, as a file under `path`.
 
+    members (n): how many patches each bucket has. Returns the numbers in the order of the file, and its size in bytes.
     `between` is called now and then, for interrupts.
     """
     count = words.shape[1]
@@ -203,16 +211,14 @@ def write(path: Path, words: Words, bits: int, between: Callable[[], object]) ->
     keys = groups * (bits + 1) + distances
     order = np.argsort(keys, kind="stable")
     edges = np.arange(pivots.shape[1])[:, None] * (bits + 1) + np.arange(bits + 2)
-    return write_tensors(
-        path,
-        {
-            "words": words[:, order],
-            "bucket_nos": order.astype(np.int32),
-            "pivots": pivots,
-            "ranges": np.searchsorted(keys[order], edges).astype(np.int32),
-        },
-        {"bits": str(bits)},
-    )
+    tensors: dict[str, NDArray[Any]] = {
+        "words": words[:, order],
+        "bucket_nos": order.astype(np.int32),
+        "members": members[order],
+        "pivots": pivots,
+        "ranges": np.searchsorted(keys[order], edges).astype(np.int32),
+    }
+    return order, write_tensors(path, tensors, {"bits": str(bits)})
 
 
 def read(path: Path) -> CodeFile:

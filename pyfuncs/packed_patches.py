@@ -83,13 +83,12 @@ class PatchFile:
 
     def _passing_sets(self, groups: Sequence[Sequence[int]], match: str) -> NDArray[np.bool_]:
         known = self.set_members.shape[1]
-        selected = np.zeros((len(groups), known), bool)
-        for row, group in zip(selected, groups, strict=True):
-            row[[label_id for label_id in group if label_id < known]] = True
-        hits = self.set_members @ selected.T
-        passing: NDArray[np.bool_] = np.asarray(hits.any(axis=1) if match == "some" else hits.all(axis=1))
+        columns = [[label_id for label_id in group if label_id < known] for group in groups]
+        hits = np.array([self.set_members[:, group].any(axis=1) for group in columns])
+        passing: NDArray[np.bool_] = np.asarray(hits.any(axis=0) if match == "some" else hits.all(axis=0))
         if match == "exactly":
-            passing &= ~(self.set_members & ~selected.any(axis=0)).any(axis=1)
+            selected = sorted({label_id for group in columns for label_id in group})
+            passing &= self.set_members[:, selected].sum(axis=1) == self.set_members.sum(axis=1)
         return passing
 
 

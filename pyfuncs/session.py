@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -194,11 +194,15 @@ def packed_codes(
     negatives: Sequence[str],
     wanted: int | None,
     radius: int | None,
-) -> tuple[list[int], list[int]] | None:
-    """Numbers and distances of buckets (see eo_internal.nearest_codes), or None where too many codes are not packed."""
+    by_patches: bool,
+) -> tuple[list[int], list[int], bool] | None:
+    """Numbers and distances of buckets, and whether they are all (see eo_internal.nearest_codes).
+
+    None where too many codes are not packed.
+    """
     check_version(plpy, GD)
     with reported(plpy):
-        found = code_cache(GD, encoder_id).find(
+        answer = code_cache(GD, encoder_id).find(
             code_state(plpy, GD, encoder_id, len(positives[0])),
             lambda kind, version: packed_file(plpy, encoder_id, version, kind),
             lambda first, end: read_codes(plpy, GD, encoder_id, first, end),
@@ -206,8 +210,12 @@ def packed_codes(
             negatives,
             wanted,
             radius,
+            by_patches,
         )
-    return None if found is None else (found.bucket_nos.tolist(), found.distances.tolist())
+    if answer is None:
+        return None
+    found, complete = answer
+    return found.bucket_nos.tolist(), found.distances.tolist(), complete
 
 
 def packed_patches(
@@ -247,6 +255,7 @@ def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> 
 
     from pyfuncs import packed_codes as files
     from pyfuncs.code_cache import read_words
+    from pyfuncs.packed_patches import write as write_patches
 
     check_version(plpy, GD)
     bits = plpy.execute(prepared(plpy, GD, db.CODE_BITS_QUERY, "smallint"), [encoder_id])[0]["bits"]
@@ -260,17 +269,23 @@ def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> 
             old.unlink(missing_ok=True)
     with reported(plpy):
         words = read_words(lambda first, end: read_codes(plpy, GD, encoder_id, first, end), 0, state.buckets, bits)
-    size = files.write(path, words, bits, lambda: plpy.execute("select 1"))
+    columns, numbering = read_patches(plpy, GD, encoder_id, state.buckets)
+    bucket_nos = columns.pop("bucket_nos")
+    members = np.bincount(bucket_nos, minlength=state.buckets).astype(np.int32)
+    order, size = files.write(path, words, members, bits, lambda: plpy.execute("select 1"))
     places = np.empty(state.buckets, np.int32)
-    places[files.read(path).bucket_nos] = np.arange(state.buckets, dtype=np.int32)
-    patches, patch_size = pack_patches(plpy, GD, encoder_id, version, places)
-    return state.buckets, patches, size + patch_size
+    places[order] = np.arange(state.buckets, dtype=np.int32)
+    columns["codes"] = places.take(bucket_nos)
+    size += write_patches(packed_file(plpy, encoder_id, version, "patches"), columns, *numbering)
+    return state.buckets, len(columns["patch_ids"]), size
 
 
-def pack_patches(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str, places: Any) -> tuple[int, int]:
-    """Write the patches of a hash function; `places`: positions of its buckets in the file of codes.
+def read_patches(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, buckets: int
+) -> tuple[dict[str, Any], tuple[Iterable[str], Iterable[str]]]:
+    """Read what filters read of the patches of a hash function: columns by patch_id, label sets and kinds.
 
-    Patches in later buckets are left out: their change is later, too, than what the build has seen.
+    Patches in later buckets than the first so many are left out: their change is later, too, than what the build saw.
     """
     import numpy as np
 
@@ -280,24 +295,18 @@ def pack_patches(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str, p
     parts: dict[str, list[Any]] = {name: [] for name in (*types, "label_sets", "kinds")}
     numbering = {"label_sets": files.Numbering(), "kinds": files.Numbering()}
     query = prepared(plpy, GD, db.PATCHES_QUERY, "smallint", "bigint", "integer", "integer")
-    row = plpy.execute(query, [encoder_id, -1, PATCHES_AT_ONCE, len(places)])[0]
+    row = plpy.execute(query, [encoder_id, -1, PATCHES_AT_ONCE, buckets])[0]
     while row["patches"]:
         for name, dtype in types.items():
             parts[name].append(np.frombuffer(row[name], dtype))
         for name, numbers in numbering.items():
             parts[name].append(np.array(numbers.numbers(row[name]), np.int32))
-        row = plpy.execute(query, [encoder_id, row["last"], PATCHES_AT_ONCE, len(places)])[0]
+        row = plpy.execute(query, [encoder_id, row["last"], PATCHES_AT_ONCE, buckets])[0]
     columns = {name: np.concatenate(part) if part else np.empty(0, np.int32) for name, part in parts.items()}
-    columns["codes"] = places.take(columns.pop("bucket_nos"))
+    columns["bucket_nos"] = columns["bucket_nos"].astype(np.int32)
     for name in ("patch_ids", "times"):
         columns[name] = columns[name].astype(np.int64)
-    size = files.write(
-        packed_file(plpy, encoder_id, version, "patches"),
-        columns,
-        numbering["label_sets"].texts,
-        numbering["kinds"].texts,
-    )
-    return len(columns["patch_ids"]), size
+    return columns, (numbering["label_sets"].texts, numbering["kinds"].texts)
 
 
 def code_cache(GD: dict[str, Any], encoder_id: int) -> Any:

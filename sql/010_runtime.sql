@@ -67,8 +67,15 @@ begin
         union all
         select 'pgearth schema', schema_version,
                case when schema_version = python ->> 'package' then 'matches the package'
-                    when python is not null then 'does not match the package: run pgearth migrate, then open a new session' end;
+                    when python is not null then 'does not match the package: run pgearth migrate, then open a new session' end
+        union all
+        select 'packed codes of ' || e.name || ':' || e.version, i.buckets || ' codes, ' || i.patches || ' patches',
+               case when exists (select from eo.patch_change c
+                                 where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot))
+                    then 'patches changed since, so filtered searches are slower: run pgearth index codes' end
+        from eo.code_index i
+        join eo.encoder e on e.encoder_id = i.encoder_id;
 end
 $$;
 comment on function eo.runtime() is
-'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that encoders run on, and whether the schema and the Python package are of the same version. Warns about pgvector older than 0.8.3.';
+'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that encoders run on, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index). Warns about pgvector older than 0.8.3.';

@@ -80,7 +80,17 @@ from pyfuncs import session
 return session.pack_codes(plpy, GD, encoder_id, version)
 $$;
 
-create or replace function eo_internal.packed_codes(encoder_id smallint, positives bit varying[], negatives bit varying[], wanted integer, radius integer, out bucket_nos integer[], out distances integer[])
+create or replace function eo_internal.packed_codes(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    wanted integer,
+    radius integer,
+    by_patches boolean,
+    out bucket_nos integer[],
+    out distances integer[],
+    out complete boolean
+)
 returns record
 language plpython3u
 stable parallel restricted
@@ -90,7 +100,7 @@ set search_path = eo, public, pg_temp
 as $$
 from pyfuncs import session
 
-return session.packed_codes(plpy, GD, encoder_id, positives, negatives, wanted, radius)
+return session.packed_codes(plpy, GD, encoder_id, positives, negatives, wanted, radius, by_patches)
 $$;
 
 create or replace function eo_internal.packed_patches(

@@ -50,16 +50,42 @@ begin
 end
 $$;
 
-create or replace function eo_internal.label_groups(labels text[])
+create or replace function eo_internal.label_groups(labels text[], scheme text default null)
 returns eo_internal.label_group[]
 language plpgsql
-immutable parallel safe strict
+immutable parallel safe
 security invoker
 cost 10000
 set search_path = eo, public, pg_temp
 as $$
+declare
+    groups eo_internal.label_group[];
 begin
-    return array(select row (eo_internal.label_members(l.selected, null))::eo_internal.label_group from unnest(labels) as l (selected));
+    -- All at once, because a search may name many; label_members tells what is wrong with one that means nothing.
+    with selected as (
+        select l.name, l.number from unnest(labels) with ordinality as l (name, number)
+    ),
+    meant as (
+        select l.number, s.label_id from selected l join eo.label_spelling s on lower(s.spelling) = lower(l.name)
+        union all
+        select l.number, e.label_id from selected l
+        join eo.label e on e.scheme = split_part(lower(l.name), ':', 1) and e.code = split_part(lower(l.name), ':', 2)
+        union all
+        select l.number, e.label_id from selected l
+        join eo.label e on e.scheme = coalesce(label_groups.scheme, 'clc') and e.code = l.name
+    ),
+    member as (
+        select m.number, array_agg(distinct c.descendant_id order by c.descendant_id) as ids
+        from meant m
+        join eo.label e on e.label_id = m.label_id and (label_groups.scheme is null or e.scheme = label_groups.scheme)
+        join eo.label_closure c on c.ancestor_id = m.label_id
+        group by m.number
+    )
+    select coalesce(array_agg(row (member.ids)::eo_internal.label_group order by member.number), '{}') into groups from member;
+    if cardinality(groups) < cardinality(labels) then
+        perform eo_internal.label_members(l.name, label_groups.scheme) from unnest(labels) as l (name);
+    end if;
+    return groups;
 end
 $$;
 
@@ -75,7 +101,7 @@ begin
     perform eo_internal.check_inlined();
     return array(
         select distinct m.id
-        from unnest(labels) as l (selected), unnest(eo_internal.label_members(l.selected, label_ids.scheme)) as m (id)
+        from unnest(eo_internal.label_groups(labels, label_ids.scheme)) as g, unnest(g.member_ids) as m (id)
         order by m.id
     );
 end

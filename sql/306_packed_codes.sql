@@ -1,14 +1,19 @@
 -- The nearest buckets of a hash function: by the packed codes where there are any, else by plain SQL (305_plain_codes.sql);
 -- and, from what is packed of patches, the nearest that may pass a filter.
 
+-- Of all buckets, by the sum of distances to positives less that to negatives: those within radius, the nearest wanted of
+-- them and all as near as the last of these, nearest first. by_patches: wanted is a number of patches, of which the buckets
+-- are taken to hold as many as when they were packed; plain SQL takes one for each. complete: there are no others.
 create or replace function eo_internal.nearest_codes(
     encoder_id smallint,
     positives bit varying[],
     negatives bit varying[],
     wanted integer,
     radius integer,
+    by_patches boolean default false,
     out bucket_nos integer[],
-    out distances integer[]
+    out distances integer[],
+    out complete boolean
 )
 language plpgsql
 stable parallel restricted
@@ -18,12 +23,13 @@ set search_path = eo, public, pg_temp
 as $$
 begin
     if current_setting('pgearth.code_scan', true) is distinct from 'sql' and eo_internal.has_python() then
-        select c.bucket_nos, c.distances into bucket_nos, distances
-        from eo_internal.packed_codes(encoder_id, positives, negatives, wanted, radius) c;
+        select c.bucket_nos, c.distances, c.complete into bucket_nos, distances, complete
+        from eo_internal.packed_codes(encoder_id, positives, negatives, wanted, radius, by_patches) c;
     end if;
     if bucket_nos is null then
         select c.bucket_nos, c.distances into bucket_nos, distances
         from eo_internal.nearest_codes_sql(encoder_id, positives, negatives, wanted, radius) c;
+        complete := wanted is null or cardinality(bucket_nos) < wanted;
     end if;
 end
 $$;

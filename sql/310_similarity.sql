@@ -96,7 +96,7 @@ begin atomic
         'cloud_or_shadow', to_jsonb(packed_conditions.cloud_or_shadow),
         'label_groups', (select jsonb_agg(to_jsonb(g.member_ids)) from unnest(eo_internal.label_groups(labels)) as g),
         'label_match', label_match,
-        'patch_ids', to_jsonb(packed_conditions.patch_ids)
+        'patch_ids', to_jsonb(array_remove(packed_conditions.patch_ids, null))
     ));
 end;
 
@@ -194,7 +194,7 @@ begin
             order by 1;
         get diagnostics found_now = row_count;
         found_before := found_before + found_now;
-        if found_before >= max_results or wanted is null or cardinality(step.bucket_nos) < wanted then
+        if found_before >= max_results or step.complete then
             return;
         end if;
         reached := step.distances[cardinality(step.distances)];
@@ -255,7 +255,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
     used_encoder smallint := encoder_id;
-    -- Without a filter the nearest max_results buckets hold enough patches, unless some were deleted or left out.
+    -- Without a filter the first step finds enough, unless patches were deleted or left out.
     wanted integer := max_results + cardinality(left_out);
     step record;
     reached integer := -2147483648;
@@ -275,7 +275,7 @@ begin
         return;
     end if;
     loop
-        step := eo_internal.nearest_codes(used_encoder, positives, negatives, wanted, radius);
+        step := eo_internal.nearest_codes(used_encoder, positives, negatives, wanted, radius, by_patches => true);
         return query
             select found_before + row_number() over (order by found.distance, found.patch_id),
                    found.patch_id, found.cell, p.name, found.distance
@@ -299,7 +299,7 @@ begin
             order by 1;
         get diagnostics found_now = row_count;
         found_before := found_before + found_now;
-        exit when found_before >= max_results or wanted is null or cardinality(step.bucket_nos) < wanted;
+        exit when found_before >= max_results or step.complete;
         reached := step.distances[cardinality(step.distances)];
         wanted := least(8::bigint * wanted, 2147483647);
     end loop;

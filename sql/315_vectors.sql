@@ -95,7 +95,7 @@ declare
 begin
     -- Set here and put back below: in the function's header, a role that is not a superuser could not create or restore it,
     -- because a session does not know pgvector's settings before it has used a vector.
-    perform set_config('hnsw.ef_search', least(greatest(max_candidates, 200), 1000)::text, true),
+    perform set_config('hnsw.ef_search', least(greatest(10 * max_candidates, 400), 1000)::text, true),
             set_config('hnsw.iterative_scan', 'relaxed_order', true),
             set_config('hnsw.max_scan_tuples', '50000', true);
     -- Dynamic, because the index is on a cast whose length must be a literal to match it; and with the partition named,
@@ -232,7 +232,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_vector(vector, integer, text, boolean, text[], boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that pass the filters of eo.patches. encoder: a name or name:version; null: the newest. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; recall@10 is at least 0.99 on the benchmark''s data, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
+'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that pass the filters of eo.patches. encoder: a name or name:version; null: the newest. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
 
 create or replace function eo_internal.example_embedding(patch text, encoder_id smallint)
 returns vector
@@ -306,6 +306,10 @@ begin
     if dimension > 4000 then
         raise exception 'vectors of % dimensions cannot be indexed', dimension
             using errcode = 'program_limit_exceeded', hint = 'pgvector indexes half-precision vectors of at most 4,000 dimensions; the exact search works for any.';
+    end if;
+    if m is null or ef_construction is null then
+        raise exception 'm is %, ef_construction is %', coalesce(m::text, 'null'), coalesce(ef_construction::text, 'null')
+            using errcode = 'null_value_not_allowed', hint = 'Leave an argument out for its default.';
     end if;
     -- One build at a time; readers go on, writers wait as they do for any index that is built.
     execute format('lock table eo.%I in share row exclusive mode', 'embedding__' || used_encoder);

@@ -86,8 +86,8 @@ def downgrade() -> None:
         drop table eo.patch_change cascade;
         drop trigger keep_buckets on eo.bucket;
         drop function eo_internal.keep_buckets();
-        drop function if exists eo_internal.nearest_codes(smallint, bit varying[], bit varying[], integer, integer),
-            eo_internal.packed_codes(smallint, bit varying[], bit varying[], integer, integer),
+        drop function if exists eo_internal.nearest_codes(smallint, bit varying[], bit varying[], integer, integer, boolean),
+            eo_internal.packed_codes(smallint, bit varying[], bit varying[], integer, integer, boolean),
             eo_internal.packed_patches(smallint, bit varying[], bit varying[], bigint, bigint, integer, jsonb),
             eo_internal.nearest_packed_patches(smallint, bit varying[], bit varying[], bigint, bigint, integer, jsonb),
             eo_internal.pack_codes(smallint, uuid), eo.build_code_index(text), eo.build_plain_code_index(text),

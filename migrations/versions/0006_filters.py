@@ -34,9 +34,11 @@ def drop_functions(filter_arguments: str) -> str:
 
 
 NEW_HELPERS = """
+drop function eo_internal.packed_conditions;
 drop function eo.circle(geometry, double precision);
 drop function eo.rectangle(double precision, double precision, double precision, double precision);
 drop function eo.label_members(text[]);
+drop function eo_internal.label_groups(text[], text);
 drop function eo_internal.label_ids(text[], text);
 drop function eo_internal.label_members(text, text);
 drop function eo_internal.seasons(text[]);
@@ -59,6 +61,7 @@ def upgrade() -> None:
         op.get_bind(),
         """
         drop function if exists eo_internal.all_labels_match(smallint[], eo_internal.label_group[], boolean);
+        drop function if exists eo_internal.label_groups(text[]);
 
         -- Unlike a B-tree it finds patches by any number of geohash prefixes: cell ^@ any (...).
         create index patch_cell_prefix on eo.patch using spgist (cell);

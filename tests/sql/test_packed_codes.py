@@ -157,9 +157,9 @@ def test_any_interleaving_of_writers_and_readers(hashed, sessions, seed):
     fresh_reader, old_reader = sessions(autocommit=True), sessions()
     old_reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     compared = 0
-    for _ in range(60):
+    for _ in range(50):
         action = generator.choice(
-            ["write", "savepoint", "commit", "rollback", "delete", "pack", "new snapshot", "read"]
+            ["write", "savepoint", "commit", "rollback", "delete", "annotate", "pack", "new snapshot"]
         )
         if action in ("write", "savepoint") and len(free) > 5:
             taken, free = free[:5], free[5:]
@@ -270,6 +270,8 @@ FILTERS = [
     "cells => '{u2}'",
     "cells => array(select distinct cell || '' from eo.patch order by 1 limit 3)",
     "patch_ids => array(select generate_series(1, 2000, 7))",
+    "patch_ids => '{5,null,17,5,999999}'",
+    "countries => '{AT,null}', platforms => '{sentinel-2a,null}'",
     "max_cloud => 20",
     "scene_classes => '{scl:4}'",
     "area => 'srid=4326;polygon empty'",
@@ -306,6 +308,15 @@ def test_filtered_searches_do_use_packed_patches(described):
     with described.transaction(force_rollback=True):
         described.execute("delete from eo.patch where name = 'patch-000'")
         assert described.execute(query, (code,)).fetchone() == (True,)
+
+
+def test_runtime_tells_whether_packed_patches_serve(described):
+    query = "select version, note from eo.runtime() where component = 'packed codes of codes:1'"
+    version, note = described.execute(query).fetchone()
+    assert version.endswith(f" codes, {PATCHES} patches") and note is None
+    with described.transaction(force_rollback=True):
+        described.execute("update eo.patch set split = 'train' where patch_id = 1")
+        assert "pgearth index codes" in described.execute(query).fetchone()[1]
 
 
 def test_committed_codes_are_visible_at_once(hashed, sessions):

@@ -405,11 +405,17 @@ def test_building_again_keeps_the_index_and_other_parameters_replace_it(indexed:
     assert built() == first
 
 
+def test_parameters_of_the_index_must_be_numbers(archive: Archive) -> None:
+    with pytest.raises(errors.NullValueNotAllowed, match="m is null, ef_construction is 128") as caught:
+        archive.connection.execute("select eo.build_vector_index(m => null)")
+    assert "default" in str(caught.value.diag.message_hint)
+
+
 def test_an_interrupted_build_leaves_nothing_behind(archive: Archive) -> None:
     encoder_id = register(archive.connection, "interrupted", 64)
     vectors = np.random.default_rng(2).normal(size=(PATCHES, 64))
     store(archive.connection, encoder_id, archive.patch_ids, vectors)
-    with settings(archive.connection, "set statement_timeout = '150ms'"), pytest.raises(errors.QueryCanceled):
+    with settings(archive.connection, "set statement_timeout = '50ms'"), pytest.raises(errors.QueryCanceled):
         archive.connection.execute("select eo.build_vector_index('interrupted')")
     left = "select indisvalid from pg_index where indexrelid = to_regclass(%s)"
     assert archive.connection.execute(left, (f"eo.{INDEX.format(encoder_id)}",)).fetchall() == []

@@ -35,12 +35,21 @@ def text(code: np.ndarray) -> str:
     return "".join("1" if bit else "0" for bit in code)
 
 
-def brute_force(scores: np.ndarray, wanted: int | None, radius: int | None) -> list[tuple[int, int]]:
-    """(number, score) of the codes within `radius`, the nearest `wanted` with all ties of the last."""
+def brute_force(
+    scores: np.ndarray, counts: np.ndarray, wanted: int | None, radius: int | None
+) -> tuple[list[tuple[int, int]], bool]:
+    """(number, score) of the codes within `radius`, the nearest that count for `wanted` with all ties of the last.
+
+    And whether these are all within `radius`, for sure.
+    """
     ordered = sorted((int(score), number) for number, score in enumerate(scores) if radius is None or score <= radius)
-    if wanted is not None and 0 < wanted < len(ordered):
-        ordered = [pair for pair in ordered if pair[0] <= ordered[wanted - 1][0]]
-    return [(number, score) for score, number in ordered]
+    total = 0
+    for score, number in ordered:
+        total += counts[number]
+        if wanted is not None and total >= wanted:
+            ordered = [pair for pair in ordered if pair[0] <= score]
+            break
+    return [(number, score) for score, number in ordered], wanted is None or total < wanted
 
 
 @settings(max_examples=120, deadline=None)
@@ -52,19 +61,25 @@ def brute_force(scores: np.ndarray, wanted: int | None, radius: int | None) -> l
     wanted=st.sampled_from([None, 1, 5, 40, 5000]),
     radius=st.sampled_from([None, 0, 3, 20, 1000]),
     examples=st.sampled_from([(1, 0), (1, 0), (3, 0), (2, 2)]),
+    by_patches=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_search_equals_brute_force(tmp_path_factory, kind, count, bits, packed_share, wanted, radius, examples, seed):
+def test_search_equals_brute_force(
+    tmp_path_factory, kind, count, bits, packed_share, wanted, radius, examples, by_patches, seed
+):
     codes = codes_of(kind, count, bits, seed)
     generator = np.random.default_rng(seed + 1)
     queries = codes[generator.integers(0, len(codes), sum(examples))] ^ (generator.random((sum(examples), bits)) < 0.02)
     distances = (codes[None] != queries[:, None]).sum(2)
-    expected = brute_force(distances[: examples[0]].sum(0) - distances[examples[0] :].sum(0), wanted, radius)
     packed = int(packed_share * len(codes))
+    members = np.concatenate([generator.integers(0, 3, packed), np.ones(len(codes) - packed, int)]).astype(np.int32)
     path = tmp_path_factory.mktemp("codes") / "codes.safetensors"
     if packed:
-        packed_codes.write(path, packed_codes.pack(sent(codes[:packed]), bits), bits, lambda: None)
-    found = CodeCache().find(
+        words = packed_codes.pack(sent(codes[:packed]), bits)
+        packed_codes.write(path, words, members[:packed], bits, lambda: None)
+    scores = distances[: examples[0]].sum(0) - distances[examples[0] :].sum(0)
+    counts = members if by_patches else np.ones_like(members)
+    answer = CodeCache().find(
         CodeState(1, "v" if packed else None, bits, len(codes), settled=True),
         lambda _kind, _version: path,
         lambda first, end: sent(codes[first:end]),
@@ -72,22 +87,25 @@ def test_search_equals_brute_force(tmp_path_factory, kind, count, bits, packed_s
         [text(query) for query in queries[examples[0] :]],
         wanted,
         radius,
+        by_patches,
     )
-    assert found is not None
-    assert list(zip(found.bucket_nos.tolist(), found.distances.tolist(), strict=True)) == expected
+    assert answer is not None
+    found, complete = answer
+    pairs = list(zip(found.bucket_nos.tolist(), found.distances.tolist(), strict=True))
+    assert (pairs, complete) == brute_force(scores, counts, wanted, radius)
 
 
 def test_pruning_leaves_most_codes_unread(tmp_path: Path) -> None:
     """The point of the pivots: near neighbours among clustered codes are found in a fraction of the ranges."""
     codes = codes_of("clustered", 20_000, 128, 5)
     words = packed_codes.pack(sent(codes), 128)
-    packed_codes.write(tmp_path / "codes.safetensors", words, 128, lambda: None)
+    packed_codes.write(tmp_path / "codes.safetensors", words, np.ones(len(codes), np.int32), 128, lambda: None)
     file = packed_codes.read(tmp_path / "codes.safetensors")
     query = packed_codes.query_words(text(codes[17]))
     to_pivots = packed_codes.hamming(file.pivots, query)
     starts, stops = file.candidates(to_pivots, 8)
     assert 0 < (stops - starts).sum() < len(codes) / 10
-    assert set(file.within(query, 8).bucket_nos) == set(np.flatnonzero((codes != codes[17]).sum(1) <= 8))
+    assert set(file.within(query, 8, file.members).bucket_nos) == set(np.flatnonzero((codes != codes[17]).sum(1) <= 8))
 
 
 class Buckets:
@@ -103,9 +121,9 @@ class Buckets:
 
 
 def find(cache: CodeCache, state: CodeState, buckets: Buckets, path: Path, code: np.ndarray) -> list[int]:
-    found = cache.find(state, lambda _kind, _version: path, buckets, [text(code)], [], 1, None)
-    assert found is not None
-    return found.bucket_nos.tolist()
+    answer = cache.find(state, lambda _kind, _version: path, buckets, [text(code)], [], 1, None)
+    assert answer is not None
+    return answer[0].bucket_nos.tolist()
 
 
 def test_what_is_committed_is_read_once(tmp_path: Path) -> None:
@@ -166,5 +184,5 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        packed_codes.write(tmp_path / "codes.safetensors", words, 64, lambda: None)
+        packed_codes.write(tmp_path / "codes.safetensors", words, np.ones(50, np.int32), 64, lambda: None)
     assert not (tmp_path / "codes.safetensors").exists()
