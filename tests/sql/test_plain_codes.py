@@ -244,7 +244,7 @@ def test_buckets_stored_later_are_found(module_archive: psycopg.Connection, inde
 
 def test_the_setting_leads_to_plain_sql(module_archive: psycopg.Connection, indexed: dict[int, HashTable]) -> None:
     table = indexed[128]
-    query = "select * from eo_internal.nearest_codes(%s::smallint, array[%s::text::bit varying], '{}', 10, null)"
+    query = "select bucket_nos, distances from eo_internal.nearest_codes(%s::smallint, array[%s::text::bit varying], '{}', 10, null)"
     with plans(module_archive) as found:
         module_archive.execute("set local pgearth.code_scan = 'sql'")
         row = module_archive.execute(query, (table.encoder_id, bit_string(table.codes[9]))).fetchone()
