@@ -109,7 +109,10 @@ class CodeCache:
         if self._file is None:
             return None
         if self._patches is None:
-            self._patches = packed_patches.read(path("patches", str(state.version)))
+            try:
+                self._patches = packed_patches.read(path("patches", str(state.version)))
+            except FileNotFoundError:
+                return None  # An old snapshot's version: builds since have removed its files.
         passing = self._patches.passing(conditions)
         codes = self._patches.codes.take(passing)
         distances = self._distances(

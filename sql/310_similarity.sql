@@ -256,7 +256,7 @@ as $$
 declare
     used_encoder smallint := encoder_id;
     -- Without a filter the first step finds enough, unless patches were deleted or left out.
-    wanted integer := max_results + cardinality(left_out);
+    wanted integer := case when max_results < 2147483647 - cardinality(left_out) then max_results + cardinality(left_out) end;
     step record;
     reached integer := -2147483648;
     found_before bigint := 0;

@@ -346,3 +346,9 @@ def test_a_deleted_patch_is_not_found_and_its_bucket_stays(archive: Archive) -> 
         ).fetchall()
         assert len(found) == PATCHES - 1 and ("patch-0003",) not in found
         assert archive.connection.execute("select count(*) from eo.bucket").fetchone() == buckets
+
+
+@pytest.mark.parametrize("max_results", [2**31 - 1, None])
+def test_all_patches_can_be_asked_for(archive: Archive, max_results: int | None) -> None:
+    found = archive.connection.execute("select patch_id from eo.similar('patch-0003', %s)", (max_results,)).fetchall()
+    assert len(found) == PATCHES - 1

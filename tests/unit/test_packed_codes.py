@@ -186,3 +186,13 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="No space left"):
         packed_codes.write(tmp_path / "codes.safetensors", words, np.ones(50, np.int32), 64, lambda: None)
     assert not (tmp_path / "codes.safetensors").exists()
+
+
+def test_patches_whose_file_was_removed_are_done_without(tmp_path: Path) -> None:
+    """As in a transaction with an old snapshot, when two builds have followed the version that it sees."""
+    codes = codes_of("uniform", 50, 64, 2)
+    words = packed_codes.pack(sent(codes), 64)
+    packed_codes.write(tmp_path / "codes", words, np.ones(50, np.int32), 64, lambda: None)
+    state = CodeState(1, "old", 64, 50, settled=True)
+    cache = CodeCache()
+    assert cache.find_patches(state, lambda kind, _: tmp_path / kind, [text(codes[0])], [], 5, 0, None, {}) is None
