@@ -120,6 +120,14 @@ class LabelSpelling(Base):
     label_id: Mapped[int] = mapped_column(ForeignKey("eo.label.label_id", ondelete="CASCADE"))
 
 
+def season_column() -> Mapped[str]:
+    """The season of sensing, which the database computes."""
+    return mapped_column(
+        Enum("winter", "spring", "summer", "autumn", name="season", schema="eo"),
+        Computed("(by sensing month and hemisphere)", persisted=True),
+    )
+
+
 class Product(Base):
     """A satellite product: one acquisition of one tile."""
 
@@ -128,6 +136,7 @@ class Product(Base):
         UniqueConstraint("name"),
         Index("product_footprint", "footprint", postgresql_using="gist"),
         Index("product_sensing_time", "sensing_time"),
+        Index("product_tile", "mgrs_tile", "season", "cloud_cover"),
         {"schema": "eo"},
     )
 
@@ -142,6 +151,14 @@ class Product(Base):
     source_path: Mapped[str | None]
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
     derived_from: Mapped[int | None] = mapped_column(ForeignKey("eo.product.product_id"))
+    end_time: Mapped[datetime | None]
+    processed_at: Mapped[datetime | None]
+    processing_baseline: Mapped[str | None]
+    relative_orbit: Mapped[int | None] = mapped_column(Integer)
+    scales: Mapped[dict[str, Any] | None]
+    offsets: Mapped[dict[str, Any] | None]
+    bytes: Mapped[int | None]
+    season: Mapped[str] = season_column()
 
 
 class Patch(Base):
@@ -172,10 +189,7 @@ class Patch(Base):
     product_id: Mapped[int] = mapped_column(ForeignKey("eo.product.product_id"))
     platform: Mapped[str]
     sensing_time: Mapped[datetime]
-    season: Mapped[str] = mapped_column(
-        Enum("winter", "spring", "summer", "autumn", name="season", schema="eo"),
-        Computed("(by sensing month and hemisphere)", persisted=True),
-    )
+    season: Mapped[str] = season_column()
     footprint: Mapped[WKBElement] = mapped_column(Geometry("POLYGON", 4326, spatial_index=False))
     srid: Mapped[int] = mapped_column(Integer)
     west: Mapped[float]
@@ -195,6 +209,8 @@ class Patch(Base):
     pair_name: Mapped[str | None]
     pair_id: Mapped[int | None]
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    scene_class_fraction: Mapped[list[float] | None]
+    nuts_ids: Mapped[list[str] | None]
 
 
 def patch_reference() -> ForeignKeyConstraint:
@@ -213,6 +229,11 @@ class PatchRaster(Base):
     cell: Mapped[str] = mapped_column(Cell, primary_key=True)
     bands: Mapped[list[str]]
     rast: Mapped[bytes] = mapped_column(Raster(spatial_index=False))
+    band_min: Mapped[list[float] | None]
+    band_max: Mapped[list[float] | None]
+    band_mean: Mapped[list[float] | None]
+    band_std: Mapped[list[float] | None]
+    valid_fraction: Mapped[list[float] | None]
 
 
 class Corine(Base):

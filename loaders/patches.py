@@ -22,7 +22,10 @@ PLATFORMS = {
 
 @dataclass(frozen=True)
 class Product:
-    """A product to store; `footprint` is WKB of a MultiPolygon in EPSG:4326, `derived_from` a product's name."""
+    """A product to store; the fields are the columns of eo.product.
+
+    `footprint` is WKB of a MultiPolygon in EPSG:4326, `derived_from` a product's name.
+    """
 
     name: str
     platform: str
@@ -34,11 +37,18 @@ class Product:
     source_path: str | None = None
     metadata: dict[str, Any] | None = None
     derived_from: str | None = None
+    end_time: datetime | None = None
+    processed_at: datetime | None = None
+    processing_baseline: str | None = None
+    relative_orbit: int | None = None
+    scales: dict[str, float] | None = None
+    offsets: dict[str, float] | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class PatchRaster:
-    """Pixels of a patch at one resolution (metres): PostGIS raster WKB and the names of its bands."""
+    """Pixels of a patch at one resolution (metres): PostGIS raster WKB, the names of its bands, their statistics."""
 
     resolution: int
     bands: tuple[str, ...]
@@ -78,9 +88,9 @@ def write_products(connection: Connection, products: Iterable[Product]) -> None:
             """
             insert into eo.product
                 (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata,
-                 derived_from)
+                 derived_from, end_time, processed_at, processing_baseline, relative_orbit, scales, offsets, bytes)
             values (%s, %s, %s, %s, %s, %s, ST_GeomFromWKB(%s, 4326), %s, %s,
-                    (select product_id from eo.product where name = %s))
+                    (select product_id from eo.product where name = %s), %s, %s, %s, %s, %s, %s, %s)
             on conflict (name) do nothing
             """,
             [
@@ -93,12 +103,24 @@ def write_products(connection: Connection, products: Iterable[Product]) -> None:
                     product.cloud_cover,
                     product.footprint,
                     product.source_path,
-                    None if product.metadata is None else Jsonb(product.metadata),
+                    json_or_null(product.metadata),
                     product.derived_from,
+                    product.end_time,
+                    product.processed_at,
+                    product.processing_baseline,
+                    product.relative_orbit,
+                    json_or_null(product.scales),
+                    json_or_null(product.offsets),
+                    product.bytes,
                 )
                 for product in products
             ],
         )
+
+
+def json_or_null(document: dict[str, Any] | None) -> Jsonb | None:
+    """The document for a jsonb column; None stays null, not JSON's null."""
+    return None if document is None else Jsonb(document)
 
 
 def write_patches(connection: Connection, source: str, patches: Iterable[Patch]) -> int:
@@ -162,7 +184,7 @@ def copy_staged(cursor: Cursor, patches: Iterable[Patch]) -> None:
                         patch.seasonal_snow,
                         patch.cloud_or_shadow,
                         patch.pair_name,
-                        None if patch.metadata is None else Jsonb(patch.metadata),
+                        json_or_null(patch.metadata),
                     )
                 )
         if any(patch.rasters for patch in batch):
