@@ -8,7 +8,7 @@ BIN := .venv/bin
 SCALE := 549k
 SAMPLE := $(or $(PGEARTH_SAMPLE),../shared/sample)
 
-.PHONY: help demo test test-qgis bench lint start stop psql docs server-packages qgis-packages clean
+.PHONY: help demo test test-qgis test-spark bench lint start stop psql docs server-packages qgis-packages spark-packages clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -16,11 +16,15 @@ help: ## Show the targets
 demo: start ## The main job: build an archive from the sample data and query it (pictures in build/demo)
 	$(BIN)/pgearth demo --sample "$(SAMPLE)" --output build/demo
 
-test: .venv/.installed lint ## Run all checks and tests on a server of their own
-	$(BIN)/pytest
+test: .venv/.installed lint ## Run all checks and tests, on two servers of their own
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-qgis: .venv/.installed qgis-packages ## Test the map layers in QGIS itself (maps in build/qgis)
 	$(BIN)/pytest tests/qgis
+
+test-spark: .venv/.installed spark-packages ## Test loading, annotating and exporting on a Spark cluster of several processes
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[spark]'
+	$(BIN)/pytest tests/spark
 
 bench: start ## Measure every claim against its peer (25 minutes; SCALE=10m: at 10.3 million, 15 GB, 40 minutes)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
@@ -50,6 +54,9 @@ server-packages: ## Install PostgreSQL, PostGIS, plpython3u and pgvector (Debian
 
 qgis-packages: ## Install QGIS with its Python bindings (Debian)
 	docker/install-qgis.sh
+
+spark-packages: ## Install Java, which Spark runs on (Debian)
+	docker/install-spark.sh
 
 .venv/.installed: pyproject.toml constraints.txt docker/install-server.sh | server-packages
 	$(PYTHON) -m venv .venv

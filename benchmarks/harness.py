@@ -264,9 +264,8 @@ def machine() -> str:
     with psycopg.connect(conninfo("postgres")) as connection:
         names = ("server_version", "shared_buffers", "work_mem", "jit", "fsync", "max_parallel_workers_per_gather")
         settings = {name: value(connection, "select current_setting(%s)", name).split(" (")[0] for name in names}
-    with psycopg.connect(conninfo(next(iter(databases())))) as connection:
         extensions = connection.execute(
-            "select extname, extversion from pg_extension where extname in ('postgis', 'vector') order by 1"
+            "select name, default_version from pg_available_extensions where name in ('postgis', 'vector') order by 1"
         ).fetchall()
     return (
         f"{model}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB; PostgreSQL "
@@ -274,14 +273,6 @@ def machine() -> str:
         f"faiss-cpu {version('faiss-cpu')} (one thread), numpy {version('numpy')}; "
         + ", ".join(f"{name} {setting}" for name, setting in settings.items())
     )
-
-
-def databases() -> list[str]:
-    """The archives that are there, by database name."""
-    with psycopg.connect(conninfo("postgres")) as connection:
-        rows = connection.execute("select datname from pg_database").fetchall()
-    there = {name for (name,) in rows}
-    return [archive.database for archive in ARCHIVES.values() if archive.database in there]
 
 
 def report(title: str, parts: Sequence[str], run: Run) -> None:

@@ -37,9 +37,9 @@ from loaders.database import connect
 from loaders.errors import InputError
 from loaders.ledger import listing_checksum, load_item
 from loaders.nomenclature import label_ids_by_name
-from loaders.patches import Patch, PatchRaster, Product, write_patches, write_products
+from loaders.patches import Patch, PatchRaster, Product, patch_raster, write_patches, write_products
 from loaders.progress import progress
-from pyfuncs.rasters import Raster, to_wkb
+from pyfuncs.rasters import Raster
 
 LOADER = "bigearthnet"
 SOURCE_V1 = "bigearthnet-v1"
@@ -258,7 +258,7 @@ def read_rasters(
         transform = (float(resolution), -float(resolution), west, north, 0.0, 0.0)
         bands = [read_band(folder / f"{folder.name}_{name}.tif", sensor, resolution, srid, bounds) for name in names]
         raster = Raster(tuple(band for band, _ in bands), transform, srid, tuple(nodata for _, nodata in bands))
-        rasters.append(PatchRaster(resolution, names, to_wkb(raster)))
+        rasters.append(patch_raster(resolution, names, raster))
     return rasters
 
 

@@ -39,8 +39,10 @@ class TopicGroup(click.Group):
         "server": "loaders.server:server",
         "migrate": "loaders.migrate:migrate",
         "load": "loaders.cli:load",
+        "annotate": "loaders.annotate:annotate",
         "encode": "loaders.encode:encode",
         "index": "loaders.cli:index",
+        "export": "loaders.export:export",
         "demo": "loaders.demo:demo",
         "synthetic": "loaders.synthetic:synthetic",
     },
@@ -62,7 +64,8 @@ def pgearth() -> None:
         "nuts": "loaders.nuts:nuts",
         "bigearthnet": "loaders.bigearthnet:bigearthnet",
         "bigearthnet-metadata": "loaders.bigearthnet_metadata:bigearthnet_metadata",
-        "scene": "loaders.scene:scene",
+        "export": "loaders.exported:load_export",
+        "product": "loaders.product:product",
     },
 )
 def load() -> None:

@@ -23,7 +23,7 @@ from loaders.ledger import load_item
 from loaders.nomenclature import load_nomenclature
 from loaders.nuts import load_nuts
 from loaders.patches import Patch, Product, write_patches, write_products
-from loaders.scene import load_scene
+from loaders.product import Options, load_product
 from loaders.synthetic import load_synthetic
 from loaders.vector_index import build_vector_index
 from pyfuncs import spectral
@@ -31,7 +31,6 @@ from pyfuncs import spectral
 SYNTHETIC_PATCHES = 676  # one square of 15.6 km in four seasons
 GRID_SIDE = 1200
 GRID_SOURCE = "corine-grid"
-COUNTRIES = "countries of the catalogue"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def demo(sample: Path | None, output: Path) -> None:
             click.echo(f"There is no sample data in {sample or 'any folder'}: making a synthetic archive instead.")
             step("synthetic", lambda: load_synthetic(connection, SYNTHETIC_PATCHES))
             image = None
-        step("land cover", lambda: connection.execute("call eo.annotate_land_cover()") and None)
+        step("annotate", lambda: annotate(connection))
         step("encode", lambda: asdict(encode_archive(connection, reading, regions=2)))
         step("vector index", lambda: build_vector_index(connection))
         connection.execute("analyze")
@@ -98,44 +97,34 @@ def load_sample(connection: Connection, sample: Path) -> bytes:
     step("bigearthnet-metadata", lambda: load_bigearthnet_metadata(connection, catalogue))
     step("bigearthnet v1", lambda: load_bigearthnet(connection, v1, lists=v1 / "lists"))
     step("bigearthnet v2", lambda: load_bigearthnet(connection, v2, metadata=catalogue))
-    for path in scenes(sample):
-        # The sample's 19UDP scene classes carry a wrong reference system, so that scene goes without them.
-        bands = spectral.BANDS if path.name.startswith("L2A_19UDP") else None
-        step(f"scene {path.name}", lambda path=path, bands=bands: load_scene(connection, path, bands=bands))  # type: ignore[misc]
+    for path in products(sample):
+        # The sample's 19UDP scene classes carry a wrong reference system, so that product goes without them.
+        bands = tuple(spectral.BANDS) if path.name.startswith("L2A_19UDP") else None
+        # Windows of 120 pixels: these are downsampled tiles, and cutouts that do not lie on the grid of their tile.
+        options = Options(grid="fixed:120", bands=bands)
+        step(f"product {path.name}", lambda path=path, options=options: load_product(connection, path, options))  # type: ignore[misc]
     corine = sample / "corine"
     step("corine Lanjaron", lambda: load_corine(connection, corine / "clc2018_lanjaron_es.gpkg", "clc"))
     step("corine Muenster", lambda: load_corine(connection, corine / "clc5_2018_muenster_de.gpkg"))
     step("grid over CORINE", lambda: load_corine_grid(connection))
     step("nuts", lambda: load_nuts(connection, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson"))
-    step("country", lambda: annotate_countries(connection))
     return (sample / "eurosat" / "MS" / "AnnualCrop" / "AnnualCrop_1.tif").read_bytes()
 
 
 EUROSAT_BANDS = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"]
 
 
-def scenes(sample: Path) -> Iterator[Path]:
-    """Folders of the sample's Sentinel-2 scenes."""
+def annotate(connection: Connection) -> dict[str, int]:
+    """Annotate what is not yet: with it, the catalogue's own countries give way to those of NUTS."""
+    row = connection.execute("call eo.annotate()").fetchone()
+    assert row is not None
+    return {"patches": row[0]}
+
+
+def products(sample: Path) -> Iterator[Path]:
+    """Folders of the sample's Sentinel-2 products."""
     for pattern in ("sentinel2-cog/*", "majortom/*/*", "ssl4eo/s2[ac]/*/*", "sentinel2-jp2/*"):
         yield from sorted(path for path in sample.glob(pattern) if path.is_dir())
-
-
-def annotate_countries(connection: Connection) -> dict[str, int]:
-    """Annotate patches without a country, and once all of the catalogue, whose country is its own until then."""
-    connection.execute("call eo.annotate_country()")
-    counts = {"patches of the catalogue": 0}
-    done = connection.execute(
-        "select exists (select from eo.load where loader = 'demo' and source = %s and state = 'done')", (COUNTRIES,)
-    ).fetchone()
-    if done == (False,):
-        # The procedure commits, so it cannot run inside the item: the ledger is told when all of it is done.
-        connection.execute("call eo.annotate_country('bigearthnet-v2', \"replace\" => true)")
-        with load_item(connection, "demo", COUNTRIES, "1") as item:
-            assert item is not None
-            row = connection.execute("select count(*) from eo.patch where source = 'bigearthnet-v2'").fetchone()
-            assert row is not None
-            item.rows = counts["patches of the catalogue"] = row[0]
-    return counts
 
 
 def load_corine_grid(connection: Connection) -> dict[str, int]:
@@ -216,7 +205,7 @@ def sample_queries(image: bytes) -> list[Query]:
         Query(
             "Query by example: the patches most like a patch of a Sentinel-2 scene in Indochina",
             EXAMPLE,
-            {"patch": f"{scene}_3_4"},
+            {"patch": f"{scene}_120px_3_4"},
         ),
         Query(
             "Query by an uploaded image: a EuroSAT GeoTIFF (annual crop) that is not in the archive",
@@ -228,22 +217,26 @@ from eo.similar_to_image(decode(:'image', 'base64'), bands => :'bands', max_resu
         Query(
             "Query by several examples: like two patches of that scene, unlike a third, by the distance of vectors",
             EXAMPLES,
-            {"positives": [f"{scene}_3_4", f"{scene}_4_4"], "negatives": [f"{scene}_2_2"]},
+            {"positives": [f"{scene}_120px_3_4", f"{scene}_120px_4_4"], "negatives": [f"{scene}_120px_2_2"]},
         ),
         Query(
             "Query by regions: patches whose quadrants are like those of that patch, wherever they lie",
             REGIONS,
-            {"patch": f"{scene}_3_4"},
+            {"patch": f"{scene}_120px_3_4"},
         ),
         Query(
             "Query by change: which places changed most like this one, in Punjab from June to August?",
             CHANGE,
             {
-                "before": "S2B_MSIL2A_20200604T054639_N0214_R048_T43RCP_20200604T094332_0_0",
-                "after": "S2B_MSIL2A_20200813T054639_N0214_R048_T43RCP_20200813T083230_0_0",
+                "before": "S2B_MSIL2A_20200604T054639_N0214_R048_T43RCP_20200604T094332_120px_0_0",
+                "after": "S2B_MSIL2A_20200813T054639_N0214_R048_T43RCP_20200813T083230_120px_0_0",
             },
         ),
-        Query("A raster layer of the scene, which QGIS opens as one picture", RASTER_LAYER, {"patch": f"{scene}_3_4"}),
+        Query(
+            "A raster layer of the scene, which QGIS opens as one picture",
+            RASTER_LAYER,
+            {"patch": f"{scene}_120px_3_4"},
+        ),
         Query("Label search in the real catalogue: at least conifers and lakes, in autumn", AT_LEAST, labels),
         Query("Label statistics of all patches found so", STATISTICS, labels),
         Query(

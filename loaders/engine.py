@@ -1,4 +1,5 @@
-"""Runs many pieces of work of one kind, in this process or in several: how loading, annotating and exporting scale.
+"""Runs many pieces of work of one kind, in this process, in several, or on a Spark cluster: how loading, annotating and
+exporting scale.
 
 A piece of work is a call of a module's function with one task (picklable, and naming all it needs: paths, options).
 Each opens its own connection to the database, by the same settings as this process, and leaves behind either the
@@ -7,32 +8,83 @@ whole of its result or nothing; so a piece that was lost is simply run again.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import click
 
 from loaders.errors import InputError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+SPARK_HINT = "It needs Java 17 (docker/install-spark.sh, as root) and PySpark (pip install 'pgearth[spark]')."
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the work: `jobs` processes of this machine, or the Spark cluster at `spark_master`.
+
+    Without a master, Spark starts a cluster of `jobs` processes on this machine.
+    """
+
+    name: Literal["local", "spark"] = "local"
+    jobs: int = 1
+    spark_master: str | None = None
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options --jobs, --engine and --spark-master; it takes them as one argument, `engine`."""
+
+    @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
+    @click.option(
+        "--engine",
+        type=click.Choice(["local", "spark"]),
+        default="local",
+        show_default=True,
+        help="local: processes of this machine. spark: a Spark cluster's.",
+    )
+    @click.option(
+        "--spark-master",
+        metavar="URL",
+        envvar="SPARK_MASTER",
+        help="With --engine spark: spark://HOST:PORT, yarn, ...; default: a cluster of --jobs workers on this machine.",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any, jobs: int, engine: Literal["local", "spark"], spark_master: str | None, **kwargs: Any
+    ) -> Any:
+        return command(*args, engine=Engine(engine, jobs, spark_master), **kwargs)
+
+    return wrapper
+
 
 def run_tasks(
-    work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int = 1
+    work: Callable[[Task], Result], tasks: Sequence[Task], engine: Engine = Engine()
 ) -> Iterator[tuple[Task, Result | InputError]]:
-    """Do `work` for every task in at most `jobs` processes; yield each task with its result, as they are done.
+    """Do `work` for every task by `engine`; yield each task with its result, as they are done.
 
     Bad input of one task (InputError) is yielded in place of its result, and the others go on; any other error ends
-    the run. With one job, or one task, the work is done in this process.
+    the run. With one local job, or one task, the work is done in this process. Raises InputError if there is no Spark.
     """
-    if jobs == 1 or len(tasks) <= 1:
+    if engine.name == "spark":
+        try:
+            from loaders.spark import run_on_spark
+        except ModuleNotFoundError as error:
+            raise InputError(f"The engine spark cannot be used: {error}", SPARK_HINT) from error
+        yield from run_on_spark(work, tasks, engine)
+        return
+    if engine.jobs == 1 or len(tasks) <= 1:
         for task in tasks:
             yield task, attempt(work, task)
         return
     # Spawned, not forked: neither libpq's connections nor GDAL's threads survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(engine.jobs, len(tasks)), mp_context=context) as pool:
         futures = {pool.submit(attempt, work, task): task for task in tasks}
         try:
             for future in as_completed(futures):

@@ -1,4 +1,4 @@
-"""The error that every loader raises for bad input."""
+"""The errors that every loader raises for bad input."""
 
 
 class InputError(Exception):
@@ -12,3 +12,7 @@ class InputError(Exception):
         """Return the message, with the hint on a line of its own."""
         message = super().__str__()
         return f"{message}\nHint: {self.hint}" if self.hint else message
+
+
+class BusyError(InputError):
+    """Input that another session is working on: it can be tried again when that session has ended."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from loaders.errors import InputError
+from loaders.errors import BusyError, InputError
 
 
 @dataclass
@@ -51,7 +51,7 @@ def load_item(connection: Connection, loader: str, source: str, checksum: str) -
 
     Yields None when the ledger says that this very source (same checksum) is loaded. An error rolls the item back
     and is recorded; a killed session leaves `running`, which the next run takes over. Raises InputError when the
-    source was loaded with other contents, or when another session is loading it now. The connection must be in
+    source was loaded with other contents, BusyError when another session is loading it now. The connection must be in
     autocommit mode.
     """
     if not connection.autocommit:
@@ -60,7 +60,7 @@ def load_item(connection: Connection, loader: str, source: str, checksum: str) -
     with connection.cursor() as cursor:
         cursor.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", (key,))
         if cursor.fetchone() != (True,):
-            raise InputError(f"{source}: another session is loading it now", "Wait for it to end, then run this again.")
+            raise BusyError(f"{source}: another session is loading it now", "Wait for it to end, then run this again.")
         try:
             cursor.execute("select state, checksum from eo.load where loader = %s and source = %s", (loader, source))
             known = cursor.fetchone()

@@ -172,12 +172,12 @@ class Patch(Base):
         Index("patch_label_ids", "label_ids", postgresql_using="gin"),
         Index("patch_country_codes", "country_codes", postgresql_using="gin"),
         Index("patch_sensing_time", "sensing_time"),
-        Index("patch_cell", "cell"),
+        Index("patch_without_labels", "cell", postgresql_where=text("label_ids is null")),
+        Index("patch_without_regions", "cell", postgresql_where=text("nuts_ids is null")),
         Index("patch_cell_prefix", "cell", postgresql_using="spgist"),
         Index("patch_scene_class_ids", "scene_class_ids", postgresql_using="gin"),
         Index("patch_product_id", "product_id"),
         Index("patch_pair_name", "pair_name", postgresql_where=text("pair_name is not null")),
-        Index("patch_srid", "srid", "patch_id"),
         Index("patch_footprint_3857", text(WEB_MERCATOR_FOOTPRINT), postgresql_using="gist"),
         {"schema": "eo"},
     )
@@ -222,7 +222,11 @@ class PatchRaster(Base):
     """The pixels of one patch at one resolution."""
 
     __tablename__ = "patch_raster"
-    __table_args__ = (patch_reference(), {"schema": "eo", "postgresql_partition_by": "hash (cell)"})
+    __table_args__ = (
+        patch_reference(),
+        Index("patch_raster_scene_classes", "cell", postgresql_where=text("'SCL' = any (bands)")),
+        {"schema": "eo", "postgresql_partition_by": "hash (cell)"},
+    )
 
     patch_id: Mapped[int] = mapped_column(primary_key=True)
     resolution: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

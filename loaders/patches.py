@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 from psycopg import Connection, Cursor
 from psycopg.types.json import Jsonb
+
+from pyfuncs.rasters import Raster, band_statistics, to_wkb
+
+BATCH = 10_000
+BATCH_WITH_PIXELS = 64
 
 PLATFORMS = {
     "S1A": "sentinel-1a",
@@ -48,16 +54,29 @@ class Product:
 
 @dataclass(frozen=True)
 class PatchRaster:
-    """Pixels of a patch at one resolution (metres): PostGIS raster WKB, the names of its bands, their statistics."""
+    """Pixels of a patch at one resolution (metres): PostGIS raster WKB, the names of its bands, their statistics.
+
+    `statistics` is what band_statistics finds, an array (bands, 5).
+    """
 
     resolution: int
     bands: tuple[str, ...]
     wkb: bytes
+    statistics: np.ndarray
+
+
+def patch_raster(resolution: int, bands: Sequence[str], raster: Raster) -> PatchRaster:
+    """The pixels of a patch, with the statistics of the raster's bands, which have these names."""
+    statistics = [band_statistics(pixels, no) for pixels, no in zip(raster.bands, raster.nodata, strict=True)]
+    return PatchRaster(resolution, tuple(bands), to_wkb(raster), np.array(statistics))
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch to store: bounds in units of `srid`; `product` is a product's name; label ids ascend."""
+    """A patch to store: bounds in units of `srid`; `product` is a product's name; label ids ascend.
+
+    `country` is what the source says; `country_codes` are all countries, where more than that one is known.
+    """
 
     name: str
     product: str
@@ -71,8 +90,12 @@ class Patch:
     tile_column: int | None = None
     tile_row: int | None = None
     label_ids: list[int] | None = None
+    label_fraction: list[float] | None = None
     scene_class_ids: list[int] | None = None
+    scene_class_fraction: list[float] | None = None
     country: str | None = None
+    country_codes: list[str] | None = None
+    nuts_ids: list[str] | None = None
     split: str | None = None
     seasonal_snow: bool | None = None
     cloud_or_shadow: bool | None = None
@@ -128,17 +151,40 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
 
     A patch that is stored (same name and source) is left as it is, but gets pixels of resolutions it lacks. Footprint
     and cell are derived here, from the native bounds. Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes
-    first and whichever names the other.
+    first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches.
     """
+    stored = 0
+    batch: list[Patch] = []
     with connection.cursor() as cursor:
         cursor.execute(STAGE)
-        copy_staged(cursor, patches)
-        cursor.execute("analyze staged_patch (name, product, pair_name)")
-        cursor.execute(STORE_PATCHES, {"source": source})
-        stored = cursor.rowcount
-        cursor.execute(STORE_RASTERS, {"source": source})
-        cursor.execute(LINK_PAIRS, {"source": source})
-        cursor.execute("drop table staged_patch, staged_raster")
+        for patch in patches:
+            batch.append(patch)
+            if len(batch) >= (BATCH_WITH_PIXELS if patch.rasters else BATCH):
+                stored += write_batch(cursor, source, batch)
+                batch.clear()
+        stored += write_batch(cursor, source, batch)
+        stored += store_staged(cursor, source)
+        cursor.execute("drop table staged_patch")
+    return stored
+
+
+def write_batch(cursor: Cursor, source: str, batch: list[Patch]) -> int:
+    """Stage a batch and, if there are pixels, store what is staged; return how many patches were stored."""
+    stage_patches(cursor, batch)
+    if not any(patch.rasters for patch in batch):
+        return 0
+    stored = store_staged(cursor, source)
+    store_rasters(cursor, source, batch)
+    return stored
+
+
+def store_staged(cursor: Cursor, source: str) -> int:
+    """Store the staged patches and link pairs; return how many were new. Leaves the staging table empty."""
+    cursor.execute("analyze staged_patch (name, product, pair_name)")
+    cursor.execute(STORE_PATCHES, {"source": source})
+    stored = cursor.rowcount
+    cursor.execute(LINK_PAIRS, {"source": source})
+    cursor.execute("truncate staged_patch")
     return stored
 
 
@@ -146,72 +192,85 @@ STAGE = """
 create temporary table staged_patch (
     name text, product text, platform text, sensing_time timestamptz, srid integer,
     west float8, south float8, east float8, north float8, tile_column smallint, tile_row smallint,
-    label_ids smallint[], scene_class_ids smallint[], country text, split text,
-    seasonal_snow boolean, cloud_or_shadow boolean, pair_name text, metadata jsonb
-) on commit drop;
-create temporary table staged_raster (name text, resolution smallint, bands text[], wkb bytea) on commit drop;
-alter table staged_raster alter column wkb set storage external;
+    label_ids smallint[], label_fraction real[], scene_class_ids smallint[], scene_class_fraction real[], country text,
+    country_codes text[], nuts_ids text[], split text, seasonal_snow boolean, cloud_or_shadow boolean,
+    pair_name text, metadata jsonb
+) on commit drop
 """
+STAGED_TYPES = [
+    *(*["text"] * 3, "timestamptz", "int4", *["float8"] * 4, *["int2"] * 2, *["int2[]", "float4[]"] * 2),
+    *("text", "text[]", "text[]", "text", "bool", "bool", "text", "jsonb"),
+]
 
 
-def copy_staged(cursor: Cursor, patches: Iterable[Patch]) -> None:
-    """COPY patches into the staging tables; pixels are kept back in memory for batches of patches only."""
-    types = [*["text"] * 3, "timestamptz", "int4", *["float8"] * 4, *["int2"] * 2, *["int2[]"] * 2]
-    types += ["text", "text", "bool", "bool", "text", "jsonb"]
-    batch: list[Patch] = []
-
-    def flush() -> None:
-        with cursor.copy("copy staged_patch from stdin (format binary)") as copy:
-            copy.set_types(types)
-            for patch in batch:
-                copy.write_row(
-                    (
-                        patch.name,
-                        patch.product,
-                        patch.platform,
-                        patch.sensing_time,
-                        patch.srid,
-                        float(patch.west),
-                        float(patch.south),
-                        float(patch.east),
-                        float(patch.north),
-                        patch.tile_column,
-                        patch.tile_row,
-                        patch.label_ids,
-                        patch.scene_class_ids,
-                        patch.country,
-                        patch.split,
-                        patch.seasonal_snow,
-                        patch.cloud_or_shadow,
-                        patch.pair_name,
-                        json_or_null(patch.metadata),
-                    )
+def stage_patches(cursor: Cursor, patches: Iterable[Patch]) -> None:
+    """COPY patches, without their pixels, into the staging table."""
+    with cursor.copy("copy staged_patch from stdin (format binary)") as copy:
+        copy.set_types(STAGED_TYPES)
+        for patch in patches:
+            copy.write_row(
+                (
+                    patch.name,
+                    patch.product,
+                    patch.platform,
+                    patch.sensing_time,
+                    patch.srid,
+                    float(patch.west),
+                    float(patch.south),
+                    float(patch.east),
+                    float(patch.north),
+                    patch.tile_column,
+                    patch.tile_row,
+                    patch.label_ids,
+                    patch.label_fraction,
+                    patch.scene_class_ids,
+                    patch.scene_class_fraction,
+                    patch.country,
+                    patch.country_codes,
+                    patch.nuts_ids,
+                    patch.split,
+                    patch.seasonal_snow,
+                    patch.cloud_or_shadow,
+                    patch.pair_name,
+                    json_or_null(patch.metadata),
                 )
-        if any(patch.rasters for patch in batch):
-            with cursor.copy("copy staged_raster from stdin (format binary)") as copy:
-                copy.set_types(["text", "int2", "text[]", "bytea"])
-                for patch in batch:
-                    for raster in patch.rasters:
-                        copy.write_row((patch.name, raster.resolution, list(raster.bands), raster.wkb))
-        batch.clear()
+            )
 
-    for patch in patches:
-        batch.append(patch)
-        if len(batch) >= (64 if patch.rasters else 10_000):
-            flush()
-    flush()
+
+def store_rasters(cursor: Cursor, source: str, patches: Iterable[Patch]) -> None:
+    """Store pixels of patches that are stored.
+
+    Row by row, each value a binary parameter: the type raster has no binary input for COPY, and staging the bytes
+    writes them twice (benchmarks/storage.py has the ways compared).
+    """
+    rasters = {patch.name: patch.rasters for patch in patches if patch.rasters}
+    keys = cursor.execute(RASTER_KEYS, {"source": source, "names": list(rasters)}).fetchall()
+    cursor.executemany(
+        STORE_RASTER,
+        [
+            (patch_id, raster.resolution, cell, list(raster.bands), raster.wkb, *statistics_columns(raster.statistics))
+            for name, patch_id, cell in keys
+            for raster in rasters[name]
+        ],
+    )
+
+
+def statistics_columns(statistics: np.ndarray) -> list[list[float | None]]:
+    """Values for band_min, band_max, band_mean, band_std and valid_fraction; NaN becomes null."""
+    return [[None if value != value else value for value in column] for column in statistics.T.tolist()]
 
 
 STORE_PATCHES = """
 insert into eo.patch
     (cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south, east, north,
-     tile_column, tile_row, label_ids, scene_class_ids, source_country, country_codes, split,
-     seasonal_snow, cloud_or_shadow, pair_name, metadata)
+     tile_column, tile_row, label_ids, label_fraction, scene_class_ids, scene_class_fraction, source_country,
+     country_codes, nuts_ids, split, seasonal_snow, cloud_or_shadow, pair_name, metadata)
 select ST_GeoHash(ST_Transform(ST_Point((s.west + s.east) / 2, (s.south + s.north) / 2, s.srid), 4326), 5),
        s.name, %(source)s, p.product_id, s.platform, s.sensing_time,
        ST_Transform(ST_MakeEnvelope(s.west, s.south, s.east, s.north, s.srid), 4326),
-       s.srid, s.west, s.south, s.east, s.north, s.tile_column, s.tile_row, s.label_ids, s.scene_class_ids,
-       s.country, case when s.country is not null then array[s.country] end, s.split,
+       s.srid, s.west, s.south, s.east, s.north, s.tile_column, s.tile_row, s.label_ids, s.label_fraction,
+       s.scene_class_ids, s.scene_class_fraction, s.country,
+       coalesce(s.country_codes, case when s.country is not null then array[s.country] end), s.nuts_ids, s.split,
        s.seasonal_snow, s.cloud_or_shadow, s.pair_name, s.metadata
 from staged_patch s
 join eo.product p on p.name = s.product
@@ -220,11 +279,16 @@ on conflict (name, source, cell) do nothing
 """
 # Patches are looked up by name one by one (lateral, limit): an index scan each. A plain join would be planned by
 # statistics that are out of date in the middle of a load, and then take hours.
-STORE_RASTERS = """
-insert into eo.patch_raster (patch_id, resolution, cell, bands, rast)
-select p.patch_id, r.resolution, p.cell, r.bands, ST_RastFromWKB(r.wkb)
-from staged_raster r
-cross join lateral (select patch_id, cell from eo.patch where name = r.name and source = %(source)s limit 1) p
+RASTER_KEYS = """
+select n.name, p.patch_id, p.cell
+from unnest(%(names)s::text[]) as n (name)
+cross join lateral (select patch_id, cell from eo.patch where name = n.name and source = %(source)s limit 1) p
+"""
+STORE_RASTER = """
+insert into eo.patch_raster
+    (patch_id, resolution, cell, bands, rast, band_min, band_max, band_mean, band_std, valid_fraction)
+values (%b::bigint, %b::smallint, %b, %b, ST_RastFromWKB(%b),
+        %b::real[], %b::real[], %b::real[], %b::real[], %b::real[])
 on conflict (patch_id, resolution, cell) do nothing
 """
 

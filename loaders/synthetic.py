@@ -45,10 +45,10 @@ from loaders.database import connect
 from loaders.errors import InputError
 from loaders.ledger import file_checksum, load_item
 from loaders.nomenclature import data_file
-from loaders.patches import Patch, PatchRaster, Product, write_patches, write_products
+from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
+from loaders.product_files import to_wgs84
 from loaders.progress import progress
-from loaders.scene_product import to_wgs84
-from pyfuncs.rasters import NODATA, Raster, resample, to_wkb
+from pyfuncs.rasters import NODATA, Raster, resample
 
 LOADER = "synthetic"
 SOURCE = "synthetic"
@@ -354,7 +354,7 @@ def block_pixels(seed: int, block: Block) -> dict[int, NDArray[np.uint16]]:
 def load_synthetic(connection: Connection, patches: int, seed: int = 0, pixels: bool = True) -> Counter[str]:
     """Store the first `patches` patches of the synthetic archive and the land cover around them; return counts.
 
-    Patches have no labels: eo.annotate_land_cover finds them in the land cover. With pixels, a block of patches is one
+    Patches have no labels: eo.annotate finds them in the land cover. With pixels, a block of patches is one
     transaction, without them one tile in four seasons; so it may be interrupted and run again, and run again with more
     patches or with pixels. Raises InputError for a number of patches below 1, a negative seed, and where the archive
     has other land cover (real, or of another seed) in the same place.
@@ -469,19 +469,23 @@ def synthetic_patches(seed: int, numbers: range, pixels: bool = True) -> Iterato
                 seasonal_snow=False,
                 cloud_or_shadow=False,
                 rasters=[
-                    PatchRaster(resolution, bands, patch_wkb(images[resolution], resolution, column, row, west, north))
+                    patch_raster(
+                        resolution, bands, patch_pixels(images[resolution], resolution, column, row, west, north)
+                    )
                     for resolution, bands in SENTINEL_2.bands.items()
                     if pixels
                 ],
             )
 
 
-def patch_wkb(image: NDArray[np.uint16], resolution: int, column: int, row: int, west: float, north: float) -> bytes:
-    """Raster WKB of a patch, cut out of the image (bands, rows, columns) of its block."""
+def patch_pixels(
+    image: NDArray[np.uint16], resolution: int, column: int, row: int, west: float, north: float
+) -> Raster:
+    """Pixels of a patch, cut out of the image (bands, rows, columns) of its block."""
     side = round(PATCH_SIDE / resolution)
     window = image[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
     transform = (float(resolution), -float(resolution), west, north, 0.0, 0.0)
-    return to_wkb(Raster(tuple(window), transform, SRID, (NODATA,) * len(window)))
+    return Raster(tuple(window), transform, SRID, (NODATA,) * len(window))
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What PL/Python needs to know of the schema: how encoders and hash codes are read, and where packed codes lie."""
+"""What Python knows of the schema: how encoders, hash codes and training data are read, and where packed codes lie."""
 
 from __future__ import annotations
 
@@ -53,6 +53,64 @@ from (
     order by pb.patch_id
     limit $3
 ) patches
+"""
+FILTERS = (
+    "area", "from_time", "to_time", "platforms", "seasons", "labels", "label_match", "countries", "splits", "sources",
+    "seasonal_snow", "cloud_or_shadow", "max_cloud", "scene_classes", "cells", "patch_ids",
+)  # fmt: skip
+"""Arguments of eo.patches."""
+TRAINING_CLASSES_QUERY = """
+select l.name, array_agg(c.descendant_id)
+from eo.label l
+join eo.label_closure c on c.ancestor_id = l.label_id
+where l.scheme = %(scheme)s
+  and l.level = coalesce(%(level)s, (select max(e.level) from eo.label e where e.scheme = %(scheme)s))
+group by l.label_id
+order by l.label_id
+"""
+TRAINING_SCHEMES_QUERY = "select distinct scheme, level from eo.label order by 1, 2"
+TRAINING_PATCHES_QUERY = """
+with found as materialized (
+    select p.patch_id, p.cell,
+           case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
+    from eo.patches(%(area)s::geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(seasons)s, %(labels)s,
+                    coalesce(%(label_match)s::eo.label_match, 'some'), %(countries)s, %(splits)s, %(sources)s,
+                    %(seasonal_snow)s, %(cloud_or_shadow)s, %(max_cloud)s::real, %(scene_classes)s, %(cells)s,
+                    %(patch_ids)s) p
+),
+checked as (
+    select f.patch_id, f.label_ids, r.bands = cardinality(%(bands)s::text[]) as complete,
+           %(scheme)s::text is null or f.label_ids is not null as labelled
+    from found f
+    cross join lateral (
+        select count(distinct b.band) as bands
+        from eo.patch_raster p, unnest(p.bands) as b (band)
+        where p.patch_id = f.patch_id and p.cell = f.cell and b.band = any (%(bands)s::text[])
+    ) r
+)
+select coalesce(string_agg(int8send(c.patch_id), '' order by c.patch_id) filter (where c.complete and c.labelled), ''),
+       count(*), count(*) filter (where not c.complete), count(*) filter (where c.complete and not c.labelled),
+       coalesce(bool_or(c.label_ids && %(label_ids)s::smallint[]) filter (where c.complete), false),
+       array(select distinct b.band
+             from (select * from found limit 100) f
+             join eo.patch_raster p on p.patch_id = f.patch_id and p.cell = f.cell, unnest(p.bands) as b (band)
+             order by 1)
+from checked c
+"""
+# The order is that of the rows' pointers to pixels; what is outside of the subquery is done as rows are sent.
+TRAINING_COPY = """
+copy (
+    select s.patch_id, s.label_ids, s.bands, ST_AsWKB(s.rast, true)
+    from (
+        select w.number, w.patch_id, r.bands, r.rast,
+               case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
+        from unnest(%(patch_ids)s::bigint[]) with ordinality as w (patch_id, number)
+        left join eo.patch p on p.patch_id = w.patch_id
+        left join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell and r.bands && %(bands)s::text[]
+        order by w.number, r.resolution
+        offset 0
+    ) s
+) to stdout (format binary)
 """
 DATABASE_QUERY = "select oid::bigint from pg_database where datname = current_database()"
 

@@ -135,6 +135,41 @@ def to_wkb(raster: Raster) -> bytes:
     return b"".join(parts)
 
 
+def valid_pixels(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Where pixels are neither `nodata` (None: there is no such value) nor NaN, a boolean array of the same shape."""
+    if np.issubdtype(pixels.dtype, np.floating):
+        valid = ~np.isnan(pixels)
+        return valid if nodata is None or np.isnan(nodata) else valid & (pixels != nodata)
+    return np.ones(pixels.shape, bool) if nodata is None else pixels != nodata
+
+
+def band_statistics(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Statistics of the valid pixels of bands (..., rows, columns), an array (..., 5) of float64.
+
+    Least and greatest value, mean, standard deviation (of the population), all four NaN without valid pixels, and the
+    share of pixels that are valid, 0 to 1.
+    """
+    flat = pixels.reshape(*pixels.shape[:-2], -1)
+    valid = valid_pixels(flat, nodata)
+    numbers = np.count_nonzero(valid, axis=-1)
+    values = flat.astype(np.float64)
+    if complete := bool((numbers == flat.shape[-1]).all()):
+        least, greatest = flat.min(axis=-1), flat.max(axis=-1)
+    else:
+        least = np.min(values, axis=-1, where=valid, initial=np.inf)
+        greatest = np.max(values, axis=-1, where=valid, initial=-np.inf)
+        values[~valid] = 0
+    with np.errstate(invalid="ignore"):  # 0 / 0 where there is no valid pixel
+        mean = values.sum(axis=-1) / numbers
+        values -= mean[..., None]
+        if not complete:
+            values[~valid] = 0
+        deviation = np.sqrt(np.einsum("...i,...i", values, values) / numbers)
+    result = np.stack([least, greatest, mean, deviation, numbers / flat.shape[-1]], axis=-1).astype(np.float64)
+    result[numbers == 0, :4] = np.nan
+    return result
+
+
 def resample(band: Any, shape: tuple[int, int]) -> Any:
     """Resample the last two axes of an array (..., height, width) to `shape`, keeping the extent.
 

@@ -1,7 +1,9 @@
--- Land cover from CORINE and country from NUTS, for many patches at a time.
+-- Land cover from CORINE, countries and regions from NUTS, scene classes from stored pixels, for many patches at a time.
 --
 -- A patch is an axis-aligned box in its own reference system, so polygons are reprojected to that system once and
--- subdivided (DESIGN.md section 4): a join of boxes with small pieces replaces one ST_Intersection per patch.
+-- subdivided (DESIGN.md section 4): a join of boxes with small pieces replaces one ST_Intersection per patch. Patches are
+-- taken cell by cell: what lies near a cell is looked up once for its patches, and of several patches of one place (an
+-- archive has many) only one is held against it.
 
 create or replace function eo_internal.ensure_partition(parent regclass, key integer)
 returns void
@@ -46,7 +48,7 @@ begin atomic
     from ST_Transform(geom, srid) as projected;
 end;
 
-create or replace function eo.derive_corine_parts(srids integer[] default null)
+create or replace function eo.derive_corine_parts(srids integer[] default null, area geometry default null)
 returns bigint
 language plpgsql
 volatile parallel unsafe
@@ -59,10 +61,12 @@ declare
     parts bigint;
     total bigint := 0;
 begin
+    -- Two annotations at once would both find a polygon without its pieces.
+    perform pg_advisory_xact_lock('eo.corine_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.corine_part', patch_srid);
         -- A variable, or the archive would be aggregated for every polygon.
-        extent := ST_Transform(eo_internal.patch_extent(patch_srid), 3035);
+        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 3035);
         insert into eo.corine_part (srid, corine_id, label_id, geom)
         select patch_srid, c.corine_id, c.label_id, piece
         from eo.corine c, eo_internal.pieces(c.geom, patch_srid) as piece
@@ -74,10 +78,10 @@ begin
     return total;
 end
 $$;
-comment on function eo.derive_corine_parts(integer[]) is
-'Reprojects CORINE polygons near patches to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate_land_cover and by the loader. (writer)';
+comment on function eo.derive_corine_parts(integer[], geometry) is
+'Reprojects CORINE polygons near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
 
-create or replace function eo.derive_nuts_parts(srids integer[] default null)
+create or replace function eo.derive_nuts_parts(srids integer[] default null, area geometry default null)
 returns bigint
 language plpgsql
 volatile parallel unsafe
@@ -90,192 +94,508 @@ declare
     parts bigint;
     total bigint := 0;
 begin
+    -- Two annotations at once would both find a polygon without its pieces.
+    perform pg_advisory_xact_lock('eo.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.nuts_part', patch_srid);
-        extent := ST_Transform(eo_internal.patch_extent(patch_srid), 4326);
-        -- By polygon and not by country: overseas parts lie outside the validity of a European reference system.
+        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 4326);
         insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
         from eo.nuts n, ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
-        where n.level = 0
-          and part.geom && extent
-          and not exists (select from eo.nuts_part done
-                          where done.nuts_id = n.nuts_id and done.srid = patch_srid
-                            and ST_Intersects(done.geom, ST_Transform(ST_PointOnSurface(part.geom), patch_srid)));
+        where n.level = (select max(level) from eo.nuts lower where lower.country_code = n.country_code)
+          and n.geom && extent
+          and case
+                  when n.level = 3 then not exists (select from eo.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
+                  -- Overseas parts of a country lie outside the validity of a European reference system.
+                  else part.geom && extent
+                       and not exists (select from eo.nuts_part done
+                                       where done.nuts_id = n.nuts_id and done.srid = patch_srid
+                                         and ST_Intersects(done.geom, ST_Transform(ST_PointOnSurface(part.geom), patch_srid)))
+              end;
         get diagnostics parts = row_count;
         total := total + parts;
     end loop;
     return total;
 end
 $$;
-comment on function eo.derive_nuts_parts(integer[]) is
-'Reprojects NUTS countries near patches to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate_country and by the loader. (writer)';
+comment on function eo.derive_nuts_parts(integer[], geometry) is
+'Reprojects NUTS regions (of level 3, or the lowest level that a country has) near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
 
-create or replace function eo_internal.annotate_land_cover_batch(patch_ids bigint[])
-returns integer
-language plpgsql
-volatile parallel unsafe strict
+create or replace function eo_internal.land_cover_raster(west double precision, south double precision, east double precision, north double precision, srid integer, polygons geomval[])
+returns raster
+language sql
+immutable parallel safe
 security invoker
+cost 100000
+begin atomic
+    -- 10 m pixels, as many as fit best; a pixel has the class of the polygon that its centre is in. Polygons are cut to
+    -- what lies near, or a raster of the whole of each would be made.
+    select ST_SetValues(
+        ST_AddBand(
+            ST_MakeEmptyRaster(size.columns, size.rows, west, north, (east - west) / size.columns, (south - north) / size.rows, 0, 0, srid),
+            '16BUI'::text, 0::double precision, 0::double precision),
+        1,
+        array(
+            select (cut.geom, cut.val)::geomval
+            from (
+                select ST_ClipByBox2D(p.geom, ST_MakeEnvelope(west - 10, south - 10, east + 10, north + 10, srid)) as geom, p.val, p.number
+                from unnest(polygons) with ordinality as p (geom, val, number)
+            ) cut
+            where not ST_IsEmpty(cut.geom)
+            order by cut.number
+        ))
+    from (select round((east - west) / 10)::integer as columns, round((north - south) / 10)::integer as rows) size;
+end;
+
+create or replace function eo_internal.unannotated(what text[], source text, "replace" boolean)
+returns setof eo.patch
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select p.*
+    from eo.patch p
+    where (unannotated.source is null or p.source = unannotated.source)
+      and ('land_cover' = any (what) and ("replace" or p.label_ids is null)
+           or 'country' = any (what) and ("replace" or p.nuts_ids is null)
+           or 'scene_classes' = any (what) and ("replace" or p.scene_class_ids is null)
+              and exists (select from eo.patch_raster r
+                          where r.patch_id = p.patch_id and r.cell = p.cell and 'SCL' = any (r.bands)));
+end;
+
+create or replace function eo_internal.unannotated_in(cells text[], what text[], source text, "replace" boolean)
+returns setof eo.patch
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    -- Offset 0: cell by cell, each from an index, whatever the planner thinks.
+    select p.*
+    from unnest(cells) as c (cell)
+    cross join lateral (
+        select u.*
+        from eo_internal.unannotated(what, unannotated_in.source, "replace") u
+        where u.cell = c.cell
+        offset 0
+    ) p;
+end;
+
+create or replace function eo_internal.annotatable()
+returns text[]
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select array_remove(array[
+        case when exists (select from eo.corine) then 'land_cover' end,
+        case when exists (select from eo.nuts) then 'country' end,
+        case when exists (select from eo.patch_raster where 'SCL' = any (bands)) then 'scene_classes' end], null);
+end;
+
+-- Custom plans, here and below: only with the arguments known do partial indexes of patches without annotations serve.
+
+create or replace function eo.unannotated_cells(what text[] default null, source text default null, cells text[] default null, "replace" boolean default false)
+returns table (cell text, patches bigint)
+language plpgsql
+stable parallel safe
+security invoker
+rows 100000
+set plan_cache_mode = force_custom_plan
 set search_path = eo, public, pg_temp
 as $$
+#variable_conflict use_column
 declare
-    annotated integer;
+    kinds text[] := coalesce(what, eo_internal.annotatable());
 begin
-    with box as materialized (
-        select p.patch_id, p.cell, p.srid, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
+    if cells is null then
+        return query
+            select p.cell, count(*)
+            from eo_internal.unannotated(kinds, unannotated_cells.source, "replace") p
+            group by p.cell;
+    else
+        return query
+            select p.cell, count(*)
+            from eo_internal.unannotated_in(cells, kinds, unannotated_cells.source, "replace") p
+            group by p.cell;
+    end if;
+end
+$$;
+comment on function eo.unannotated_cells(text[], text, text[], boolean) is
+'Cells (of those given; null: all) with patches that eo.annotate would visit, and how many; arguments as there. Parts of it passed as eo.annotate(cells => ...) share the work among several connections.';
+
+create or replace function eo_internal.derive_parts(cells text[], what text[], source text, "replace" boolean)
+returns void
+language plpgsql
+volatile parallel unsafe
+security invoker
+set plan_cache_mode = force_custom_plan
+set search_path = eo, public, pg_temp
+as $$
+begin
+    perform case when 'land_cover' = any (what) then eo.derive_corine_parts(array[extent.srid], extent.area) end,
+            case when 'country' = any (what) then eo.derive_nuts_parts(array[extent.srid], extent.area) end
+    from (
+        select e.srid, ST_Segmentize(ST_MakeEnvelope(e.west, e.south, e.east, e.north, e.srid), (e.east - e.west + e.north - e.south) / 200) as area
+        from (
+            select p.srid, min(p.west) as west, min(p.south) as south, max(p.east) as east, max(p.north) as north
+            from eo_internal.unannotated_in(cells, what, derive_parts.source, "replace") p
+            group by p.srid
+        ) e
+    ) extent;
+end
+$$;
+
+-- How many rows a step has, the planner cannot know: without nested loops nothing can go badly wrong. Joins that are to go
+-- through an index are lateral (offset 0).
+create or replace function eo_internal.annotations(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
+returns table (
+    patch_id bigint, cell text, covered boolean, label_ids smallint[], label_fraction real[], located boolean, country_codes text[], nuts_ids text[])
+language plpgsql
+stable parallel safe
+security invoker
+rows 10000 cost 1000000
+set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set enable_hashjoin = on
+set search_path = eo, public, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with patch as materialized (
+        select p.patch_id, p.cell, p.srid, p.west, p.south, p.east, p.north, p.label_ids, p.nuts_ids
+        from eo_internal.unannotated_in(cells, what, annotations.source, "replace") p
+    ),
+    place as materialized (
+        select row_number() over () as place_id, p.*, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
                (p.east - p.west) * (p.north - p.south) as area
-        from eo.patch p
-        where p.patch_id = any (patch_ids)
+        from (
+            select cell, srid, west, south, east, north, array_agg(patch_id) as patch_ids,
+                   'land_cover' = any (what) and bool_or("replace" or label_ids is null) as unlabelled,
+                   'country' = any (what) and bool_or("replace" or nuts_ids is null) as unlocated
+            from patch
+            group by cell, srid, west, south, east, north
+        ) p
+    ),
+    block as materialized (
+        select b.*, ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
+        from (
+            select cell, srid, min(west) as west, min(south) as south, max(east) as east, max(north) as north,
+                   bool_or(unlabelled) as unlabelled, bool_or(unlocated) as unlocated
+            from place
+            group by cell, srid
+        ) b
+    ),
+    -- Bounds as numbers: compared a hundred times for each patch.
+    cover as materialized (
+        select b.cell, b.srid, c.*
+        from block b
+        cross join lateral (
+            select part_id, label_id, geom,
+                   ST_XMin(geom) as west, ST_YMin(geom) as south, ST_XMax(geom) as east, ST_YMax(geom) as north
+            from eo.corine_part
+            where srid = b.srid and geom && b.geom
+            offset 0
+        ) c
+        where b.unlabelled
+    ),
+    -- Areas come before groups (offset 0), or whole polygons would be sorted.
+    overlap as (
+        select o.place_id, o.label_id, sum(o.area) / o.place_area as fraction
+        from (
+            select p.place_id, p.area as place_area, c.label_id, ST_Area(ST_ClipByBox2D(c.geom, p.geom)) as area
+            from place p
+            join cover c on c.cell = p.cell and c.srid = p.srid
+                        and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
+            where annotations.rule = 'overlap' and p.unlabelled
+            offset 0
+        ) o
+        group by o.place_id, o.place_area, o.label_id
+    ),
+    pixels as (
+        select p.place_id, l.label_id, (v.value_count).count as pixels, sum((v.value_count).count) over (partition by p.place_id) as total
+        from (
+            select p.place_id,
+                   eo_internal.land_cover_raster(
+                       p.west, p.south, p.east, p.north, p.srid,
+                       array_agg((c.geom, l.code::double precision)::geomval order by c.part_id)) as rast
+            from place p
+            join cover c on c.cell = p.cell and c.srid = p.srid
+                        and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
+            join eo.label l on l.label_id = c.label_id
+            where annotations.rule = 'bigearthnet-v2' and p.unlabelled and least(p.east - p.west, p.north - p.south) >= 5
+            group by p.place_id, p.west, p.south, p.east, p.north, p.srid
+        ) p
+        cross join lateral (select ST_ValueCount(p.rast, 1, false) as value_count) v
+        left join eo.label l on l.scheme = 'clc' and l.code = (v.value_count).value::integer::text
     ),
     share as (
-        select b.patch_id, b.cell, c.label_id, sum(ST_Area(ST_ClipByBox2D(c.geom, b.geom))) / b.area as fraction
-        from box b
-        join eo.corine_part c on c.srid = b.srid and ST_Intersects(c.geom, b.geom)
-        group by b.patch_id, b.cell, b.area, c.label_id
-        having sum(ST_Area(ST_ClipByBox2D(c.geom, b.geom))) > 0
+        select o.place_id, o.label_id, o.fraction, o.fraction > 0 and o.fraction >= minimal_overlap as counts
+        from overlap o
+        union all
+        -- Pixels of classes that BigEarthNet-19 leaves out are unlabelled, as are those without a class.
+        select x.place_id, x.label_id, x.pixels::double precision / x.total,
+               x.label_id is not null
+               and 4 * sum(x.pixels) filter (where x.label_id in (
+                       select c.descendant_id
+                       from eo.label_closure c
+                       join eo.label l on l.label_id = c.ancestor_id
+                       where l.scheme = 'ben19'
+                   )) over (partition by x.place_id) > 3 * x.total
+        from pixels x
     ),
-    annotation as (
-        select patch_id, cell, array_agg(label_id order by label_id) as label_ids,
-               array_agg(least(fraction, 1)::real order by label_id) as label_fraction
-        from share
-        group by patch_id, cell
+    -- A region mostly holds a whole cell; then nothing is left to clip.
+    region as materialized (
+        select r.*, ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
+        from (
+            select b.cell, b.srid, n.nuts_id, n.level, n.country_code, ST_ClipByBox2D(n.geom, b.geom) as geom, ST_Area(b.geom) as area
+            from block b
+            cross join lateral (
+                select nuts_id, level, country_code, geom
+                from eo.nuts_part
+                where srid = b.srid and geom && b.geom
+                offset 0
+            ) n
+            where b.unlocated
+        ) r
+        where ST_Area(r.geom) > 0
+    ),
+    located as materialized (
+        select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area) as area
+        from (
+            select p.place_id, r.nuts_id, r.level, r.country_code,
+                   case when r.whole then p.area else ST_Area(ST_ClipByBox2D(r.geom, p.geom)) end as area
+            from place p
+            join region r on r.cell = p.cell and r.srid = p.srid
+            where p.unlocated
+            offset 0
+        ) l
+        where l.area > 0
+        group by l.place_id, l.nuts_id, l.level, l.country_code
+    ),
+    -- One grouping instead of joins: of how many rows these would be, the planner has no idea.
+    found as (
+        select f.place_id, bool_or(f.is_label) as covered,
+               array_agg(f.label_id order by f.label_id) filter (where f.counts) as label_ids,
+               array_agg(least(f.share, 1)::real order by f.label_id) filter (where f.counts) as label_fraction,
+               bool_or(not f.is_label) as located,
+               array_agg(f.country_code order by f.share desc, f.country_code) filter (where f.country_code is not null) as country_codes,
+               coalesce(array_agg(f.nuts_id order by f.share desc, f.nuts_id) filter (where f.nuts_id is not null), '{}') as nuts_ids
+        from (
+            select place_id, true as is_label, label_id, fraction as share, counts, null as country_code, null as nuts_id
+            from share
+            union all
+            select place_id, false, null, sum(area), false, country_code, null
+            from located
+            group by place_id, country_code
+            union all
+            select place_id, false, null, area, false, null, nuts_id
+            from located
+            where level = 3
+        ) f
+        group by f.place_id
     )
-    update eo.patch p
-    set label_ids = a.label_ids, label_fraction = a.label_fraction
-    from annotation a
-    where p.patch_id = a.patch_id and p.cell = a.cell;
-    get diagnostics annotated = row_count;
-    return annotated;
+    select unnest(p.patch_ids), p.cell, f.covered, f.label_ids, f.label_fraction, f.located, f.country_codes, f.nuts_ids
+    from found f
+    join place p on p.place_id = f.place_id
+    order by 1;
 end
 $$;
 
-create or replace function eo_internal.annotate_country_batch(patch_ids bigint[])
-returns integer
+-- Each patch by its key (no other joins): the whole archive is never read for a batch.
+create or replace function eo_internal.annotate_cells(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
+returns bigint
 language plpgsql
-volatile parallel unsafe strict
+volatile parallel unsafe
 security invoker
+set enable_hashjoin = off
+set enable_mergejoin = off
 set search_path = eo, public, pg_temp
 as $$
 declare
-    annotated integer;
+    changed bigint;
 begin
-    with box as materialized (
-        select p.patch_id, p.cell, p.srid, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
-        from eo.patch p
-        where p.patch_id = any (patch_ids)
-    ),
-    share as (
-        select b.patch_id, b.cell, n.country_code, sum(ST_Area(ST_ClipByBox2D(n.geom, b.geom))) as area
-        from box b
-        join eo.nuts_part n on n.srid = b.srid and n.level = 0 and ST_Intersects(n.geom, b.geom)
-        group by b.patch_id, b.cell, n.country_code
-        having sum(ST_Area(ST_ClipByBox2D(n.geom, b.geom))) > 0
-    ),
-    annotation as (
-        select patch_id, cell, array_agg(country_code order by area desc, country_code) as country_codes
-        from share
-        group by patch_id, cell
-    )
+    -- What is known stays, unless it is to be replaced and something was found: of several patches of a place one may be
+    -- without labels and one have those of its data set.
     update eo.patch p
-    set country_codes = a.country_codes
-    from annotation a
+    set label_ids = case when a.covered and ("replace" or p.label_ids is null) then a.label_ids else p.label_ids end,
+        label_fraction = case when a.covered and ("replace" or p.label_ids is null) then a.label_fraction else p.label_fraction end,
+        country_codes = case when a.located and ("replace" or p.nuts_ids is null) then a.country_codes else p.country_codes end,
+        nuts_ids = case when a.located and ("replace" or p.nuts_ids is null) then a.nuts_ids else p.nuts_ids end
+    from eo_internal.annotations(cells, array_remove(what, 'scene_classes'), rule, minimal_overlap, annotate_cells.source, "replace") a
     where p.patch_id = a.patch_id and p.cell = a.cell
-      and p.country_codes is distinct from a.country_codes;
-    get diagnostics annotated = row_count;
-    return annotated;
+      and (a.covered and ("replace" or p.label_ids is null)
+           and (p.label_ids is distinct from a.label_ids or p.label_fraction is distinct from a.label_fraction)
+           or a.located and ("replace" or p.nuts_ids is null)
+              and (p.country_codes is distinct from a.country_codes or p.nuts_ids is distinct from a.nuts_ids));
+    get diagnostics changed = row_count;
+    return changed;
 end
 $$;
 
--- Procedures that commit can neither be security definer nor pin a search_path: every name is qualified.
+create or replace function eo_internal.annotate_scene_classes(cells text[], source text, "replace" boolean)
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security invoker
+set plan_cache_mode = force_custom_plan
+set search_path = eo, public, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    changed bigint;
+begin
+    with pixels as (
+        select p.patch_id, p.cell, ST_ValueCount(r.rast, array_position(r.bands, 'SCL'), true) as value_count
+        from eo_internal.unannotated_in(cells, '{scene_classes}', annotate_scene_classes.source, "replace") p
+        cross join lateral (
+            select pr.rast, pr.bands
+            from eo.patch_raster pr
+            where pr.patch_id = p.patch_id and pr.cell = p.cell and 'SCL' = any (pr.bands)
+            order by pr.resolution
+            limit 1
+        ) r
+    ),
+    scene as (
+        select v.patch_id, v.cell, array_agg(l.label_id order by l.label_id) as class_ids,
+               array_agg((v.pixels / v.classified)::real order by l.label_id) as fraction,
+               bool_or(v.class in (3, 8, 9, 10)) as cloud_or_shadow, bool_or(v.class = 11) as snow
+        from (
+            select x.patch_id, x.cell, (x.value_count).value as class, (x.value_count).count::double precision as pixels,
+                   sum((x.value_count).count) over (partition by x.patch_id) as classified
+            from pixels x
+            where (x.value_count).value > 0
+        ) v
+        join eo.label l on l.scheme = 'scl' and l.code = v.class::integer::text
+        group by v.patch_id, v.cell
+    )
+    update eo.patch p
+    set scene_class_ids = s.class_ids, scene_class_fraction = s.fraction, cloud_or_shadow = s.cloud_or_shadow, seasonal_snow = s.snow
+    from scene s
+    where p.patch_id = s.patch_id and p.cell = s.cell
+      and (p.scene_class_ids is distinct from s.class_ids or p.scene_class_fraction is distinct from s.fraction
+           or p.cloud_or_shadow is distinct from s.cloud_or_shadow or p.seasonal_snow is distinct from s.snow);
+    get diagnostics changed = row_count;
+    return changed;
+end
+$$;
 
-create or replace procedure eo.annotate_land_cover(
+-- A procedure that commits can neither be security definer nor pin a search_path: every name is qualified.
+
+create or replace procedure eo.annotate(
+    what text[] default null,
+    rule text default 'overlap',
+    minimal_overlap real default 0,
     source text default null,
+    cells text[] default null,
     "replace" boolean default false,
-    batch_size integer default 10000
+    batch_size integer default 10000,
+    inout annotated bigint default null
 )
 language plpgsql
 security invoker
 as $$
 declare
-    batch bigint[];
-    last_id bigint := -1;
+    there constant text[] := eo_internal.annotatable();
+    kinds constant text[] := coalesce(what, there);
+    batch text[];
+    visiting bigint;
     visited bigint := 0;
-    annotated bigint := 0;
 begin
+    annotated := 0;
+    if not kinds operator(pg_catalog.<@) '{land_cover,country,scene_classes}' then
+        raise exception 'what is % to be annotated with?', kinds
+            using errcode = 'invalid_parameter_value', hint = 'Name land_cover, country and scene_classes, or leave it out for all there is data for.';
+    end if;
+    if rule not in ('overlap', 'bigearthnet-v2') then
+        raise exception 'there is no rule "%"', rule
+            using errcode = 'invalid_parameter_value', hint = 'overlap or bigearthnet-v2.';
+    end if;
+    if minimal_overlap < 0 or minimal_overlap > 1 or minimal_overlap > 0 and rule <> 'overlap' then
+        raise exception 'minimal_overlap cannot be % by the rule %', minimal_overlap, rule
+            using errcode = 'invalid_parameter_value', hint = 'It is a share of the patch''s area, 0 to 1, for the rule overlap.';
+    end if;
     if batch_size < 1 then
         raise exception 'batch_size must be at least 1, not %', batch_size
             using errcode = 'invalid_parameter_value', hint = 'Leave it out for the default.';
     end if;
-    if not exists (select from eo.corine) then
+    if 'land_cover' = any (kinds) and not 'land_cover' = any (there) then
         raise exception 'there is no land cover to annotate with: eo.corine is empty'
             using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth load corine FILE';
     end if;
-    perform eo.derive_corine_parts();
-    commit;
-    loop
-        batch := array(
-            select p.patch_id
-            from eo.patch p
-            where p.patch_id > last_id
-              and (annotate_land_cover.source is null or p.source = annotate_land_cover.source)
-              and (annotate_land_cover."replace" or p.label_ids is null)
-            order by p.patch_id
-            limit batch_size
-        );
-        exit when pg_catalog.cardinality(batch) = 0;
-        annotated := annotated + eo_internal.annotate_land_cover_batch(batch);
-        visited := visited + pg_catalog.cardinality(batch);
-        last_id := batch[pg_catalog.cardinality(batch)];
-        commit;
-        raise notice 'land cover: % patches annotated of % visited', annotated, visited;
-    end loop;
-end
-$$;
-comment on procedure eo.annotate_land_cover(text, boolean, integer) is
-'Sets label_ids and label_fraction of patches that have no labels (with "replace": of all patches) of a source (null: any) from the CORINE polygons: the classes that share area with the patch, in its native reference system, and the share of each, 0 to 1. Patches that meet no polygon stay without labels. Commits after each batch of batch_size patches, so it may be interrupted and called again. (writer)';
-
-create or replace procedure eo.annotate_country(
-    source text default null,
-    "replace" boolean default false,
-    batch_size integer default 10000
-)
-language plpgsql
-security invoker
-as $$
-declare
-    batch bigint[];
-    last_id bigint := -1;
-    visited bigint := 0;
-    annotated bigint := 0;
-begin
-    if batch_size < 1 then
-        raise exception 'batch_size must be at least 1, not %', batch_size
-            using errcode = 'invalid_parameter_value', hint = 'Leave it out for the default.';
-    end if;
-    if not exists (select from eo.nuts where level = 0) then
-        raise exception 'there are no countries to annotate with: eo.nuts has no regions of level 0'
+    if 'country' = any (kinds) and not 'country' = any (there) then
+        raise exception 'there are no countries to annotate with: eo.nuts is empty'
             using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth load nuts FILE';
     end if;
-    perform eo.derive_nuts_parts();
-    commit;
+    for batch, visiting in
+        select pg_catalog.array_agg(c.cell order by c.cell), pg_catalog.sum(c.patches)
+        from (
+            select u.cell, u.patches,
+                   pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell) - u.patches, batch_size) as number
+            from eo.unannotated_cells(kinds, annotate.source, annotate.cells, annotate."replace") u
+        ) c
+        group by c.number
+        order by c.number
     loop
-        batch := array(
-            select p.patch_id
-            from eo.patch p
-            where p.patch_id > last_id
-              and (annotate_country.source is null or p.source = annotate_country.source)
-              and (annotate_country."replace" or p.country_codes is null)
-            order by p.patch_id
-            limit batch_size
-        );
-        exit when pg_catalog.cardinality(batch) = 0;
-        annotated := annotated + eo_internal.annotate_country_batch(batch);
-        visited := visited + pg_catalog.cardinality(batch);
-        last_id := batch[pg_catalog.cardinality(batch)];
+        perform eo_internal.derive_parts(batch, kinds, source, "replace");
+        commit;  -- lets go of the lock on deriving
+        annotated := annotated + eo_internal.annotate_cells(batch, kinds, rule, minimal_overlap, source, "replace");
+        if 'scene_classes' = any (kinds) then
+            annotated := annotated + eo_internal.annotate_scene_classes(batch, source, "replace");
+        end if;
+        visited := visited + visiting;
         commit;
-        raise notice 'country: % patches changed of % visited', annotated, visited;
+        raise notice '% patches annotated of % visited', annotated, visited;
     end loop;
 end
 $$;
-comment on procedure eo.annotate_country(text, boolean, integer) is
-'Sets country_codes of patches that have none (with "replace": of all patches) of a source (null: any) from the NUTS regions of level 0: the countries that share area with the patch, largest share first. Patches that meet no country keep what they have. Commits after each batch of batch_size patches, so it may be interrupted and called again. (writer)';
+comment on procedure eo.annotate(text[], text, real, text, text[], boolean, integer, bigint) is
+'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS regions that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call. Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
+
+create or replace function eo.reference_map(patch text)
+returns raster
+language plpgsql
+stable parallel safe
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+declare
+    place record;
+begin
+    select p.srid, p.west, p.south, p.east, p.north, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
+    into place
+    from eo.patch p
+    where p.name = patch
+    order by p.patch_id
+    limit 1;
+    if not found then
+        raise exception 'there is no patch "%"', patch
+            using errcode = 'no_data_found', hint = 'Pass the name of a patch: select name from eo.search(...).';
+    end if;
+    if least(place.east - place.west, place.north - place.south) < 5 then
+        raise exception 'patch "%" is not in a reference system in metres: EPSG:%', patch, place.srid
+            using errcode = 'feature_not_supported', hint = 'Reference maps have pixels of 10 m in the patch''s own reference system.';
+    end if;
+    return eo_internal.land_cover_raster(
+        place.west, place.south, place.east, place.north, place.srid,
+        array(
+            select (c.geom, l.code::double precision)::geomval
+            from (
+                select d.part_id, d.label_id, d.geom
+                from eo.corine_part d
+                where d.srid = place.srid and d.geom && place.geom
+                union all
+                -- Pieces are derived for patches when they are annotated.
+                select null, w.label_id, piece
+                from eo.corine w, eo_internal.pieces(w.geom, place.srid) as piece
+                where w.geom && ST_Transform(place.geom, 3035)
+                  and not exists (select from eo.corine_part d where d.corine_id = w.corine_id and d.srid = place.srid)
+            ) c
+            join eo.label l on l.label_id = c.label_id
+            order by c.part_id
+        ));
+end
+$$;
+comment on function eo.reference_map(text) is
+'Land cover of a patch (by name) as a raster like the reference maps of BigEarthNet v2: CORINE codes (312) in one band of 16BUI, nodata 0, pixels of 10 m on the patch''s bounds in its reference system, each of the class of the polygon that its centre is in.';

@@ -7,7 +7,6 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,6 @@ import psycopg
 import pytest
 from click.testing import Result
 from PIL import Image
-
-from loaders.demo import annotate_countries
-from loaders.nuts import load_nuts
-from loaders.patches import Patch, Product, write_patches, write_products
 
 CHECKOUT = Path(__file__).parents[2]
 PICTURES = ["contact_sheet.png", "label_chart.png", "result_map.png"]
@@ -126,27 +121,6 @@ def test_the_qgis_guide(demo: Demo, sample: Path, tmp_path: Path) -> None:
     assert {("infrared", 3), ("s2a_msil2a_20200219t112111_n0214_r037_t29rkh", 3)} <= {
         (re.sub(r"_\d+$", "", name), bands) for name, bands in layers
     }
-
-
-def test_an_interrupted_annotation_of_countries_goes_on(archive: psycopg.Connection, sample: Path) -> None:
-    """Cancelled after some patches had theirs, it does the others in the next run, and nothing in the one after."""
-    time = datetime(2018, 7, 1, tzinfo=UTC)
-    load_nuts(archive, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
-    write_products(archive, [Product("p", "sentinel-2a", "L2A", time)])
-    with archive.transaction():
-        write_patches(
-            archive,
-            "bigearthnet-v2",
-            [  # where Belgium, Germany and the Netherlands meet
-                Patch(f"patch-{n}", "p", "sentinel-2a", time, 32632, x, 5_626_000, x + 1200, 5_627_200, country="LU")
-                for n, x in enumerate(range(285_000, 297_000, 1200))
-            ],
-        )
-    archive.execute("update eo.patch set country_codes = '{BE,DE}' where name = 'patch-0'")
-    assert annotate_countries(archive) == {"patches of the catalogue": 10}
-    codes = archive.execute("select distinct unnest(country_codes) from eo.patch order by 1").fetchall()
-    assert codes == [("BE",), ("DE",), ("NL",)]
-    assert annotate_countries(archive) == {"patches of the catalogue": 0}
 
 
 def test_without_the_sample(

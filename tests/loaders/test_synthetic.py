@@ -86,7 +86,7 @@ def made(module_archive: psycopg.Connection) -> psycopg.Connection:
     counts = load_synthetic(module_archive, PATCHES)
     assert (counts["patches"], counts["patches stored before"]) == (PATCHES, 0)
     assert counts["polygons"] > counts["pieces"] > 100
-    module_archive.execute("call eo.annotate_land_cover()")
+    module_archive.execute("call eo.annotate()")
     return module_archive
 
 
@@ -311,7 +311,7 @@ def test_without_pixels_beyond_one_batch(archive: psycopg.Connection, monkeypatc
     monkeypatch.setattr(loaders.synthetic, "PATCHES_PER_TILE", 300)
     monkeypatch.setattr(loaders.synthetic, "block_pixels", None)
     assert load_synthetic(archive, 1001, seed=5, pixels=False)["patches"] == 1001
-    archive.execute("call eo.annotate_land_cover()")
+    archive.execute("call eo.annotate()")
     covered = "select count(*), min(share)::float, max(share)::float from eo.patch,"
     covered += " lateral (select sum(s) from unnest(label_fraction) s) total (share)"
     assert archive.execute(covered).fetchone() == (1001, pytest.approx(1, abs=1e-5), pytest.approx(1, abs=1e-5))
@@ -397,7 +397,7 @@ synthetic.load_synthetic(connect(autocommit=True), int(sys.argv[3]))
     [
         pytest.param("store_polygons", 2, 0, 1, id="inside land cover"),
         pytest.param("load_item", 6, PATCHES_PER_BLOCK, 0, id="between the batches"),
-        pytest.param("patch_wkb", 3 * (PATCHES_PER_BLOCK + 10), PATCHES_PER_BLOCK, 1, id="inside the second batch"),
+        pytest.param("patch_pixels", 3 * (PATCHES_PER_BLOCK + 10), PATCHES_PER_BLOCK, 1, id="inside the second batch"),
     ],
 )
 def test_killed(

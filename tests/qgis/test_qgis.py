@@ -27,7 +27,7 @@ from loaders.bigearthnet_metadata import load_bigearthnet_metadata
 from loaders.corine import load_corine
 from loaders.demo import load_corine_grid
 from loaders.nuts import load_nuts
-from loaders.scene import load_scene
+from loaders.product import Options, load_product
 
 CHECKOUT = Path(__file__).parents[2]
 PICTURES = CHECKOUT / "build" / "qgis"
@@ -60,7 +60,7 @@ def filled(
     pyarrow.parquet.write_table(rows, path)
     load_bigearthnet_metadata(module_archive, [path])
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
-    load_scene(module_archive, sample / "sentinel2-cog" / "S2A_29RKH_20200219_0_L2A")
+    load_product(module_archive, sample / "sentinel2-cog" / "S2A_29RKH_20200219_0_L2A", Options(grid="fixed:120"))
     load_corine(module_archive, sample / "corine" / "clc2018_lanjaron_es.gpkg", "clc")
     load_corine(module_archive, sample / "corine" / "clc5_2018_muenster_de.gpkg")
     load_corine_grid(module_archive)

@@ -20,7 +20,7 @@ from loaders.bigearthnet import load_bigearthnet
 from loaders.corine import load_corine
 from loaders.nuts import load_nuts
 from loaders.patches import Patch, Product, write_patches, write_products
-from loaders.scene import load_scene
+from loaders.product import Options, load_product
 from pyfuncs.rasters import from_wkb
 
 LAYERS = {
@@ -40,7 +40,7 @@ GRID = 9 * 120  # of the scene's 1098 pixels a side, those in whole patches
 def filled(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connection:
     """Real patches, scene, CORINE and NUTS, and a collection of the labelled patches."""
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
-    load_scene(module_archive, scene_folder(sample))
+    load_product(module_archive, scene_folder(sample), Options(grid="fixed:120"))
     load_corine(module_archive, sample / "corine" / "clc2018_lanjaron_es.gpkg", "clc")
     load_nuts(module_archive, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
     module_archive.execute("select eo.create_collection('one'), eo.create_collection('two')")

@@ -18,8 +18,7 @@ from loaders.nuts import load_nuts
 WRITER_ONLY = {
     "build_code_index",
     "build_vector_index",
-    "annotate_country",
-    "annotate_land_cover",
+    "annotate",
     "derive_corine_parts",
     "derive_nuts_parts",
     "drop_region_codes",
@@ -31,6 +30,8 @@ WRITER_ONLY = {
     "store_map_styles",
 }
 READER = {
+    "product_statistics",
+    "select_products",
     "similar_to_examples",
     "count_patches",
     "patch_statistics",
@@ -44,6 +45,8 @@ READER = {
     "cell_box",
     "cell_neighbours",
     "cell_of",
+    "reference_map",
+    "unannotated_cells",
     "cells",
     "circle",
     "rectangle",
@@ -69,6 +72,7 @@ READER = {
     "contact_sheet",
 }
 INTERNAL_READER = {
+    "products",
     "example_embedding",
     "left_out",
     "same_place",
@@ -96,6 +100,11 @@ INTERNAL_READER = {
     "near_regions",
     "own_collection",
     "patch_extent",
+    "annotatable",
+    "annotations",
+    "unannotated_in",
+    "land_cover_raster",
+    "unannotated",
     "pieces",
     "region_distances",
     "bit_masks",
@@ -117,8 +126,9 @@ INTERNAL_READER = {
     "product_tiles",
 }
 INTERNAL_WRITER = {
-    "annotate_country_batch",
-    "annotate_land_cover_batch",
+    "annotate_cells",
+    "annotate_scene_classes",
+    "derive_parts",
     "keep_buckets",
     "drop_raster_layer",
     "finish_raster_layer",
@@ -252,7 +262,7 @@ def test_tables(module_archive: psycopg.Connection, outsider: str) -> None:
         "select eo_internal.ensure_partition('eo.embedding', 7)",
         "select eo.register_encoder('x', 1, 'spectral', '{}', '', dimension => 1)",
         "select eo.derive_corine_parts()",
-        "call eo.annotate_country()",
+        "call eo.annotate()",
         "do language plpython3u 'pass'",
     ],
 )
@@ -296,8 +306,7 @@ def test_a_writer_does_the_whole_job(archive: psycopg.Connection, sample: Path) 
         load_bigearthnet(writer, v1, lists=v1 / "lists")
         load_corine(writer, sample / "corine" / "clc2018_lanjaron_es.gpkg", "clc")
         load_nuts(writer, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
-        writer.execute("call eo.annotate_land_cover()")
-        writer.execute("call eo.annotate_country()")
+        writer.execute("call eo.annotate()")
         assert encode_archive(writer, reading).codes == 11
 
 

@@ -49,6 +49,8 @@ SEARCHES = {
     "search": ["", "area => st_makeenvelope(-12, 50, 0, 56, 4326)", "labels => '{clc:2}', label_match => 'at_least'"],
     "label_statistics": ["", "platforms => '{sentinel-2a}'"],
     "patch_statistics": ["'season'"],
+    "select_products": ["", "platforms => '{sentinel-2a}', per_season => 2", "per_season => null, each_year => true"],
+    "product_statistics": ["", "platforms => '{sentinel-2a}'"],
 }
 """Arguments of calls that answer the same with PL/Python and without."""
 
@@ -140,7 +142,7 @@ def test_no_search_is_left_out(without_python: psycopg.Connection) -> None:
         name
         for (name,) in without_python.execute(
             "select proname from pg_proc where pronamespace = 'eo'::regnamespace"
-            " and proname ~ '^(similar|within|bucket|search|label_statistics|patch_statistics)'"
+            " and proname ~ '^(similar|within|bucket|search|select_products|.*_statistics$)'"
         )
     }
     # The sample has no pairs of acquisitions, so that no change is found; it reads vectors only.

@@ -1,4 +1,4 @@
-"""Scenes: all four real layouts against rasterio, numpy, pyproj and shapely, and all that can be wrong with one."""
+"""Products: all four real layouts of Sentinel-2 against rasterio, numpy, pyproj and shapely, and all that can be wrong."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,9 +26,11 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely.geometry import box, shape
 
-from loaders import scene
+from loaders import cutting
+from loaders.band_reader import StripReader, open_band
 from loaders.errors import InputError
-from loaders.scene import StripReader, find_band_files, load_scene, open_band
+from loaders.product import Options, load_product
+from loaders.product_files import BandFile, Given
 from pyfuncs.rasters import from_wkb
 
 COG = Path("sentinel2-cog/S2A_29RKH_20200219_0_L2A")
@@ -98,6 +102,15 @@ def band_file(folder: Path, band: str) -> Path:
     return next(place / name for place in places for name in names if (place / name).exists())
 
 
+def load(connection: psycopg.Connection, path: Path, grid: str = "fixed:120", bands=None, **given) -> dict[str, int]:
+    """Load a product; its counts without the one of products."""
+    nodata = given.pop("nodata", "keep")
+    options = Options(Given(**given), grid, None if bands is None else tuple(bands), nodata)
+    counts = load_product(connection, path, options)
+    assert counts.pop("products", 0) + counts["loaded_before"] == 1
+    return +counts
+
+
 def snapshot(connection: psycopg.Connection, product: str) -> list[tuple]:
     """All that a scene left in the archive, but for generated numbers."""
     return connection.execute(
@@ -148,8 +161,7 @@ def read(path: Path, window: Window | None = None) -> np.ndarray:
 def loaded(module_archive, sample):
     """The archive with the eight real scenes, and the counts that their loads returned."""
     counts = {
-        folder: load_scene(module_archive, sample / folder, bands=TWELVE if folder == JP2_L2A else None)
-        for folder in SCENES
+        folder: load(module_archive, sample / folder, bands=TWELVE if folder == JP2_L2A else None) for folder in SCENES
     }
     return module_archive, counts
 
@@ -184,11 +196,13 @@ def test_every_whole_window_is_a_patch(loaded, sample, folder):
     assert counts[folder] == {"patches": len(windows)}
     assert [(row[6], row[7]) for row in rows] == list(windows)
     for row in rows:
-        assert row[0] == f"{name}_{row[6]}_{row[7]}"
+        assert row[0] == f"{name}_120px_{row[6]}_{row[7]}"
         assert row[1] == srid
         assert row[2:6] == pytest.approx(bounds[row[6], row[7]], abs=1e-9)
-    state = connection.execute("select state, rows, loader from eo.load where source = %s", (name,)).fetchone()
-    assert state == ("done", len(windows), "scene")
+    state = connection.execute(
+        "select state, rows, loader from eo.load where source = %s", (f"{name}|fixed:120",)
+    ).fetchone()
+    assert state == ("done", len(windows), "product")
 
 
 def test_number_of_patches(loaded):
@@ -343,7 +357,7 @@ def test_product(loaded, sample, folder):
 def test_patches_have_platform_and_time_of_their_product(loaded):
     differing = loaded[0].execute(
         "select count(*) from eo.patch p join eo.product q using (product_id)"
-        " where (p.platform, p.sensing_time, p.source) is distinct from (q.platform, q.sensing_time, 'scene')"
+        " where (p.platform, p.sensing_time, p.source) is distinct from (q.platform, q.sensing_time, 'product')"
     )
     assert differing.fetchone() == (0,)
 
@@ -351,43 +365,49 @@ def test_patches_have_platform_and_time_of_their_product(loaded):
 def test_second_load_is_skipped(loaded, sample):
     connection, _ = loaded
     before = snapshot(connection, SCENES[MAJORTOM][0])
-    assert load_scene(connection, sample / MAJORTOM) == {"loaded_before": 1}
+    assert load(connection, sample / MAJORTOM) == {"loaded_before": 1}
     assert snapshot(connection, SCENES[MAJORTOM][0]) == before
 
 
 def test_other_contents_under_a_loaded_name(archive, small):
-    load_scene(archive, small)
+    load(archive, small)
     os.utime(small / "B2.tif", (0, 0))
-    assert load_scene(archive, small) == {"loaded_before": 1}, "a copy is the same scene"
+    assert load(archive, small) == {"loaded_before": 1}, "a copy is the same scene"
     with rasterio.open(small / "B2.tif", "r+") as dataset:
         dataset.update_tags(edited="yes")
     with pytest.raises(InputError, match="loaded before, with other contents"):
-        load_scene(archive, small)
-    assert load_scene(archive, small, name="beside") == {"patches": 4}
+        load(archive, small)
+    assert load(archive, small, name="beside") == {"patches": 4}
     names = {name for (name,) in archive.execute("select name from eo.patch where name like 'beside%'")}
-    assert names == {"beside_0_0", "beside_0_1", "beside_1_0", "beside_1_1"}
+    assert names == {f"beside_120px_{column}_{row}" for column in (0, 1) for row in (0, 1)}
 
 
 def test_scl_in_another_crs(archive, sample, run_pgearth):
     with pytest.raises(
         InputError, match=r"R20m/SCL\.jp2: EPSG:32701, while EPSG:32619 is that of 12 of the 13"
     ) as error:
-        load_scene(archive, sample / JP2_L2A)
+        load(archive, sample / JP2_L2A)
     assert_nothing_loaded(archive)
     option, bands = re.search(r"(--bands) (\S+)", error.value.hint).groups()
     assert bands.split(",") == list(TWELVE)
-    result = run_pgearth(archive, "load", "scene", sample / JP2_L2A, option, bands)
+    result = run_pgearth(archive, "load", "product", "--grid", "fixed:120", sample / JP2_L2A, option, bands)
     assert result.exit_code == 0, result.output
     assert archive.execute("select bands from eo.patch_raster").fetchall() == [(list(TWELVE),)]
 
 
 def test_command(archive, sample, run_pgearth):
     paths = [sample / SSL4EO_JUNE, sample / SSL4EO_JUNE_L1C]
-    result = run_pgearth(archive, "load", "scene", *paths)
+    result = run_pgearth(archive, "load", "product", "--grid", "fixed:120", *paths)
     assert result.exit_code == 0, result.output
-    assert "2 scenes: 8 patches loaded, 0 without data dropped; 0 scenes skipped as loaded before." in result.output
-    result = run_pgearth(archive, "load", "scene", *paths, sample / SSL4EO_AUGUST)
-    assert "3 scenes: 4 patches loaded, 0 without data dropped; 2 scenes skipped as loaded before." in result.output
+    assert (
+        "2 products loaded, 0 loaded before, 0 failed; 8 patches loaded, 0 of them masked; 0 without data and 0 with nodata"
+        in result.output
+    )
+    result = run_pgearth(archive, "load", "product", "--grid", "fixed:120", *paths, sample / SSL4EO_AUGUST)
+    assert (
+        "1 products loaded, 2 loaded before, 0 failed; 4 patches loaded, 0 of them masked; 0 without data and 0 with nodata"
+        in result.output
+    )
     assert archive.execute("select count(*), count(distinct name) from eo.patch").fetchone() == (12, 12)
 
 
@@ -397,16 +417,15 @@ def test_command_refuses_what_it_cannot_mean(archive, sample, run_pgearth):
         [*paths, "--name", "x"],
         [*paths, "--time", "2020-06-04T05:46:39"],
         [paths[0], "--time", "yesterday"],
-        [paths[0], "--platform", "landsat-8"],
         [sample / "none"],
         [],
     ):
-        assert run_pgearth(archive, "load", "scene", *arguments).exit_code == 2
+        assert run_pgearth(archive, "load", "product", "--grid", "fixed:120", *arguments).exit_code == 2
     assert_nothing_loaded(archive)
 
 
 def test_selected_bands(archive, small):
-    load_scene(archive, small, bands=["b2", "B8A", " B12 "])
+    load(archive, small, bands=["b2", "B8A", " B12 "])
     rows = archive.execute(
         "select resolution, bands, count(*) from eo.patch_raster group by 1, 2 order by 1"
     ).fetchall()
@@ -415,7 +434,7 @@ def test_selected_bands(archive, small):
 
 def test_windows_count_pixels_of_the_finest_band_selected(archive, sample):
     # 534 pixels of 20 m hold 4 windows of 120 pixels, 2,400 m, per side
-    assert load_scene(archive, sample / MAJORTOM, bands=["B05", "B01"]) == {"patches": 16}
+    assert load(archive, sample / MAJORTOM, bands=["B05", "B01"]) == {"patches": 16}
     sides = archive.execute("select distinct round(east - west), round(north - south) from eo.patch").fetchall()
     assert sides == [(2400, 2400)]
     sizes = archive.execute(
@@ -427,52 +446,8 @@ def test_windows_count_pixels_of_the_finest_band_selected(archive, sample):
 @pytest.mark.parametrize("bands", [["SCL"], ["B13"], ["B02", "red"], []])
 def test_impossible_band_selection(archive, sample, bands):
     with pytest.raises(InputError, match=r"no such band|no reflectance band"):
-        load_scene(archive, sample / COG, bands=bands)
+        load(archive, sample / COG, bands=bands)
     assert_nothing_loaded(archive)
-
-
-@pytest.mark.parametrize(
-    ("file", "band"),
-    [
-        ("B02.tif", "B02"),
-        ("B2.tif", "B02"),
-        ("b2.TIFF", "B02"),
-        ("B12.jp2", "B12"),
-        ("B8A.tif", "B8A"),
-        ("b8a.tif", "B8A"),
-        ("T33UUP_20200219T112111_B02_10m.jp2", "B02"),
-        ("T33UUP_20200219T112111_B8A.jp2", "B8A"),
-        ("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57_B11.tif", "B11"),
-        ("T33UUP_20200219T112111_SCL_20m.jp2", "SCL"),
-        ("R20m/B05.jp2", "B05"),
-        ("GRANULE/L2A_T33UUP_A1/IMG_DATA/R60m/T33UUP_20200219T112111_B09_60m.jp2", "B09"),
-        ("GRANULE/L1C_T33UUP_A1/IMG_DATA/T33UUP_20200219T112111_B10.jp2", "B10"),
-        ("TCI.tif", None),
-        ("L2A_PVI.tif", None),
-        ("AOT.jp2", None),
-        ("WVP.jp2", None),
-        ("cloud_mask.tif", None),
-        ("thumbnail.png", None),
-        ("preview.jp2", None),
-        ("preview/B02.jp2", None),
-        ("B02.tif.aux.xml", None),
-        ("B13.tif", None),
-        ("B00.tif", None),
-        ("B012.tif", None),
-        ("XB02.tif", None),
-        ("GRANULE/L2A_T33UUP_A1/QI_DATA/MSK_QUALIT_B02.jp2", None),
-    ],
-)
-def test_band_file_names(tmp_path, file, band):
-    for name in ("B01.tif" if not file.startswith("GRANULE") else "GRANULE/L/IMG_DATA/B01.tif", file):
-        if band and "GRANULE" in file and name != file:
-            continue
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = find_band_files(tmp_path)
-    assert set(found) - {"B01"} == ({band} if band else set())
-    if band:
-        assert found[band] == [tmp_path / file]
 
 
 def test_safe_folder(archive, sample, tmp_path):
@@ -493,7 +468,7 @@ def test_safe_folder(archive, sample, tmp_path):
                     blockxsize=64,
                     blockysize=64,
                 )
-    assert load_scene(archive, safe) == {"patches": 6}
+    assert load(archive, safe) == {"patches": 6}
     row = archive.execute("select name, platform, level, mgrs_tile, sensing_time from eo.product").fetchone()
     assert row == (safe.name[:-5], "sentinel-2b", "L2A", "48QUE", datetime(2020, 2, 23, 3, 27, 39, tzinfo=UTC))
     for column, tile_row, resolution, bands, wkb in archive.execute(
@@ -513,7 +488,7 @@ def test_finest_of_several_resolutions_is_taken(archive, small):
     (small / "R10m").mkdir()
     (small / "B2.tif").rename(small / "R10m" / "B02.tif")
     rewrite(small / "R10m" / "B02.tif", small / "B02_20m.tif", coarse, transform=transform)
-    load_scene(archive, small, bands=["B02", "B03"])
+    load(archive, small, bands=["B02", "B03"])
     assert archive.execute("select distinct resolution, bands from eo.patch_raster").fetchall() == [
         (10, ["B02", "B03"])
     ]
@@ -530,7 +505,7 @@ def test_patches_without_data_are_dropped_and_counted(archive, cog):
         for column, row in blank:
             pixels[row * size : (row + 1) * size, column * size : (column + 1) * size] = 0
         rewrite(cog / f"{band}.tif", pixels=pixels)
-    assert load_scene(archive, cog) == {"patches": 79, "without_data": 2}
+    assert load(archive, cog) == {"patches": 79, "without_data": 2}
     (details,) = archive.execute("select details from eo.load").fetchone()
     assert details == {"without_data": 2}
     places = set(archive.execute("select tile_column, tile_row from eo.patch").fetchall())
@@ -546,7 +521,7 @@ def test_nodata_of_the_file(archive, small):
     pixels[:120, :120] = 7
     pixels[120:240, 120:240] = 0  # valid, for this file says that 7 is nodata
     rewrite(small / "B2.tif", pixels=pixels, nodata=7)
-    assert load_scene(archive, small, bands=["B02"]) == {"patches": 3, "without_data": 1}
+    assert load(archive, small, bands=["B02"]) == {"patches": 3, "without_data": 1}
     assert archive.execute("select distinct ST_BandNoDataValue(rast) from eo.patch_raster").fetchall() == [(7,)]
 
 
@@ -554,7 +529,7 @@ def test_floating_point_bands_with_nan(archive, small):
     pixels = read(small / "B2.tif").astype("float32") / 10_000
     pixels[:120, 120:240] = np.nan
     rewrite(small / "B2.tif", pixels=pixels, nodata=np.nan)
-    assert load_scene(archive, small, bands=["B02"]) == {"patches": 3, "without_data": 1}
+    assert load(archive, small, bands=["B02"]) == {"patches": 3, "without_data": 1}
     (wkb,) = archive.execute(
         "select ST_AsWKB(rast) from eo.patch_raster join eo.patch using (patch_id, cell)"
         " where (tile_column, tile_row) = (1, 1)"
@@ -566,89 +541,25 @@ def test_every_block_is_decoded_once(sample, monkeypatch):
     """B02 of the COG has blocks of 512 x 512 pixels, which nine strips of 120 rows cross."""
     path = sample / COG / "B02.tif"
     windows = []
-    open_file = rasterio.open
+    read_block = BandFile.read
 
-    class Recorder:
-        def __init__(self, path: Path) -> None:
-            self.file = open_file(path)
-            self.dtypes = self.file.dtypes
+    def recorded(file: BandFile, dataset, window: Window) -> np.ndarray:
+        windows.append((window.col_off, window.row_off, window.width, window.height))
+        return read_block(file, dataset, window)
 
-        def read(self, band: int, window: Window) -> np.ndarray:
-            windows.append((window.col_off, window.row_off, window.width, window.height))
-            return self.file.read(band, window=window)
-
-        def close(self) -> None:
-            self.file.close()
-
-    band = open_band("B02", path)
-    with monkeypatch.context() as patch:
-        patch.setattr("loaders.scene.rasterio.open", Recorder)
-        with StripReader(band) as reader:
-            strips = []
-            for row in range(9):
-                strips.append(reader.read(row * 120, (row + 1) * 120))
-                assert len(reader.rows) < 120 + 512
+    monkeypatch.setattr(BandFile, "read", recorded)
+    with (
+        ThreadPoolExecutor(2) as threads,
+        closing(StripReader(open_band(BandFile("B02", str(path))), threads)) as reader,
+    ):
+        strips = []
+        for row in range(9):
+            strips.append(reader.read(row * 120, (row + 1) * 120))
+            assert len(reader.decoded) + len(reader.free) <= 2
     np.testing.assert_array_equal(np.vstack(strips), read(path)[:1080])
     with rasterio.open(path) as file:
         blocks = [(w.col_off, w.row_off, w.width, w.height) for _, w in file.block_windows(1)]
     assert windows == blocks
-
-
-# ---- names and times ----
-
-
-def test_earth_engine_folder_without_metadata(archive, sample, tmp_path):
-    """Level from the data set's folders, name and time from the scene's; the satellite must be told."""
-    for folder in (SSL4EO_JUNE, SSL4EO_JUNE_L1C):
-        copy = tmp_path / folder
-        shutil.copytree(sample / folder, copy, copy_function=shutil.copyfile)
-        (copy / "metadata.json").unlink()
-        with pytest.raises(InputError, match=r"Say so with --platform\."):
-            load_scene(archive, copy)
-        load_scene(archive, copy, platform="sentinel-2b")
-    assert archive.execute("select name, level, mgrs_tile, sensing_time from eo.product order by 1").fetchall() == [
-        (f"{SSL4EO_JUNE.name}_{level}", level, "43RCP", datetime(2020, 6, 4, 5, 46, 39, tzinfo=UTC))
-        for level in ("L1C", "L2A")
-    ]
-    assert archive.execute("select count(distinct name) from eo.patch").fetchone() == (8,)
-
-
-def test_unknown_scene(archive, small, run_pgearth):
-    (small / "metadata.json").unlink()
-    folder = small.rename(small.with_name("my scene"))
-    with pytest.raises(InputError, match="my scene") as error:
-        load_scene(archive, folder)
-    assert error.value.hint == "Say so with --name, --time, --platform."
-    assert_nothing_loaded(archive)
-    options = ["--name", "mine", "--time", "2020-06-04T07:46:39+02:00", "--platform", "sentinel-2b"]
-    result = run_pgearth(archive, "load", "scene", folder, *options)
-    assert result.exit_code == 0, result.output
-    product = archive.execute("select name, platform, level, sensing_time, mgrs_tile, metadata from eo.product")
-    assert product.fetchone() == ("mine", "sentinel-2b", "L2A", datetime(2020, 6, 4, 5, 46, 39, tzinfo=UTC), None, None)
-    # nothing tells the product's outline, so it is that of the raster
-    (outline,) = archive.execute("select ST_AsBinary(footprint) from eo.product").fetchone()
-    with rasterio.open(folder / "B2.tif") as file:
-        assert shapely.from_wkb(outline).equals(box(*file.bounds))
-
-
-def test_options_override_metadata(archive, small):
-    when = datetime(2001, 1, 1, tzinfo=UTC)
-    load_scene(archive, small, name="other", sensing_time=when, platform="sentinel-2c")
-    row = archive.execute("select name, platform, sensing_time, level, cloud_cover from eo.product").fetchone()
-    assert row == ("other", "sentinel-2c", when, "L2A", pytest.approx(4.184628))
-
-
-def test_json_of_other_kinds_is_ignored(archive, small):
-    (small / "a_list.json").write_text("[1, 2]")
-    (small / "notes.json").write_text('{"type": "Feature", "comment": "no STAC item"}')
-    load_scene(archive, small)
-    assert archive.execute("select name from eo.product").fetchone() == (SCENES[SSL4EO_JUNE][0],)
-
-
-def test_stac_item_goes_before_tile_info(archive, cog, sample):
-    shutil.copyfile(sample / JP2_L2A / "tileInfo.json", cog / "A.json")
-    load_scene(archive, cog, bands=["B01"])
-    assert archive.execute("select name from eo.product").fetchone() == (SCENES[COG][0],)
 
 
 # ---- bad input ----
@@ -756,11 +667,6 @@ def twice(folder: Path) -> None:
     shutil.copyfile(folder / "B3.tif", folder / "B03.tif")
 
 
-def several_granules(folder: Path) -> None:
-    for granule in ("L1C_T43RCP", "L1C_T43RCQ"):
-        shutil.copytree(folder, folder / "GRANULE" / granule / "IMG_DATA", ignore=shutil.ignore_patterns("GRANULE"))
-
-
 def too_small(folder: Path) -> None:
     for file in folder.glob("B*.tif"):
         pixels = read(file)
@@ -780,17 +686,9 @@ def complex_numbers(folder: Path) -> None:
     rewrite(folder / "B3.tif", pixels=read(folder / "B3.tif").astype("complex64"))
 
 
-def damaged_json(folder: Path) -> None:
-    cut_off(folder / "metadata.json", 0.5)
-
-
-def senseless_json(folder: Path) -> None:
-    (folder / "metadata.json").write_text('{"productName": "S2A", "timestamp": "last summer"}')
-
-
 BAD = {
     remove: "no file for band B05",
-    remove_all: "no band files found",
+    remove_all: "no file for bands B01, B02",
     cut_header: r"B3\.tif: cannot be read as a raster",
     cut_pixels: r"B3\.tif: cannot be read as a raster \(.*Y offset",
     no_raster: r"B3\.tif: cannot be read as a raster",
@@ -800,21 +698,18 @@ BAD = {
     other_crs: r"B3\.tif: EPSG:32643, while EPSG:4326 is that of 11 of the 12 bands",
     crs_unknown_to_epsg: r"B1\.tif: the coordinate reference system is not one of EPSG's",
     local_crs: r"B1\.tif: the coordinate reference system is not one of EPSG's",
-    shifted: r"different footprints among bands: B11\.tif covers .*, B2\.tif",
-    shifted_within_resolution: r"different footprints among bands: B4\.tif covers .*, B2\.tif",
-    clipped: r"different footprints among bands: B11\.tif covers .*, B2\.tif",
+    shifted: r"different footprints among bands: .*/B11\.tif covers .*, .*B2\.tif",
+    shifted_within_resolution: r"different footprints among bands: .*/B4\.tif covers .*, .*B2\.tif",
+    clipped: r"different footprints among bands: .*/B11\.tif covers .*, .*B2\.tif",
     rotated: r"B3\.tif: the grid is rotated, not north-up, or missing",
     south_up: r"B3\.tif: the grid is rotated, not north-up, or missing",
     three_bands: r"B3\.tif: 3 bands where one is expected",
     uneven: r"B11\.tif: pixels of .* m do not go evenly into windows of 120 pixels",
     not_dividing_the_window: r"B11\.tif: pixels of .* m do not go evenly into windows of 120 pixels",
     twice: r"band B03 is there twice: B03\.tif and B3\.tif",
-    several_granules: r"the bands lie in several folders: .*L1C_T43RCP/IMG_DATA, .*L1C_T43RCQ/IMG_DATA",
     too_small: "smaller than one patch: 108 x 264 pixels",
-    virtual_raster: r"B3\.tif: VRT where GeoTIFF or JPEG 2000 is expected",
-    complex_numbers: r"B2\.tif, .*B3\.tif.*: PostGIS has no pixel type for complex64",
-    damaged_json: r"metadata\.json: not valid metadata",
-    senseless_json: r"metadata\.json: not valid metadata",
+    virtual_raster: r"B3\.tif: a virtual raster",
+    complex_numbers: r"B3\.tif: PostGIS has no pixel type for complex64",
 }
 
 
@@ -822,7 +717,7 @@ BAD = {
 def test_bad_scene(archive, small, damage):
     damage(small)
     with pytest.raises(InputError, match=BAD[damage]) as error:
-        load_scene(archive, small)
+        load(archive, small)
     assert str(small) in str(error.value)
     assert error.value.hint
     assert_nothing_loaded(archive)
@@ -831,11 +726,11 @@ def test_bad_scene(archive, small, damage):
 def test_error_in_the_middle_is_recorded_and_repaired(archive, small, sample):
     cut_pixels(small)
     with pytest.raises(InputError):
-        load_scene(archive, small)
+        load(archive, small)
     state, message = archive.execute("select state, error from eo.load").fetchone()
     assert (state, "B3.tif" in message) == ("failed", True)
     shutil.copyfile(sample / SSL4EO_JUNE / "B3.tif", small / "B3.tif")
-    assert load_scene(archive, small) == {"patches": 4}
+    assert load(archive, small) == {"patches": 4}
     assert archive.execute("select state, error from eo.load").fetchall() == [("done", None)]
 
 
@@ -850,7 +745,7 @@ def test_truncated_jpeg_2000(archive, small, share):
     (small / "B3.tif").unlink()
     cut_off(path, share)
     with pytest.raises(InputError, match=r"B03\.jp2: cannot be read as a raster"):
-        load_scene(archive, small)
+        load(archive, small)
     assert_nothing_loaded(archive)
 
 
@@ -858,9 +753,9 @@ def test_missing_bands_are_all_named_and_the_hint_works(archive, small):
     for band in ("B1", "B9"):
         (small / f"{band}.tif").unlink()
     with pytest.raises(InputError, match="no file for bands B01, B09") as error:
-        load_scene(archive, small)
+        load(archive, small)
     bands = re.search(r"--bands (\S+)", error.value.hint)[1]
-    assert load_scene(archive, small, bands=bands.split(",")) == {"patches": 4}
+    assert load(archive, small, bands=bands.split(",")) == {"patches": 4}
 
 
 def test_unknown_scene_class(archive, cog):
@@ -868,7 +763,7 @@ def test_unknown_scene_class(archive, cog):
     classes[500, 500] = 12
     rewrite(cog / "SCL.tif", pixels=classes)
     with pytest.raises(InputError, match=r"SCL\.tif: unknown scene class 12"):
-        load_scene(archive, cog)
+        load(archive, cog)
     assert_nothing_loaded(archive)
 
 
@@ -882,10 +777,10 @@ def test_shift_between_resolutions(archive, small, shift, fits):
     for band in ("B1", "B9"):
         rewrite(small / f"{band}.tif", transform=transform)
     if fits:
-        assert load_scene(archive, small) == {"patches": 4}
+        assert load(archive, small) == {"patches": 4}
     else:
-        with pytest.raises(InputError, match=r"different footprints among bands: B1\.tif covers"):
-            load_scene(archive, small)
+        with pytest.raises(InputError, match=r"different footprints among bands: .*B1\.tif covers"):
+            load(archive, small)
         assert_nothing_loaded(archive)
 
 
@@ -895,9 +790,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import psycopg
-from loaders import scene
+from loaders import cutting
+from loaders.product import Options, load_product
 
-write, calls = scene.to_wkb, 0
+write, calls = cutting.to_wkb, 0
 
 def killed_at(raster):
     global calls
@@ -906,9 +802,9 @@ def killed_at(raster):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(raster)
 
-scene.to_wkb = killed_at
+cutting.to_wkb = killed_at
 with psycopg.connect(sys.argv[1], autocommit=True) as connection:
-    scene.load_scene(connection, Path(sys.argv[2]))
+    load_product(connection, Path(sys.argv[2]), Options(grid="fixed:120"))
 """
 
 
@@ -918,7 +814,7 @@ def test_killed_inside_the_transaction(archive, loaded, sample):
         process = subprocess.run(
             [sys.executable, "-c", KILLED, archive.info.dsn, str(sample / COG), str(call)],
             capture_output=True,
-            cwd=Path(scene.__file__).parent.parent,
+            cwd=Path(cutting.__file__).parent.parent,
             timeout=60,
         )
         assert process.returncode == -signal.SIGKILL, process.stderr.decode()
@@ -933,7 +829,7 @@ def test_killed_inside_the_transaction(archive, loaded, sample):
         assert archive.execute("select state from eo.load").fetchall() == [("running",)]
         assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
         assert snapshot(archive, SCENES[COG][0]) == []
-    assert load_scene(archive, sample / COG) == {"patches": 81}
+    assert load(archive, sample / COG) == {"patches": 81}
     rows = snapshot(archive, SCENES[COG][0])
     assert len(rows) == 243
     assert rows == snapshot(loaded[0], SCENES[COG][0])

@@ -1,0 +1,124 @@
+"""How products are cut into patches: BigEarthNet's grid, windows of a fixed size, geohash cells, or not at all.
+
+- `bigearthnet`: windows of 1,200 m that lie as in BigEarthNet, counted from the upper left corner of the tile. A file
+  of a whole tile starts there; in a crop of a Sentinel-2 tile they are the windows of the tile that lie in it.
+- `fixed:SIZE`: windows of SIZE x SIZE pixels of the finest band, counted from its upper left corner.
+- `cell:PRECISION:PIXELS`: the geohash cells of so many characters that meet the product, with the cell's exact bounds
+  in EPSG:4326, all bands warped to PIXELS x PIXELS.
+- `none`: no patches, only the product's row.
+
+Windows that are not whole, at the right and lower edges, are left out. A pixel of a coarser band must span a whole
+number of finest pixels that divides the window, so that windows of it are whole, too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from loaders.band_reader import Band
+from loaders.bigearthnet_names import COARSEST_PIXEL, PATCH_SIDE, TILE_SIDE, square_origin, tile_origin
+from loaders.errors import InputError
+
+GRID = re.compile(
+    r"(?P<bigearthnet>bigearthnet)|(?P<none>none)|fixed:(?P<size>\d{1,5})|cell:(?P<precision>\d{1,2}):(?P<pixels>\d{1,5})"
+)
+LARGEST_SIDE = 0xFFFF  # of a PostGIS raster
+FINEST_PRECISION = 10  # as eo.cells
+TOLERANCE = 0.01  # of a pixel
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid that was asked for: with `precision` geohash cells, with `size` windows, with neither BigEarthNet's."""
+
+    text: str
+    size: int | None = None
+    precision: int | None = None
+    pixels: int = 0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether there are patches at all."""
+        return self.text != "none"
+
+
+def parse_grid(text: str) -> Grid:
+    """Read a grid as the module describes it. Raises InputError for anything else."""
+    match = GRID.fullmatch(text.strip().lower())
+    hint = "Grids are bigearthnet, fixed:SIZE (fixed:120), cell:PRECISION:PIXELS (cell:5:128) and none."
+    if match is None:
+        raise InputError(f"{text!r} is no grid", hint)
+    side = int(match["size"] or match["pixels"] or 1)
+    if not 1 <= side <= LARGEST_SIDE:
+        raise InputError(f"{text!r}: patches have 1 to {LARGEST_SIDE} pixels a side", hint)
+    if not match["precision"]:
+        return Grid(match[0], size=side if match["size"] else None)
+    if not 1 <= int(match["precision"]) <= FINEST_PRECISION:
+        raise InputError(f"{text!r}: geohashes have 1 to {FINEST_PRECISION} characters", hint)
+    return Grid(match[0], precision=int(match["precision"]), pixels=side)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Square windows on a product's finest pixels: `size` pixels a side, the first at pixel (`left`, `top`).
+
+    That one is called (`first_column`, `first_row`); there are `columns` x `rows` whole ones.
+    """
+
+    size: int
+    left: int
+    top: int
+    first_column: int
+    first_row: int
+    columns: int
+    rows: int
+    label: str
+
+    def name(self, product: str, column: int, row: int) -> str:
+        """Name of the patch of a window, counted from the first one."""
+        return f"{product}_{self.label}{self.first_column + column}_{self.first_row + row}"
+
+
+def fixed_lattice(size: int, width: int, height: int) -> Lattice:
+    """Windows of so many pixels, counted from the upper left corner of so many columns and rows of pixels."""
+    return Lattice(size, 0, 0, 0, 0, width // size, height // size, f"{size}px_")
+
+
+def bigearthnet_size(finest: Band) -> int:
+    """Pixels of the product's finest band along the side of a BigEarthNet patch.
+
+    Raises InputError unless they are a whole number.
+    """
+    size = round(PATCH_SIDE / finest.metres)
+    sides = (finest.pixel_width * finest.metres / finest.pixel_height, finest.metres)
+    if finest.crs.is_geographic or size < 1 or any(abs(PATCH_SIDE - size * side) > TOLERANCE * side for side in sides):
+        raise InputError(
+            f"{finest.file.path}: BigEarthNet's patches of {PATCH_SIDE:g} m have no whole number of pixels of"
+            f" {finest.pixel_width:g} x {finest.pixel_height:g} in the units of its reference system",
+            "Choose another grid: --grid fixed:120, for one, takes 120 x 120 pixels.",
+        )
+    return size
+
+
+def bigearthnet_lattice(finest: Band, size: int, tile: str | None, width: int, height: int) -> Lattice:
+    """BigEarthNet's windows, of `size` pixels, on the first so many columns and rows of pixels of the finest band.
+
+    Pixels of a whole tile, and those of a product without tile or outside its tile's UTM zone, start at a window. Those
+    of a crop have the windows of its tile; raises InputError where these do not start at a pixel.
+    """
+    left = top = first_column = first_row = 0
+    whole = min(finest.width, finest.height) * finest.metres > TILE_SIDE - COARSEST_PIXEL
+    if tile is not None and not whole and square_origin(tile)[0] == finest.srid:
+        _, west, north = tile_origin(tile)
+        x, y = (finest.left - west) / finest.pixel_width, (north - finest.top) / finest.pixel_height
+        if max(abs(x - round(x)), abs(y - round(y))) > TOLERANCE:
+            raise InputError(
+                f"{finest.file.path}: its pixels do not lie on those of tile {tile}: the upper left corner is"
+                f" {finest.left:.3f} {finest.top:.3f}, the tile's {west} {north}",
+                f"Choose a grid that starts at the file's own corner: --grid fixed:{size}.",
+            )
+        first_column, first_row = -(-round(x) // size), -(-round(y) // size)
+        left, top = first_column * size - round(x), first_row * size - round(y)
+    columns, rows = max(width - left, 0) // size, max(height - top, 0) // size
+    return Lattice(size, left, top, first_column, first_row, columns, rows, "")

@@ -1,0 +1,26 @@
+"""All formats that `pgearth load product` knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loaders import landsat, modis, sentinel1, sentinel2
+from loaders.errors import InputError
+from loaders.product_files import Given, ProductFiles
+
+# The most liberal last: Sentinel-2 takes any folder with files like B02.tif.
+FORMATS = (sentinel1, landsat, modis, sentinel2)
+
+
+def open_product(path: Path, given: Given) -> ProductFiles:
+    """Find out what product a path is. Raises InputError if no format knows it, and for damaged metadata."""
+    for product_format in FORMATS:
+        if found := product_format.open_product(path, given):
+            return found
+    raise InputError(
+        f"{path}: no product of a known format",
+        "A product is a .SAFE folder, a zip of one, or a folder with metadata and files of single bands: Sentinel-2"
+        " (MTD_MSIL1C.xml, MTD_MSIL2A.xml, a STAC item, tileInfo.json, or B02.tif and the like), Sentinel-1 GRD"
+        " (manifest.safe), Landsat 8 and 9 (_MTL.json; or the tar), MODIS (files such as"
+        " MCD43A4.A2017006.h21v11.006.2017018074804_B01.TIF).",
+    )

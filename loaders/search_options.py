@@ -1,0 +1,86 @@
+"""The filters of eo.search as options of a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import shapely
+from shapely.geometry import shape
+
+from loaders.errors import InputError
+
+
+def parse_time(text: str) -> str:
+    """An ISO 8601 time with its zone, UTC where none is given. Raises InputError for any other text."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is no time", "Give one such as 2017-06-13 or 2017-06-13T10:10:31Z.") from error
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
+
+
+def parse_area(text: str) -> str:
+    """An area as EWKT: from WKT (EPSG:4326 unless it begins with SRID=...;), a GeoJSON file or west,south,east,north.
+
+    Raises InputError for any other text.
+    """
+    prefix, _, wkt = text.rpartition(";")
+    try:
+        if text.count(",") == 3 and "(" not in text:
+            west, south, east, north = (float(number) for number in text.split(","))
+            boxes = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+            area = shapely.MultiPolygon([shapely.box(left, south, right, north) for left, right in boxes])
+            return f"SRID=4326;{shapely.segmentize(area, 90).wkt}"
+        if text.lower().endswith(("json", "geojson")):
+            document = json.loads(Path(text).read_bytes())
+            features = document["features"] if document["type"] == "FeatureCollection" else [document]
+            shapes = [shape(feature.get("geometry", feature)) for feature in features]
+            return f"SRID=4326;{(shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)).wkt}"
+        return f"{prefix or 'SRID=4326'};{shapely.from_wkt(wkt).wkt}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, shapely.GEOSException) as error:
+        raise InputError(
+            f"{text[:200]!r} is no area: {error}",
+            "Give WKT, the name of a GeoJSON file, or west,south,east,north in degrees.",
+        ) from error
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command all filters of eo.search as options; it takes them by the names of its arguments."""
+    several: dict[str, tuple[str, str]] = {
+        "--platform": ("platforms", "Such as sentinel-2a."),
+        "--season": ("seasons", "winter, spring, summer or autumn."),
+        "--label": ("labels", "Name, CORINE code or scheme:code; an upper level means any class below it."),
+        "--country": ("countries", "ISO 3166-1 alpha-2."),
+        "--split": ("splits", "train, validation or test."),
+        "--source": ("sources", "Such as bigearthnet-v2 or product."),
+        "--scene-class": ("scene_classes", "Name or code of a Sentinel-2 scene class that is present."),
+        "--cell": ("cells", "Geohash of 1 to 12 characters that holds the patch's centre."),
+    }
+    options = [
+        click.option("--area", help="WKT, a GeoJSON file, or west,south,east,north in degrees."),
+        click.option("--from", "from_time", help="Earliest time of sensing, ISO 8601; UTC if no zone is given."),
+        click.option("--to", "to_time", help="Time of sensing before which."),
+        *(
+            click.option(option, argument, multiple=True, help=f"{text} May be repeated: any of them.")
+            for option, (argument, text) in several.items()
+        ),
+        click.option(
+            "--label-match",
+            type=click.Choice(["some", "at_least", "exactly"]),
+            help="Patches with some of the labels (the default), with all of them, or with all and no others.",
+        ),
+        click.option("--seasonal-snow/--no-seasonal-snow", default=None, help="With or without the flag."),
+        click.option("--cloud-or-shadow/--no-cloud-or-shadow", default=None, help="With or without the flag."),
+        click.option("--max-cloud", type=click.FloatRange(0, 100), help="Cloud cover of the product, per cent."),
+        click.option("--patch-id", "patch_ids", type=int, multiple=True, help="Only this patch. May be repeated."),
+        click.option("--max-results", type=click.IntRange(min=1), help="The first so many patches by patch_id."),
+        click.option("--after-patch-id", type=int, help="Only patches after this one by patch_id."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

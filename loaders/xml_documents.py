@@ -1,0 +1,58 @@
+"""Metadata in XML: parsed without document types or entities, and converted to JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
+
+from loaders.errors import InputError
+
+
+class Builder(TreeBuilder):
+    """Builds the tree of a document without a document type: entities, which expand without bound, need one."""
+
+    def doctype(self, name: str, *_: object) -> None:
+        """Called before any of the document type is read."""
+        raise ValueError(f"a document type ({name}), which metadata have no use for")
+
+
+def parse_xml(content: bytes, file: str) -> Element:
+    """Root element of a document. Raises InputError, which names the file, unless it is well-formed."""
+    parser = XMLParser(target=Builder())
+    try:
+        parser.feed(content)
+        root: Element = parser.close()
+    except (ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{file}: not valid XML: {error}", "Replace it by an intact copy.") from error
+    return root
+
+
+def local_name(name: str) -> str:
+    """Name of an element or attribute without its namespace."""
+    return name.rpartition("}")[2]
+
+
+def to_json(element: Element, without: frozenset[str] = frozenset()) -> Any:
+    """The element as JSON: an object of its children, or its text if it has nothing else.
+
+    Attributes become members with @ before their name, text beside attributes or children the member #text, and
+    children of one name an array. Namespaces are dropped, and so are descendants named in `without`.
+    """
+    members: dict[str, Any] = {f"@{local_name(name)}": value for name, value in element.attrib.items()}
+    for child in element:
+        name = local_name(child.tag)
+        if name in without:
+            continue
+        value = to_json(child, without)
+        if name not in members:
+            members[name] = value
+        elif isinstance(members[name], list):
+            members[name].append(value)
+        else:
+            members[name] = [members[name], value]
+    text = (element.text or "").strip()
+    if not members:
+        return text or None
+    if text:
+        members["#text"] = text
+    return members

@@ -1,0 +1,133 @@
+-- Selection of products: the least clouded of each tile and season, and statistics of what a selection holds.
+
+create or replace function eo_internal.products(
+    area geometry,
+    from_time timestamptz,
+    to_time timestamptz,
+    platforms text[],
+    levels text[],
+    tiles text[],
+    seasons text[],
+    max_cloud real,
+    product_ids bigint[]
+)
+returns setof eo.product
+language sql
+stable parallel safe
+security invoker
+rows 1000
+begin atomic
+    select p.*
+    from eo.product p
+    -- Footprints are cut at the antimeridian, as areas are.
+    where (area is null
+           or p.footprint && eo_internal.search_area(area)
+              and eo_internal.relation(p.footprint, eo_internal.search_area(area)) <> 'disjoint')
+      and (from_time is null or p.sensing_time >= from_time)
+      and (to_time is null or p.sensing_time < to_time)
+      and (platforms is null or p.platform = any (platforms))
+      and (levels is null or p.level = any (levels))
+      and (tiles is null or p.mgrs_tile = any (tiles))
+      and (seasons is null or p.season = any (eo_internal.seasons(seasons)))
+      and (max_cloud is null or p.cloud_cover <= max_cloud)
+      and (product_ids is null or p.product_id = any (product_ids));
+end;
+
+create or replace function eo.select_products(
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    levels text[] default null,
+    tiles text[] default null,
+    seasons text[] default null,
+    max_cloud real default null,
+    product_ids bigint[] default null,
+    per_season integer default 1,
+    each_year boolean default false
+)
+returns table (
+    mgrs_tile text, season eo.season, year integer, rank bigint, product_id bigint, name text, platform text, level text,
+    sensing_time timestamptz, cloud_cover real, processing_baseline text, bytes bigint, source_path text,
+    footprint geometry
+)
+language plpgsql
+stable parallel safe
+security invoker
+rows 1000
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+    if per_season < 1 then
+        raise exception 'per tile and season % products cannot be selected', per_season
+            using errcode = 'invalid_parameter_value', hint = 'per_season is at least 1; null selects all.';
+    end if;
+    return query
+        with found as (
+            -- December belongs to the season of the next January, in either hemisphere.
+            select p.*, extract(year from p.sensing_time at time zone 'UTC' + interval '1 month')::integer as year
+            from eo_internal.products(area, from_time, to_time, platforms, levels, tiles, select_products.seasons, max_cloud, product_ids) p
+            -- Milliseconds of the start of sensing differ from one processing to the next. Baseline 99.99 is what those
+            -- write who process for themselves.
+            where p.mgrs_tile is not null
+              and not exists (
+                  select from eo.product newer
+                  where newer.mgrs_tile = p.mgrs_tile and newer.platform = p.platform and newer.level = p.level
+                    and newer.sensing_time >= date_trunc('second', p.sensing_time)
+                    and newer.sensing_time < date_trunc('second', p.sensing_time) + interval '1 second'
+                    and nullif(newer.processing_baseline, '99.99') collate "C"
+                        > coalesce(nullif(p.processing_baseline, '99.99'), ''))
+        ),
+        ranked as (
+            select f.*,
+                   row_number() over (
+                       partition by f.mgrs_tile, f.season, case when each_year then f.year end
+                       order by f.cloud_cover nulls last, ST_Area(f.footprint::geography) desc nulls last,
+                                f.processed_at desc nulls last, f.name collate "C"
+                   ) as rank
+            from found f
+        )
+        select r.mgrs_tile, r.season, r.year, r.rank, r.product_id, r.name, r.platform, r.level, r.sensing_time,
+               r.cloud_cover, r.processing_baseline, r.bytes, r.source_path, r.footprint
+        from ranked r
+        where per_season is null or r.rank <= per_season
+        order by r.mgrs_tile collate "C", case when each_year then r.year end, r.season, r.rank;
+end
+$$;
+comment on function eo.select_products(geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[], integer, boolean) is
+'The products with the least cloud of each MGRS tile and season: per_season of them (null: all, ranked), of the whole time asked for or, with each_year, of each year''s season; year is that of the season''s January or later months, so December belongs to the next one. Equal cloud cover: the larger footprint (m2 on the ellipsoid) first, then the one processed last, then by name; unknown cloud cover comes last. Of an acquisition that the archive has by several processing baselines (same tile, platform, level and second of sensing) only the newest counts (99.99, of those who process for themselves, is older than all), whether it passes the filters or not. Products without an MGRS tile are left out. The filters are those of eo.patches, for products, a filter left null lets all pass: area, which the footprint meets; from_time (inclusive) to to_time (exclusive); platforms; levels, such as L2A; tiles, such as 33UUP; seasons; max_cloud, per cent; product_ids: only these. By tile, year with each_year, season and rank. Raises invalid_parameter_value for per_season below 1, an unknown season and an area that is not valid.';
+
+create or replace function eo.product_statistics(
+    area geometry default null,
+    from_time timestamptz default null,
+    to_time timestamptz default null,
+    platforms text[] default null,
+    levels text[] default null,
+    tiles text[] default null,
+    seasons text[] default null,
+    max_cloud real default null,
+    product_ids bigint[] default null
+)
+returns table (
+    platform text, level text, season eo.season, products bigint, tiles_covered bigint, total_bytes numeric,
+    mean_bytes double precision, min_cloud real, mean_cloud double precision, max_cloud_cover real
+)
+language plpgsql
+stable parallel safe
+security invoker
+rows 20
+set search_path = eo, public, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+    return query
+        select p.platform, p.level, p.season, count(*), count(distinct p.mgrs_tile), sum(p.bytes), avg(p.bytes)::double precision,
+               min(p.cloud_cover), avg(p.cloud_cover), max(p.cloud_cover)
+        from eo_internal.products(area, from_time, to_time, platforms, levels, tiles, product_statistics.seasons, max_cloud, product_ids) p
+        group by grouping sets ((p.platform, p.level, p.season), (p.platform, p.level), (p.season), ())
+        order by p.platform collate "C" nulls last, p.level collate "C" nulls last, p.season nulls last;
+end
+$$;
+comment on function eo.product_statistics(geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
+'How many products pass the filters of eo.select_products (of all baselines), of how many MGRS tiles, their size in bytes, in total and on average, and their least, mean and greatest cloud cover in per cent: by platform, level and season; null in one of these three columns means all of them, so that there are totals of each platform and level, of each season, and, in the last row, of everything. Unknown sizes and cloud covers are left out. Of a selection: product_ids => array(select product_id from eo.select_products(...)).';

@@ -1,0 +1,223 @@
+"""Landsat 8 and 9: a real MTL file in its three encodings, with real pixels of another sensor; what can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from loaders.errors import InputError
+from loaders.landsat import parse_odl
+from loaders.product_files import Given, ProductFiles
+from loaders.product_formats import open_product
+
+LEVEL_2 = "LC09_L2SP_010065_20220129_20220131_02_T1"
+LEVEL_1 = "LC09_L1TP_010065_20220129_20220129_02_T1"
+MTL = Path(__file__).parent / "data" / "landsat" / f"{LEVEL_2}_MTL.txt"
+BANDS_2 = [*(f"SR_B{number}" for number in range(1, 8)), "ST_B10"]
+BANDS_1 = [f"B{number}" for number in range(1, 12)]
+
+
+def groups() -> dict:
+    return parse_odl(MTL.read_text())
+
+
+def level_1() -> dict:
+    """The metadata of the Level 1 product, which those of Level 2 have among them, in their place in a file of its own."""
+    document = groups()["LANDSAT_METADATA_FILE"]
+    record = document["LEVEL1_PROCESSING_RECORD"]
+    contents = {**document["PRODUCT_CONTENTS"], "PROCESSING_LEVEL": "L1TP", "LANDSAT_PRODUCT_ID": LEVEL_1}
+    kept = {name: group for name, group in document.items() if not name.startswith("LEVEL2")}
+    return {"LANDSAT_METADATA_FILE": kept | {"PRODUCT_CONTENTS": contents, "LEVEL1_PROCESSING_RECORD": record}}
+
+
+def as_xml(document: dict) -> bytes:
+    root = ElementTree.Element("LANDSAT_METADATA_FILE")
+    for name, group in document["LANDSAT_METADATA_FILE"].items():
+        element = ElementTree.SubElement(root, name)
+        for key, value in group.items():
+            ElementTree.SubElement(element, key).text = value
+    return ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
+
+
+def write_bands(folder: Path, product: str, bands: list[str], sample: Path) -> None:
+    """Real pixels in the product's place, 50 times as large."""
+    with rasterio.open(sample / "sentinel2-cog/S2A_29RKH_20200219_0_L2A/B04.tif") as file:
+        pixels = file.read(1, out_shape=(155, 152))
+    profile = {"driver": "GTiff", "width": 152, "height": 155, "count": 1, "dtype": "uint16", "crs": "EPSG:32617"}
+    with rasterio.open(
+        folder / f"{product}_{bands[0]}.TIF", "w", transform=from_origin(491985, -683685, 1500, 1500), **profile
+    ) as file:
+        file.write(pixels, 1)
+    for band in bands[1:]:
+        shutil.copyfile(folder / f"{product}_{bands[0]}.TIF", folder / f"{product}_{band}.TIF")
+
+
+@pytest.fixture
+def folder(sample, tmp_path) -> Path:
+    """A complete Level 2 product."""
+    folder = tmp_path / LEVEL_2
+    folder.mkdir()
+    shutil.copyfile(MTL, folder / MTL.name)
+    write_bands(folder, LEVEL_2, [*BANDS_2, "QA_PIXEL", "ST_QA", "SR_QA_AEROSOL"], sample)
+    return folder
+
+
+def open_path(path: Path, **given) -> ProductFiles:
+    return open_product(path, Given(**given))
+
+
+def test_level_2(folder):
+    files = open_path(folder)
+    product = files.product
+    assert (product.name, product.platform, product.level) == (LEVEL_2, "landsat-9", "L2SP")
+    assert product.sensing_time == datetime(2022, 1, 29, 15, 28, 34, 396428, tzinfo=UTC)
+    assert product.processed_at == datetime(2022, 1, 31, 5, 45, 26, tzinfo=UTC)
+    assert (product.processing_baseline, product.relative_orbit, product.mgrs_tile) == ("02", 10, None)
+    assert product.cloud_cover == 21.12
+    assert product.scales == dict.fromkeys(BANDS_2[:7], 2.75e-05) | {"ST_B10": 0.00341802}
+    assert product.offsets == dict.fromkeys(BANDS_2[:7], -0.2) | {"ST_B10": 149.0}
+    assert product.bytes == sum(file.stat().st_size for file in folder.iterdir())
+    corners = [(-81.07231, -6.1854), (-79.00911, -6.18168), (-78.99989, -8.28085), (-81.07265, -8.28585)]
+    assert shapely.from_wkb(product.footprint).equals(shapely.Polygon(corners))
+    assert [band.name for band in files.bands] == [*BANDS_2, "QA_PIXEL"]
+    assert [band.nodata for band in files.bands] == [0] * 8 + [1]
+    assert {band.offset for band in files.bands} == {0}
+    assert files.expected == tuple(BANDS_2)
+    assert (files.grid, files.classes) == ("fixed:120", None)
+    assert len(files.sources) == 10
+    with files.bands[0].open() as dataset:
+        assert dataset.crs.to_epsg() == 32617
+        assert files.bands[0].read(dataset, Window(0, 0, 152, 155)).shape == (155, 152)
+    assert files.named("sr_b02") == "SR_B2"
+
+
+def test_level_1(sample, tmp_path):
+    (tmp_path / f"{LEVEL_1}_MTL.json").write_text(json.dumps(level_1()))
+    write_bands(tmp_path, LEVEL_1, [*BANDS_1, "QA_PIXEL", "SAA"], sample)
+    files = open_path(tmp_path)
+    product = files.product
+    assert (product.name, product.level) == (LEVEL_1, "L1TP")
+    assert product.processed_at == datetime(2022, 1, 29, 19, 0, 10, tzinfo=UTC)
+    assert product.scales == dict.fromkeys(BANDS_1[:9], 2e-5) | {"B10": 3.8e-4, "B11": 3.49e-4}
+    assert product.offsets == dict.fromkeys(BANDS_1, -0.1) | {"B10": 0.1, "B11": 0.1}
+    assert [band.name for band in files.bands] == [*BANDS_1, "QA_PIXEL"]
+    assert files.expected == tuple(BANDS_1)
+
+
+def test_encodings_say_the_same(tmp_path):
+    products = {}
+    for suffix, content in {
+        "txt": MTL.read_bytes(),
+        "json": json.dumps(groups()).encode(),
+        "xml": as_xml(groups()),
+    }.items():
+        place = tmp_path / suffix
+        place.mkdir()
+        (place / f"{LEVEL_2}_MTL.{suffix}").write_bytes(content)
+        products[suffix] = {**vars(open_path(place).product), "source_path": None, "bytes": None}
+    assert products["txt"] == products["json"] == products["xml"]
+    metadata = products["txt"]["metadata"]["LANDSAT_METADATA_FILE"]
+    assert metadata["PRODUCT_CONTENTS"]["ORIGIN"] == "Image courtesy of the U.S. Geological Survey"
+    assert sum(len(group) for group in metadata.values()) == MTL.read_text().count(" = ") - 2 * (len(metadata) + 1)
+
+
+def test_tar_as_delivered(folder, tmp_path):
+    archive = tmp_path / f"{LEVEL_2}.tar"
+    with tarfile.open(archive, "w") as tar:
+        for file in sorted(folder.iterdir()):
+            tar.add(file, file.name)
+    found = open_path(archive)
+    assert (found.product.name, found.sources) == (LEVEL_2, (archive,))
+    assert [band.name for band in found.bands] == [*BANDS_2, "QA_PIXEL"]
+    window = Window(10, 20, 30, 40)
+    for one, other in zip(found.bands, open_path(folder).bands, strict=True):
+        with one.open() as inside, other.open() as outside:
+            np.testing.assert_array_equal(one.read(inside, window), other.read(outside, window))
+    archive.write_bytes(archive.read_bytes()[:700])
+    with pytest.raises(InputError, match=r"\.tar: a damaged archive"):
+        open_path(archive)
+
+
+def test_metadata_only_and_arguments(tmp_path):
+    shutil.copyfile(MTL, tmp_path / MTL.name)
+    when = datetime(2001, 1, 1, tzinfo=UTC)
+    files = open_path(tmp_path, name="mine", sensing_time=when, platform="landsat-8")
+    assert (files.product.name, files.product.sensing_time, files.product.platform) == ("mine", when, "landsat-8")
+    assert files.bands == ()
+
+
+def test_clouds_not_assessed(folder):
+    rewrite("CLOUD_COVER = 21.12", "CLOUD_COVER = -1.00")(folder)
+    assert open_path(folder).product.cloud_cover is None
+
+
+def test_without_surface_temperature(folder):
+    content = (folder / MTL.name).read_text().replace("L2SP", "L2SR")
+    start, end = (content.index(f"{word} = LEVEL2_SURFACE_TEMPERATURE_PARAMETERS") for word in ("GROUP", "END_GROUP"))
+    (folder / MTL.name).write_text(content[:start] + content[content.index("\n", end) :])
+    files = open_path(folder)
+    assert files.product.level == "L2SR"
+    assert files.expected == tuple(BANDS_2[:7])
+    assert "ST_B10" not in files.product.scales
+
+
+def rewrite(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = (folder / MTL.name).read_text()
+        assert old in content
+        (folder / MTL.name).write_text(content.replace(old, new))
+
+    return change
+
+
+def cut_off(folder: Path) -> None:
+    (folder / MTL.name).write_text(MTL.read_text()[: MTL.read_text().index("    SPACECRAFT_ID")])
+
+
+def no_metadata(folder: Path) -> None:
+    (folder / MTL.name).unlink()
+
+
+def two_products(folder: Path) -> None:
+    shutil.copyfile(folder / f"{LEVEL_2}_SR_B1.TIF", folder / f"{LEVEL_2.replace('010065', '010066')}_SR_B1.TIF")
+
+
+def damaged_json(folder: Path) -> None:
+    (folder / f"{LEVEL_2}_MTL.json").write_text("[]")
+
+
+BAD = {
+    "no metadata": (no_metadata, "Landsat bands without their metadata"),
+    "two products": (two_products, "files of 2 products: LC09_L2SP_010065.*LC09_L2SP_010066"),
+    "cut off": (cut_off, r"MTL\.txt: not valid metadata: it is cut off"),
+    "not text": (lambda folder: (folder / MTL.name).write_bytes(b"\xff\xfe"), r"MTL\.txt: not valid metadata"),
+    "a list": (damaged_json, r"MTL\.json: not valid metadata"),
+    "no cloud cover": (rewrite("CLOUD_COVER =", "CLOUDS ="), "not valid metadata: no CLOUD_COVER"),
+    "no time": (rewrite("15:28:34", "half past three"), "not valid metadata: Invalid isoformat"),
+    "no number": (rewrite("2.75e-05", "small"), "not valid metadata: could not convert"),
+    "a line of its own": (rewrite("WRS_TYPE = 2", "WRS_TYPE"), "not valid metadata: line 55"),
+    "Landsat 7": (rewrite("LANDSAT_9", "LANDSAT_7"), "a product of LANDSAT_7"),
+    "Collection 1": (rewrite("PRODUCT_CONTENTS", "METADATA_FILE_INFO"), "not of Collection 2"),
+}
+
+
+@pytest.mark.parametrize("damage", BAD)
+def test_bad_product(folder, damage):
+    change, message = BAD[damage]
+    change(folder)
+    with pytest.raises(InputError, match=message) as error:
+        open_path(folder)
+    assert str(folder) in str(error.value)
+    assert error.value.hint
