@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -163,32 +164,40 @@ def store_embeddings(connection: Connection, reading: Connection, encoder: Encod
     """Encode the patches that lack a vector; return how many were stored."""
     stored = 0
     parameters = {"bands": list(encoder.bands), "encoder_id": encoder.encoder_id}
-    for chunk in pending_patches(connection, reading, WITHOUT_EMBEDDING, parameters, "encoding"):
-        vectors = encode_patches(encoder, [bands for _, _, bands in chunk])
-        with connection.cursor().copy(
-            "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
-        ) as copy:
-            copy.set_types(["int8", "int2", "text", "vector"])
-            for (patch_id, cell, _), vector in zip(chunk, vectors, strict=True):
-                copy.write_row((patch_id, encoder.encoder_id, cell, vector))
-        stored += len(chunk)
+    with closing(pending_patches(connection, reading, WITHOUT_EMBEDDING, parameters, "encoding")) as chunks:
+        for chunk in chunks:
+            vectors = encode_patches(encoder, [bands for _, _, bands in chunk])
+            with connection.cursor().copy(
+                "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
+            ) as copy:
+                copy.set_types(["int8", "int2", "text", "vector"])
+                for (patch_id, cell, _), vector in zip(chunk, vectors, strict=True):
+                    copy.write_row((patch_id, encoder.encoder_id, cell, vector))
+            stored += len(chunk)
     return stored
 
 
 def pending_patches(
     connection: Connection, reading: Connection, pending: Composed, parameters: dict[str, Any], description: str
-) -> Iterator[list[PendingPatch]]:
-    """Yield the pending patches by patch_id, as many at a time as are stored in a transaction, and show progress."""
+) -> Generator[list[PendingPatch], None, None]:
+    """Yield the pending patches by patch_id, as many at a time as are stored in a transaction, and show progress.
+
+    To be closed after an error: the COPY that it is in must end before the connection can.
+    """
     row = connection.execute(SQL("select count(*) from ({}) pending").format(pending), parameters).fetchone()
     assert row is not None
-    with progress(range(0), description, "patches", total=row[0]) as bar:
-        patches = stream_patches(reading, pending, parameters)
+    with (
+        progress(range(0), description, "patches", total=row[0]) as bar,
+        closing(stream_patches(reading, pending, parameters)) as patches,
+    ):
         while chunk := list(islice(patches, PATCHES_PER_TRANSACTION)):
             yield chunk
             bar.update(len(chunk))
 
 
-def stream_patches(reading: Connection, pending: Composed, parameters: dict[str, Any]) -> Iterator[PendingPatch]:
+def stream_patches(
+    reading: Connection, pending: Composed, parameters: dict[str, Any]
+) -> Generator[PendingPatch, None, None]:
     """Yield the pending patches by patch_id."""
     query = SQL(
         """
@@ -252,29 +261,30 @@ def store_region_codes(
     segments = list(range(1, side * side + 1))
     stored = 0
     parameters = {"bands": list(encoder.bands), "encoder_id": hashing.encoder_id}
-    for chunk in pending_patches(connection, reading, WITHOUT_REGION_CODES, parameters, "encoding regions"):
-        windows = []
-        for patch_id, _, bands in chunk:
-            try:
-                windows += grid_regions({name: bands[name] for name in encoder.bands}, side)
-            except PgearthError as error:
-                raise InputError(f"Patch {patch_id}: {error}", error.hint or "") from error
-        codes = hash_codes(hashing, encode_patches(encoder, windows))
-        with connection.transaction():
-            connection.execute(
-                "update eo.encoder set segmentation = %s where encoder_id = %s and segmentation is null",
-                (Jsonb(segmentation), hashing.encoder_id),
-            )
-            connection.execute(
-                "select eo.store_codes(%s::smallint, %s, %s::smallint[], %s::text[]::bit varying[])",
-                (
-                    hashing.encoder_id,
-                    [patch_id for patch_id, _, _ in chunk for _ in segments],
-                    segments * len(chunk),
-                    codes,
-                ),
-            )
-        stored += len(codes)
+    with closing(pending_patches(connection, reading, WITHOUT_REGION_CODES, parameters, "encoding regions")) as chunks:
+        for chunk in chunks:
+            windows = []
+            for patch_id, _, bands in chunk:
+                try:
+                    windows += grid_regions({name: bands[name] for name in encoder.bands}, side)
+                except PgearthError as error:
+                    raise InputError(f"Patch {patch_id}: {error}", error.hint or "") from error
+            codes = hash_codes(hashing, encode_patches(encoder, windows))
+            with connection.transaction():
+                connection.execute(
+                    "update eo.encoder set segmentation = %s where encoder_id = %s and segmentation is null",
+                    (Jsonb(segmentation), hashing.encoder_id),
+                )
+                connection.execute(
+                    "select eo.store_codes(%s::smallint, %s, %s::smallint[], %s::text[]::bit varying[])",
+                    (
+                        hashing.encoder_id,
+                        [patch_id for patch_id, _, _ in chunk for _ in segments],
+                        segments * len(chunk),
+                        codes,
+                    ),
+                )
+            stored += len(codes)
     return stored
 
 

@@ -27,7 +27,7 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
-from loaders.errors import InputError
+from loaders.errors import BusyError, InputError
 from loaders.export_formats import (
     PIXEL_FORMATS,
     StoredRaster,
@@ -120,14 +120,14 @@ def export_parts(destination: Path, engine: Engine) -> Counter[str]:
 
 
 @contextmanager
-def lock(folder: Path, busy: str, shared: bool = False) -> Iterator[None]:
-    """Hold a lock on a folder. Raises InputError with the message `busy` while another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def lock(path: Path, busy: str, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a folder, or on a file that is made for it. Raises BusyError while another process holds it."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise InputError(busy, "Wait for it to end, then run the same command again.") from error
+        raise BusyError(busy, "Wait for it to end, then run the same command again.") from error
     finally:
         os.close(descriptor)
 
@@ -163,12 +163,15 @@ def export_part(part: Part) -> int:
 
     Raises InputError when a patch is no longer in the archive as it was listed, and for a full disk.
     """
-    busy = f"{part.destination}: another export begins in this folder"
+    begins = f"{part.destination}: another export begins in this folder"
+    # On a cluster: of a process that was given up for lost, and is not.
+    busy = f"{part.destination}: another process writes part {part.number}"
     order = manifest_of(part.destination)["order"]
     counts: Counter[str] = Counter({"patches": 0, "patches without pixels": 0})
     files: dict[str, tuple[str, int]] = {}
     with (
-        lock(part.destination / PARTS, busy, shared=True),
+        lock(part.destination / PARTS, begins, shared=True),
+        lock(record_path(part.destination, part.number).with_suffix(".lock"), busy),
         rasterio.Env(),
         connect(autocommit=True) as connection,
         # After an error, the COPY that it is in must end before the connection can.

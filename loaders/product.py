@@ -28,6 +28,7 @@ from loaders.ledger import listing_checksum, load_item
 from loaders.patches import Patch, write_patches, write_products
 from loaders.product_files import BandFile, Given, ProductFiles, bounds_of, parse_time
 from loaders.product_formats import open_product
+from loaders.progress import progress
 
 LOADER = "product"
 SOURCE = "product"
@@ -259,7 +260,8 @@ def product(
     )
     counts: Counter[str] = Counter()
     errors = []
-    for _, result in run_tasks(load_task, [Task(path.absolute(), options) for path in paths], engine):
+    tasks = [Task(path.absolute(), options) for path in paths]
+    for _, result in progress(run_tasks(load_task, tasks, engine), "load", "products", len(tasks)):
         if isinstance(result, InputError):
             errors.append(result)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Iterable
 from typing import TypeVar
@@ -15,7 +16,10 @@ SECONDS_BEFORE_THE_FIRST = 1.0  # what takes less shows nothing
 
 
 def progress(items: Iterable[Item], description: str, unit: str, total: int | None = None) -> tqdm[Item]:
-    """Wrap `items` (or, with `total` only, an empty iterable to `update` by hand) in a progress display on stderr."""
+    """Wrap `items` (or, with `total` only, an empty iterable to `update` by hand) in a progress display on stderr.
+
+    On a terminal the processes of a pool show none: their bars would overwrite each other, and their parent's.
+    """
     terminal = sys.stderr.isatty()
     return tqdm(
         items,
@@ -27,6 +31,7 @@ def progress(items: Iterable[Item], description: str, unit: str, total: int | No
         delay=SECONDS_BEFORE_THE_FIRST,
         mininterval=0.1 if terminal else SECONDS_BETWEEN_PLAIN_LINES,
         file=sys.stderr if terminal else PlainLines(),
+        disable=terminal and multiprocessing.parent_process() is not None,
     )
 
 
