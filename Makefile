@@ -26,7 +26,7 @@ test-spark: .venv/.installed spark-packages ## Test loading, annotating and expo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[spark]'
 	$(BIN)/pytest tests/spark
 
-bench: start ## Measure every claim against its peer (25 minutes; SCALE=10m: at 10.3 million, 15 GB, 40 minutes)
+bench: start ## Measure every claim against its peer (an hour; SCALE=10m: at 10.3 million, 15 GB, 40 minutes)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	benchmarks/run $(SCALE)
 

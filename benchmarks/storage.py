@@ -166,9 +166,24 @@ def row_by_row(cursor: psycopg.Cursor, rows: Sequence[Row]) -> None:
         )
 
 
+def patch_by_patch(cursor: psycopg.Cursor, rows: Sequence[Row]) -> None:
+    """The same with the three rows of a patch in one INSERT: the loader's way."""
+    for start in range(0, len(rows), 3 * BATCH):
+        cursor.executemany(
+            """
+            insert into pixels
+            values (%b::bigint, %b::smallint, 'u0xkv', %b::text[], ST_RastFromWKB(%b::bytea)),
+                   (%b::bigint, %b::smallint, 'u0xkv', %b::text[], ST_RastFromWKB(%b::bytea)),
+                   (%b::bigint, %b::smallint, 'u0xkv', %b::text[], ST_RastFromWKB(%b::bytea))
+            """,
+            [sum(rows[first : first + 3], ()) for first in range(start, min(start + 3 * BATCH, len(rows)), 3)],
+        )
+
+
 WAYS: dict[str, tuple[str, Callable[[psycopg.Cursor, Sequence[Row]], None]]] = {
     "COPY of the bytes into bytea (peer)": ("bytea", copy_binary),
     "INSERT row by row, binary parameters in a pipeline": ("raster", row_by_row),
+    "INSERT patch by patch, binary parameters in a pipeline": ("raster", patch_by_patch),
     "INSERT from unnest of binary arrays": ("raster", arrays),
     "COPY BINARY into a temporary table, then INSERT": ("raster", staging),
     "COPY of hexadecimal WKB": ("raster", copy_text),
@@ -282,7 +297,7 @@ def storing(connection: psycopg.Connection, rows: Sequence[Row]) -> str:
             query = "copy (select ST_AsWKB(pixels, true) from pixels) to stdout (format binary)"
         else:
             stored = rows if content is None else [(*row[:3], content(row[3])) for row in rows]
-            fill = row_by_row if kind == "raster" else copy_binary
+            fill = patch_by_patch if kind == "raster" else copy_binary
             seconds = timed_transaction(connection, lambda cursor, fill=fill, stored=stored: fill(cursor, stored))
         seconds = time.perf_counter() - start
         size = value(connection, "select pg_total_relation_size('pixels')") + files

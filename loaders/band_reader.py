@@ -137,6 +137,7 @@ class StripReader:
         self.decoded: deque[tuple[int, np.ndarray]] = deque()  # first row, and rows
         self.end = 0
         self.free: list[np.ndarray] = []
+        self.closing = False
         try:
             # Not as a context manager: rasterio's has to be left in the thread that entered it.
             with rasterio.Env(**GDAL_OPTIONS):
@@ -164,29 +165,39 @@ class StripReader:
         """Have the next rows decoded."""
         shape = (min(self.step, self.band.height - self.end), self.band.width)
         rows = self.free.pop()[: shape[0]] if self.free else np.empty(shape, self.band.dtype)
-        return self.threads.submit(self.decode, self.end, rows)
+        decoded: Future[np.ndarray] = Future()
+        self.threads.submit(self.decode, self.end, rows, 0, decoded)
+        return decoded
 
-    def decode(self, start: int, rows: np.ndarray) -> np.ndarray:
-        """Fill an array with the rows from `start` on, one block per call of GDAL.
+    def decode(self, start: int, rows: np.ndarray, x: int, decoded: Future[np.ndarray]) -> None:
+        """Fill an array with the rows from `start` on: here the blocks from column `x` on, then the columns after them.
 
-        Of a window over several blocks, GDAL's JPEG 2000 driver decodes each in a thread of its own whose errors get
-        lost: a truncated file would read as zeros.
+        Each column of blocks is a task of its own, so that no thread idles while another decodes the last band. One
+        block per call of GDAL: of a window over several, its JPEG 2000 driver decodes each in a thread of its own
+        whose errors get lost, and a truncated file would read as zeros.
         """
         band = self.band
         try:
             with rasterio.Env(**GDAL_OPTIONS):  # raises GDAL's errors without printing them, too
                 for y in range(0, len(rows), band.block_height):
-                    for x in range(0, band.width, band.block_width):
-                        part = rows[y : y + band.block_height, x : x + band.block_width]
-                        pixels = band.file.read(self.dataset, Window(x, start + y, part.shape[1], part.shape[0]))
-                        part[:] = add_offset(pixels, band.file.offset, band.nodata)
+                    part = rows[y : y + band.block_height, x : x + band.block_width]
+                    pixels = band.file.read(self.dataset, Window(x, start + y, part.shape[1], part.shape[0]))
+                    part[:] = add_offset(pixels, band.file.offset, band.nodata)
         except RasterioError as error:
-            raise unreadable(band.file.path, error) from error
-        return rows
+            decoded.set_exception(unreadable(band.file.path, error))
+        except BaseException as error:
+            decoded.set_exception(error)
+        else:
+            x += band.block_width
+            if x >= band.width or self.closing:
+                decoded.set_result(rows)
+            else:
+                self.threads.submit(self.decode, start, rows, x, decoded)
 
     def close(self) -> None:
-        """Wait for the rows being decoded, and close the file."""
-        if self.ahead is not None and not self.ahead.cancel():
+        """Wait for the blocks being decoded, and close the file."""
+        self.closing = True
+        if self.ahead is not None:
             self.ahead.exception()
         self.dataset.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from psycopg import Connection, Cursor
+from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from pyfuncs.rasters import Raster, band_statistics, to_wkb
@@ -240,19 +241,20 @@ def stage_patches(cursor: Cursor, patches: Iterable[Patch]) -> None:
 def store_rasters(cursor: Cursor, source: str, patches: Iterable[Patch]) -> None:
     """Store pixels of patches that are stored.
 
-    Row by row, each value a binary parameter: the type raster has no binary input for COPY, and staging the bytes
+    Patch by patch, each value a binary parameter: the type raster has no binary input for COPY, and staging the bytes
     writes them twice (benchmarks/storage.py has the ways compared).
     """
     rasters = {patch.name: patch.rasters for patch in patches if patch.rasters}
     keys = cursor.execute(RASTER_KEYS, {"source": source, "names": list(rasters)}).fetchall()
-    cursor.executemany(
-        STORE_RASTER,
-        [
-            (patch_id, raster.resolution, cell, list(raster.bands), raster.wkb, *statistics_columns(raster.statistics))
-            for name, patch_id, cell in keys
-            for raster in rasters[name]
-        ],
-    )
+    rows: dict[int, list[list[Any]]] = {}
+    for name, patch_id, cell in keys:
+        row: list[Any] = []
+        for raster in rasters[name]:
+            row += (patch_id, raster.resolution, cell, list(raster.bands), raster.wkb)
+            row += statistics_columns(raster.statistics)
+        rows.setdefault(len(rasters[name]), []).append(row)
+    for number, of_patches in rows.items():
+        cursor.executemany(STORE_RASTERS.format(SQL(", ").join([RASTER_VALUES] * number)), of_patches)
 
 
 def statistics_columns(statistics: np.ndarray) -> list[list[float | None]]:
@@ -284,13 +286,20 @@ select n.name, p.patch_id, p.cell
 from unnest(%(names)s::text[]) as n (name)
 cross join lateral (select patch_id, cell from eo.patch where name = n.name and source = %(source)s limit 1) p
 """
-STORE_RASTER = """
-insert into eo.patch_raster
-    (patch_id, resolution, cell, bands, rast, band_min, band_max, band_mean, band_std, valid_fraction)
-values (%b::bigint, %b::smallint, %b, %b, ST_RastFromWKB(%b),
-        %b::real[], %b::real[], %b::real[], %b::real[], %b::real[])
-on conflict (patch_id, resolution, cell) do nothing
-"""
+STORE_RASTERS = SQL(
+    """
+    insert into eo.patch_raster
+        (patch_id, resolution, cell, bands, rast, band_min, band_max, band_mean, band_std, valid_fraction)
+    values {}
+    on conflict (patch_id, resolution, cell) do nothing
+    """
+)
+RASTER_VALUES = SQL(
+    """
+    (%b::bigint, %b::smallint, %b::text, %b::text[], ST_RastFromWKB(%b::bytea),
+     %b::real[], %b::real[], %b::real[], %b::real[], %b::real[])
+    """
+)
 
 LINK_PAIRS = """
 with named as (
