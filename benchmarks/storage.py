@@ -7,6 +7,7 @@ rasters, 164 KiB. Tables have the keys and the foreign key of eo.patch_raster; t
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from pyfuncs.rasters import Raster, from_wkb, to_wkb
 
 DATABASE = "pgearth_bench_storage"
 ROUNDS = 3
+READINGS = 11
 BATCH = 64
 Row = tuple[int, int, list[str], bytes]
 """Patch, resolution, band names and raster WKB."""
@@ -68,7 +70,7 @@ def main() -> None:
             filling(connection, rows),
             "Storage: bytes on disk with index and TOAST, the rate of writing (each by its fastest way), and of"
             " reading: COPY BINARY of the raster WKB to the client, unpacked there where the server does not; the"
-            " database's pages are cached.",
+            f" database's pages are cached, median of {READINGS}.",
             storing(connection, rows),
         ]
     report("Filling and storing rasters", parts, run)
@@ -301,7 +303,9 @@ def storing(connection: psycopg.Connection, rows: Sequence[Row]) -> str:
             seconds = timed_transaction(connection, lambda cursor, fill=fill, stored=stored: fill(cursor, stored))
         seconds = time.perf_counter() - start
         size = value(connection, "select pg_total_relation_size('pixels')") + files
-        rate = len(rows) / 3 / float(np.median([read_all(connection, query, unpack) for _ in range(ROUNDS)]))
+        connection.execute("checkpoint")
+        os.sync()  # or the disk is still being written to
+        rate = len(rows) / 3 / float(np.median([read_all(connection, query, unpack) for _ in range(READINGS)]))
         results.append(
             [name, f"{size / (len(rows) / 3) / 1024:,.0f}", f"{len(rows) / 3 / seconds:,.0f}", f"{rate:,.0f}"]
         )
