@@ -97,7 +97,9 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except psycopg.Error as error:
-        click.echo(f"Error from the database: {error}", err=True)
+        # Without the context: which line of which function raised it tells a user nothing.
+        details = filter(None, [error.diag.message_primary or str(error), error.diag.message_detail])
+        click.echo("Error from the database: " + "\n".join(details), err=True)
         if error.diag.message_hint:
             click.echo(f"Hint: {error.diag.message_hint}", err=True)
         sys.exit(1)
