@@ -29,7 +29,7 @@ from pyfuncs.rasters import Raster, from_wkb, to_wkb
 
 DATABASE = "pgearth_bench_storage"
 ROUNDS = 3
-READINGS = 11
+READINGS = 7
 BATCH = 64
 Row = tuple[int, int, list[str], bytes]
 """Patch, resolution, band names and raster WKB."""
