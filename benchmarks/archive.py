@@ -49,10 +49,12 @@ from benchmarks.harness import (
     value,
 )
 from loaders.bigearthnet_metadata import load_bigearthnet_metadata
-from loaders.encode import register
+from loaders.encoders import register
 from loaders.migrate import upgrade
 from loaders.nomenclature import load_nomenclature
-from pyfuncs import lsh, spectral
+from pyfuncs import spectral
+from pyfuncs.hashing import lsh
+from pyfuncs.weights import dump
 
 CATALOGUE = ("metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet")
 TABLES = ("product", "patch", "embedding", "bucket", "patch_bucket")
@@ -255,7 +257,7 @@ def store_vectors_and_codes(connection: Connection, archive: Archive) -> None:
     rng = np.random.default_rng([SEED, 1])
     order = rng.permutation(len(patches))
     held_out, stored = np.sort(order[: archive.held_out]), np.sort(order[archive.held_out :])
-    parent = register(connection, "benchmark", "benchmark", weights={}, dimension=DIMENSION)
+    parent = register(connection, "benchmark", "benchmark", dump({}), dimension=DIMENSION)
     codes = np.empty((len(patches), BITS // 8), np.uint8)
     is_stored = np.isin(np.arange(len(patches)), stored)
     query_vectors = []
@@ -318,7 +320,7 @@ def store_codes(
     """Register a hash function and store the codes of the patches in `rows`, as eo.store_codes does."""
     progress(f"codes {name}")
     encoder_id = register(
-        connection, name, architecture, weights=weights or {}, bits=BITS, parent_id=parent_id
+        connection, name, architecture, dump(weights or {}), bits=BITS, parent_id=parent_id
     ).encoder_id
     first, bucket = first_and_bucket(codes)
     remember(connection, f"codes {name}", {"patches": len(rows), "buckets": len(first)})
@@ -360,9 +362,7 @@ def store_real_codes(
     held_out = min(REAL_HELD_OUT, len(codes) // 10)
     store_queries(connection, "real", codes[order[:held_out]])
     kept = np.sort(order[held_out:])[: len(stored)]
-    parent = register(
-        connection, "spectral", "spectral", weights={}, bands=list(spectral.BANDS), dimension=spectral.DIMENSION
-    )
+    parent = register(connection, "spectral", "spectral", dump({}), bands=spectral.BANDS, dimension=spectral.DIMENSION)
     store_codes(connection, "real", parent.encoder_id, patches, stored[: len(kept)], codes[kept], "lsh", weights)
 
 

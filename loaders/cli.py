@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
 import psycopg
 
 from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 
 class TopicGroup(click.Group):
@@ -40,6 +42,8 @@ class TopicGroup(click.Group):
         "migrate": "loaders.migrate:migrate",
         "load": "loaders.cli:load",
         "annotate": "loaders.annotate:annotate",
+        "train": "loaders.cli:train",
+        "encoder": "loaders.cli:encoder",
         "encode": "loaders.encode:encode",
         "index": "loaders.cli:index",
         "export": "loaders.export:export",
@@ -75,6 +79,32 @@ def load() -> None:
 @click.group(
     cls=TopicGroup,
     topics={
+        "encoder": "loaders.train_encoder:encoder",
+        "hash": "loaders.train_hash:hash_function",
+    },
+)
+def train() -> None:
+    """Train encoders and hash functions on the archive. Each training may be interrupted and run again."""
+
+
+@click.group(
+    cls=TopicGroup,
+    topics={
+        "add": "loaders.encoders:add",
+        "list": "loaders.encoders:list_versions",
+        "retire": "loaders.encoders:retire",
+        "start": "loaders.encoder_process:start",
+        "stop": "loaders.encoder_process:stop",
+        "status": "loaders.encoder_process:status",
+    },
+)
+def encoder() -> None:
+    """Versions of encoders and hash functions."""
+
+
+@click.group(
+    cls=TopicGroup,
+    topics={
         "codes": "loaders.code_index:codes",
         "vectors": "loaders.vector_index:vectors",
     },
@@ -85,6 +115,9 @@ def index() -> None:
 
 def main() -> None:
     """Run the command; bad input and database errors end in one clear message instead of a traceback."""
+    # Threads of OpenMP otherwise spin while they wait, and take the cores from the server that they wait for: networks
+    # are then trained at a third of the rate. To be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         sys.exit(pgearth(standalone_mode=False))
     except click.ClickException as error:
@@ -95,6 +128,11 @@ def main() -> None:
         sys.exit(130)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except PgearthError as error:
+        click.echo(f"Error: {error}", err=True)
+        if error.hint:
+            click.echo(f"Hint: {error.hint}", err=True)
         sys.exit(1)
     except psycopg.Error as error:
         # Without the context: which line of which function raised it tells a user nothing.

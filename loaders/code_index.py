@@ -9,7 +9,7 @@ from loaders.database import connect
 
 
 def build_code_index(connection: Connection, encoder: str | None = None) -> str:
-    """Pack the codes of a hash function (None: the newest), or, where there is no PL/Python, index them by B-trees.
+    """Pack the codes of a hash function (None: the current one), or, without PL/Python, index them by B-trees.
 
     Returns what was built, in words.
     """
@@ -24,7 +24,7 @@ def build_code_index(connection: Connection, encoder: str | None = None) -> str:
 
 
 @click.command()
-@click.option("--encoder", help="Hash function, NAME or NAME:VERSION.  [default: the newest]")
+@click.option("--encoder", help="Hash function, NAME or NAME:VERSION.  [default: the current one]")
 def codes(encoder: str | None) -> None:
     """Pack the codes of a hash function into a file that searches map into memory.
 

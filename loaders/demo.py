@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import click
 from psycopg import Connection
 
-from loaders import demo_pictures
+from loaders import demo_pictures, train_encoder, train_hash
 from loaders.bigearthnet import load_bigearthnet
 from loaders.bigearthnet_metadata import load_bigearthnet_metadata
 from loaders.corine import load_corine
@@ -29,6 +29,14 @@ from loaders.vector_index import build_vector_index
 from pyfuncs import spectral
 
 SYNTHETIC_PATCHES = 676  # one square of 15.6 km in four seasons
+NETWORK_WIDTH = 8
+NETWORK_EPOCHS = 6
+HASH_STEPS = 1000
+VALIDATION_FRACTION = 0.2
+CURRENT = ("spectral:1", "lsh:1")
+"""What searches use that name no encoder: the trained ones have seen one made-up landscape only."""
+SYNTHETIC = {"sources": ["synthetic"]}
+HASH_FUNCTIONS = {"spectral + LSH": "lsh", "small CNN + MiLaN": "milan"}
 GRID_SIDE = 1200
 GRID_SOURCE = "corine-grid"
 
@@ -59,11 +67,17 @@ def demo(sample: Path | None, output: Path) -> None:
         if sample is not None and (sample / "bigearthnet-v2").is_dir():
             image = load_sample(connection, sample)
         else:
-            click.echo(f"There is no sample data in {sample or 'any folder'}: making a synthetic archive instead.")
-            step("synthetic", lambda: load_synthetic(connection, SYNTHETIC_PATCHES))
+            click.echo(f"There is no sample data in {sample or 'any folder'}: the archive will be a synthetic one.")
             image = None
+        step("synthetic", lambda: load_synthetic(connection, SYNTHETIC_PATCHES))
         step("annotate", lambda: annotate(connection))
-        step("encode", lambda: asdict(encode_archive(connection, reading, regions=2)))
+        step("encode", lambda: encode(connection, reading, regions=2))
+        step("train a network", lambda: train_network(connection))
+        step("encode by it", lambda: encode(connection, reading, ["cnn"]))
+        step("train MiLaN over it", lambda: train_milan(connection))
+        step("hash by MiLaN", lambda: encode(connection, reading, ["milan"]))
+        for version in CURRENT:
+            connection.execute("select eo.make_current(%s)", (version,))
         step("vector index", lambda: build_vector_index(connection))
         connection.execute("analyze")
         queries = sample_queries(image) if image else synthetic_queries(connection)
@@ -72,7 +86,7 @@ def demo(sample: Path | None, output: Path) -> None:
         example = queries[0].parameters["patch"]
         label_search = next(query for query in queries if query.sql == AT_LEAST)
         pictures = [
-            demo_pictures.contact_sheet(connection, example, output / "contact_sheet.png"),
+            demo_pictures.query_by_example(connection, example, HASH_FUNCTIONS, output / "query_by_example.png"),
             demo_pictures.label_chart(results[STATISTICS], output / "label_chart.png"),
             demo_pictures.result_map(connection, label_search.parameters, output / "result_map.png"),
         ]
@@ -88,6 +102,46 @@ def step(name: str, work: Callable[[], object]) -> None:
     result = work()
     counts = ", ".join(f"{number} {what}" for what, number in result.items()) if isinstance(result, dict) else result
     click.echo(f"{name}: {'done' if counts is None else counts} ({time.monotonic() - started:.1f} s)")
+
+
+def encode(connection: Connection, reading: Connection, encoders: Sequence[str] = (), **options: Any) -> dict[str, int]:
+    """Do as `pgearth encode`; return how much was stored."""
+    result = encode_archive(connection, reading, encoders, **options)
+    return {"vectors": result.embeddings, "codes": result.codes, "codes of regions": result.region_codes}
+
+
+def train_network(connection: Connection) -> str | None:
+    """Train a small network on the synthetic patches, unless it is there."""
+    from pyfuncs.networks.training import Settings
+
+    if stored(connection, "cnn"):
+        return "trained before"
+    order = train_encoder.Order(
+        Settings("resnet18", NETWORK_WIDTH, NETWORK_EPOCHS, batch_size=32, learning_rate=1e-3, patience=5, seed=0),
+        spectral.BANDS,
+        scheme="ben19",
+        level=None,
+        filters=SYNTHETIC,
+        validation_fraction=VALIDATION_FRACTION,
+    )
+    train_encoder.train_encoder("cnn", order)
+    return None
+
+
+def train_milan(connection: Connection) -> str | None:
+    """Train a small MiLaN over the network's vectors of the synthetic patches, unless it is there."""
+    if stored(connection, "milan"):
+        return "trained before"
+    order = train_hash.Order(
+        "milan", "cnn", filters=SYNTHETIC, validation_fraction=VALIDATION_FRACTION, milan={"steps": HASH_STEPS}
+    )
+    train_hash.train_hash("milan", order)
+    return None
+
+
+def stored(connection: Connection, name: str) -> bool:
+    """Whether there is an encoder or hash function of this name."""
+    return connection.execute("select from eo.encoder where name = %s", (name,)).fetchone() is not None
 
 
 def load_sample(connection: Connection, sample: Path) -> bytes:
@@ -165,6 +219,8 @@ EXAMPLE = """select s.rank, s.name, s.distance, p.sensing_time::date as date
 from eo.similar(:'patch', max_results => 6) s
 join eo.patch p using (patch_id, cell)
 order by s.rank;"""
+LEARNED_EXAMPLE = """select rank, name, distance
+from eo.similar(:'patch', max_results => 5, encoder => 'milan');"""
 EXAMPLES = """select rank, name, round(distance::numeric, 3) as distance
 from eo.similar_to_vector(eo.example_vector(:'positives', :'negatives'), max_results => 5, exclude => :'positives');"""
 REGIONS = """select rank, name, distance
@@ -196,6 +252,8 @@ where source = 'bigearthnet-v2'
 group by rollup (source_country)
 order by 1;"""
 
+LEARNED = "The same by a learned hash function: a small MiLaN, trained just now on the labels of a made-up landscape"
+
 
 def sample_queries(image: bytes) -> list[Query]:
     """The demo's queries on the sample data."""
@@ -207,6 +265,7 @@ def sample_queries(image: bytes) -> list[Query]:
             EXAMPLE,
             {"patch": f"{scene}_120px_3_4"},
         ),
+        Query(LEARNED, LEARNED_EXAMPLE, {"patch": f"{scene}_120px_3_4"}),
         Query(
             "Query by an uploaded image: a EuroSAT GeoTIFF (annual crop) that is not in the archive",
             """select rank, name, distance
@@ -237,7 +296,7 @@ from eo.similar_to_image(decode(:'image', 'base64'), bands => :'bands', max_resu
             RASTER_LAYER,
             {"patch": f"{scene}_120px_3_4"},
         ),
-        Query("Label search in the real catalogue: at least conifers and lakes, in autumn", AT_LEAST, labels),
+        Query("Label search: at least conifers and lakes, in autumn", AT_LEAST, labels),
         Query("Label statistics of all patches found so", STATISTICS, labels),
         Query(
             "Land cover from CORINE: shares of the area of two patch footprints",
@@ -265,6 +324,7 @@ def synthetic_queries(connection: Connection) -> list[Query]:
     labels = {"labels": ["clc:3"], "seasons": ["summer"]}
     return [
         Query("Query by example", EXAMPLE, {"patch": names[0]}),
+        Query(LEARNED, LEARNED_EXAMPLE, {"patch": names[0]}),
         Query(
             "Query by vector: the same patch, by the distance of embeddings",
             """select rank, name, round(distance::numeric, 3) as distance

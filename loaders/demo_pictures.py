@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import shapely
+from PIL import Image, ImageDraw, ImageFont
 from psycopg import Connection
 
 matplotlib.use("Agg")
@@ -15,23 +18,36 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-NEIGHBOURS = 9
+NEIGHBOURS = 8
+TITLE_HEIGHT = 40  # pixels
+SHEET_GAP = 60
 SEASON_COLORS = {"winter": "#4575b4", "spring": "#66bd63", "summer": "#fdae61", "autumn": "#d73027"}
 
 
-def contact_sheet(connection: Connection, patch: str, path: Path) -> Path:
-    """Write a patch and its nearest patches, as eo.contact_sheet draws them."""
-    row = connection.execute(
-        """
-        select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank))
-        from (select 0 as rank, min(patch_id) as patch_id, 0 as distance from eo.patch where name = %(patch)s
-              union all
-              select rank, patch_id, distance from eo.similar(%(patch)s, %(count)s)) shown
-        """,
-        {"patch": patch, "count": NEIGHBOURS},
-    ).fetchone()
-    assert row is not None
-    path.write_bytes(row[0])
+def query_by_example(connection: Connection, patch: str, hash_functions: Mapping[str, str], path: Path) -> Path:
+    """Write a patch and its nearest patches by each hash function (title: name) side by side, by eo.contact_sheet."""
+    sheets = []
+    for title, name in hash_functions.items():
+        row = connection.execute(
+            """
+            select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank), 3)
+            from (select 0 as rank, min(patch_id) as patch_id, 0 as distance from eo.patch where name = %(patch)s
+                  union all
+                  select rank, patch_id, distance from eo.similar(%(patch)s, %(count)s, %(hash_function)s)) shown
+            """,
+            {"patch": patch, "count": NEIGHBOURS, "hash_function": name},
+        ).fetchone()
+        assert row is not None
+        sheets.append((title, Image.open(io.BytesIO(row[0]))))
+    width = sum(sheet.width for _, sheet in sheets) + SHEET_GAP * (len(sheets) - 1)
+    picture = Image.new("RGB", (width, TITLE_HEIGHT + max(sheet.height for _, sheet in sheets)), "white")
+    drawing = ImageDraw.Draw(picture)
+    left = 0
+    for title, sheet in sheets:
+        drawing.text((left + sheet.width // 2, TITLE_HEIGHT // 2), title, "black", ImageFont.load_default(20), "mm")
+        picture.paste(sheet, (left, TITLE_HEIGHT))
+        left += sheet.width + SHEET_GAP
+    picture.save(path)
     return path
 
 

@@ -3,127 +3,172 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
-from itertools import groupby, islice
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 from pgvector.psycopg import register_vector
 from psycopg import Connection
-from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
 from loaders.code_index import build_code_index
 from loaders.database import connect
+from loaders.encoders import newest_version, parent, register, stored_encoder, version_name
 from loaders.errors import InputError
 from loaders.progress import progress
-from pyfuncs import lsh, spectral
-from pyfuncs.db import ENCODER_QUERY, encoder_from_row
-from pyfuncs.encoders import Encoder, hash_codes
+from pyfuncs import spectral
+from pyfuncs.encoders import BATCH_SIZE, Encoder, hash_codes
 from pyfuncs.encoders import encode as encode_patches
 from pyfuncs.errors import PgearthError
+from pyfuncs.hashing import lsh
 from pyfuncs.rasters import bands_from_wkb
-from pyfuncs.regions import grid_regions
+from pyfuncs.regions import cut_regions, grid_segmentation, same_cut, slic_segmentation
 from pyfuncs.weights import dump
 
-PATCHES_PER_TRANSACTION = 1024
+PATCHES_PER_TRANSACTION = 512
 CODES_PER_TRANSACTION = 10_000
+PATCHES_CUT_AT_ONCE = 64
 HASH_SAMPLE = 100_000
 HASH_BITS = 128
 HASH_SEED = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Encoded:
-    """What a run of `encode_archive` stored."""
+    """What a run of `encode_archive` stored, which patches it left out, and what searches use since then."""
 
-    embeddings: int
-    codes: int
-    region_codes: int
+    embeddings: int = 0
+    codes: int = 0
+    region_codes: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Patches whose pixels lack some of an encoder's bands, by encoder."""
+    made_current: list[str] = field(default_factory=list)
 
 
-def encode_archive(connection: Connection, reading: Connection, regions: int | None = None) -> Encoded:
-    """Encode every patch with the bands of `spectral` but no vector, then hash every vector without a code by `lsh`.
+def encode_archive(
+    connection: Connection,
+    reading: Connection,
+    encoders: Sequence[str] = (),
+    *,
+    regions: int | None = None,
+    segments: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Encoded:
+    """Give every patch that lacks one a vector by each of `encoders`: NAME:VERSION, or NAME for its newest version.
 
-    Both encoders are registered when they are not there; `lsh` is then fitted to the vectors of the archive. With
-    `regions`, the windows of a grid of regions x regions in each patch are encoded and hashed, too, where the patch has
-    no codes of regions. New codes are packed at the end. Commits as it goes, so it may be interrupted and run again.
-    `connection` writes (autocommit); `reading` streams pixels. Raises InputError when regions are stored that were cut
-    otherwise, and for a patch whose bands do not divide into so many.
+    Where that is a hash function, a vector by the encoder that it reads, then a code. Without `encoders`, vectors by
+    `spectral` and codes by `lsh`, which are registered when they are not there; `lsh` is then fitted to the vectors of
+    the archive. With `regions`, the windows of a grid of regions x regions in each patch are encoded and hashed, too,
+    where the patch has no codes of regions; with `segments`, about so many superpixels in each patch (not both). New
+    codes are packed at the end. A version that has now encoded the whole archive for the first time is made current.
+
+    Commits as it goes, so it may be interrupted and run again; patches that are stored meanwhile are the next run's.
+    `connection` writes (autocommit); `reading` streams pixels. Raises InputError for an unknown or retired version,
+    while another session encodes, when regions are stored that were cut otherwise, for a patch whose bands do not fit
+    the cuts, and for one that an encoder fails on.
     """
     register_vector(connection)
-    with connection.cursor() as cursor:
-        cursor.execute("select pg_try_advisory_lock(hashtextextended('pgearth encode', 0))")
-        if cursor.fetchone() != (True,):
-            raise InputError("Another session is encoding this archive.", "Wait for it to end, then run this again.")
-        try:
-            encoder = register(
-                connection, "spectral", "spectral", bands=list(spectral.BANDS), weights={}, dimension=spectral.DIMENSION
-            )
-            embeddings = store_embeddings(connection, reading, encoder)
-            hashing = known_hash(connection, encoder) or fit_hash(connection, encoder)
+    with encoding_alone(connection):
+        result = Encoded()
+        named = [newest_version(connection, text) for text in encoders]
+        work: list[tuple[Encoder, Encoder | None]] = [
+            (version, None) if version.bits is None else (parent(connection, version), version) for version in named
+        ]
+        if not named:
+            encoder = spectral_version(connection)
+            store_embeddings(connection, reading, encoder, batch_size, result)
+            work = [(encoder, lsh_version(connection, encoder))]
+        elif (regions or segments) and all(hashing is None for _, hashing in work):
+            raise InputError("Only a hash function makes codes of regions.", "Name one by --encoder.")
+        hash_functions = []
+        for encoder, hashing in work:
+            if version_name(encoder) not in result.left_out:
+                store_embeddings(connection, reading, encoder, batch_size, result)
             if hashing is None:
-                return Encoded(embeddings, 0, 0)
-            codes = store_codes(connection, encoder, hashing)
-            region_codes = store_region_codes(connection, reading, encoder, hashing, regions) if regions else 0
-            if codes or region_codes:
-                build_code_index(connection, f"{hashing.name}:{hashing.version}")
-            return Encoded(embeddings, codes, region_codes)
-        finally:
-            if not connection.broken:
-                cursor.execute("select pg_advisory_unlock(hashtextextended('pgearth encode', 0))")
+                continue
+            hash_functions.append(hashing)
+            result.codes += store_codes(connection, encoder, hashing)
+            if regions or segments:
+                cut = grid_segmentation(regions) if regions else slic_segmentation(segments or 0, encoder.bands)
+                result.region_codes += store_region_codes(connection, reading, encoder, hashing, cut)
+        # At the end: codes of one hash function are a change to what is packed of the others.
+        for hashing in hash_functions:
+            if not is_packed(connection, hashing):
+                build_code_index(connection, version_name(hashing))
+            make_current_once(connection, hashing, result)
+        return result
 
 
-def register(
-    connection: Connection, name: str, architecture: str, weights: Mapping[str, np.ndarray], **columns: Any
-) -> Encoder:
-    """Store version 1 of an encoder unless it is stored, and read it back."""
-    columns.setdefault("bands", [])
+@contextmanager
+def encoding_alone(connection: Connection) -> Iterator[None]:
+    """Keep other sessions from encoding this archive meanwhile. Raises InputError where one does."""
+    row = connection.execute("select pg_try_advisory_lock(hashtextextended('pgearth encode', 0))").fetchone()
+    if row != (True,):
+        raise InputError("Another session is encoding this archive.", "Wait for it to end, then run this again.")
+    try:
+        yield
+    finally:
+        if not connection.broken:
+            connection.execute("select pg_advisory_unlock(hashtextextended('pgearth encode', 0))")
+
+
+def is_packed(connection: Connection, hashing: Encoder) -> bool:
+    """Whether the codes of a hash function were packed after the last change (see eo.build_code_index)."""
     row = connection.execute(
         """
-        select eo.register_encoder(
-            name => %(name)s, version => 1, architecture => %(architecture)s, bands => %(bands)s,
-            weights => %(weights)s, dimension => %(dimension)s, bits => %(bits)s, parent_id => %(parent_id)s::smallint,
-            training => %(training)s)
+        select from eo.code_index i
+        where i.encoder_id = %s and not exists (
+            select from eo.patch_change c
+            where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot))
         """,
-        {
-            "name": name,
-            "architecture": architecture,
-            "weights": dump(weights),
-            "dimension": None,
-            "bits": None,
-            "parent_id": None,
-            "training": None,
-            **columns,
-        },
+        (hashing.encoder_id,),
     ).fetchone()
-    assert row is not None
-    return stored_encoder(connection, row[0])
+    return row is not None
 
 
-def stored_encoder(connection: Connection, encoder_id: int) -> Encoder:
-    """Read an encoder with its weights."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(SQL(ENCODER_QUERY) + SQL("%s"), (encoder_id,))
-        row = cursor.fetchone()
-    assert row is not None
-    return encoder_from_row(row)
-
-
-def known_hash(connection: Connection, encoder: Encoder) -> Encoder | None:
-    """The stored `lsh` of an encoder, if there is one."""
+def make_current_once(connection: Connection, version: Encoder, result: Encoded) -> None:
+    """Make a version current that has now encoded the whole archive, unless it was before or encoded nothing."""
     row = connection.execute(
-        "select encoder_id from eo.encoder where name = 'lsh' and version = 1 and parent_id = %s", (encoder.encoder_id,)
+        """
+        select current_since is null
+               and (exists (select from eo.embedding v where v.encoder_id = e.encoder_id)
+                    or exists (select from eo.patch_bucket b where b.encoder_id = e.encoder_id))
+        from eo.encoder e
+        where encoder_id = %s
+        """,
+        (version.encoder_id,),
     ).fetchone()
-    return stored_encoder(connection, row[0]) if row else None
+    if row == (True,):
+        connection.execute("select eo.make_current(%s)", (version_name(version),))
+        result.made_current.append(version_name(version))
 
 
-def fit_hash(connection: Connection, encoder: Encoder) -> Encoder | None:
-    """Fit `lsh` to the encoder's vectors (at most HASH_SAMPLE, by patch_id); None when there are none yet."""
+def spectral_version(connection: Connection) -> Encoder:
+    """The encoder `spectral`, registered where it is not there."""
+    return register(connection, "spectral", "spectral", dump({}), bands=spectral.BANDS, dimension=spectral.DIMENSION)
+
+
+def lsh_version(connection: Connection, encoder: Encoder) -> Encoder | None:
+    """The newest `lsh` of an encoder; where there is none, one fitted to HASH_SAMPLE vectors; without vectors, None."""
+    row = connection.execute(
+        """
+        select encoder_id from eo.encoder
+        where name = 'lsh' and parent_id = %s and retired_at is null
+        order by version desc
+        limit 1
+        """,
+        (encoder.encoder_id,),
+    ).fetchone()
+    if row:
+        return stored_encoder(connection, row[0])
     sample = [
         vector.to_numpy()
         for (vector,) in connection.execute(
@@ -137,139 +182,182 @@ def fit_hash(connection: Connection, encoder: Encoder) -> Encoder | None:
         connection,
         "lsh",
         "lsh",
-        lsh.fit(np.stack(sample), bits=HASH_BITS, seed=HASH_SEED),
+        dump(lsh.fit(np.stack(sample), bits=HASH_BITS, seed=HASH_SEED)),
         bits=HASH_BITS,
         parent_id=encoder.encoder_id,
-        training=Jsonb({"method": "random hyperplanes", "seed": HASH_SEED, "vectors": len(sample)}),
+        training={"method": "random hyperplanes", "seed": HASH_SEED, "vectors": len(sample)},
     )
 
 
 PENDING = SQL(
     """
-select r.patch_id
-from eo.patch_raster r, unnest(r.bands) as band
-where band = any (%(bands)s::text[])
-  and not exists (select from {} stored where stored.patch_id = r.patch_id and stored.encoder_id = %(encoder_id)s)
-group by r.patch_id
-having count(distinct band) = cardinality(%(bands)s::text[])
+with lacking as materialized (
+    select r.patch_id, count(distinct band) filter (where band = any (%(bands)s::text[])) = %(count)s as complete
+    from eo.patch_raster r, unnest(r.bands) as band
+    where not exists (select from {} v
+                      where v.patch_id = r.patch_id and v.cell = r.cell and v.encoder_id = %(encoder_id)s)
+    group by r.patch_id
+)
+select coalesce(string_agg(int8send(patch_id), ''::bytea order by patch_id) filter (where complete), ''),
+       count(*) filter (where not complete)
+from lacking
 """
 )
 WITHOUT_EMBEDDING = PENDING.format(SQL("eo.embedding"))
 WITHOUT_REGION_CODES = PENDING.format(SQL("(select * from eo.patch_bucket where segment > 0)"))
-PendingPatch = tuple[int, str, dict[str, np.ndarray]]
+# In the order of patch_id, so that pixels come as they lie; the coarsest bands first, so that the finest prevail. What
+# is outside of the subquery is done as rows are sent, not before they are sorted.
+PIXELS = """
+copy (
+    select s.patch_id, s.cell, s.bands, ST_AsWKB(s.rast, true)
+    from (
+        select r.patch_id, r.cell, r.bands, r.rast
+        from unnest(%(patch_ids)s::bigint[]) as wanted (patch_id)
+        join eo.patch p on p.patch_id = wanted.patch_id
+        join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell and r.bands && %(bands)s::text[]
+        order by r.patch_id, r.resolution desc
+        offset 0
+    ) s
+) to stdout (format binary)
+"""
+PatchPixels = tuple[int, str, dict[str, np.ndarray]]
 """patch_id, cell and bands (name to pixels)."""
 
 
-def store_embeddings(connection: Connection, reading: Connection, encoder: Encoder) -> int:
-    """Encode the patches that lack a vector; return how many were stored."""
-    stored = 0
-    parameters = {"bands": list(encoder.bands), "encoder_id": encoder.encoder_id}
-    with closing(pending_patches(connection, reading, WITHOUT_EMBEDDING, parameters, "encoding")) as chunks:
+def pending_patches(
+    connection: Connection, pending: Composed, encoder: Encoder, version: Encoder
+) -> tuple[NDArray[np.int64], int]:
+    """Patches without a row of `version` that have all bands of `encoder`, by patch_id, and how many lack some."""
+    parameters = {"bands": list(encoder.bands), "count": len(encoder.bands), "encoder_id": version.encoder_id}
+    row = connection.execute(pending, parameters).fetchone()
+    assert row is not None
+    return np.frombuffer(row[0], ">i8").astype(np.int64), row[1]
+
+
+def read_pixels(
+    reading: Connection, patch_ids: NDArray[np.int64], bands: Sequence[str], description: str
+) -> Generator[list[PatchPixels], None, None]:
+    """Yield patches as many at a time as are stored in a transaction, and show progress.
+
+    A thread of their own reads the next ones while the caller works on these.
+    """
+
+    def read(start: int) -> list[PatchPixels]:
+        chosen = patch_ids[start : start + PATCHES_PER_TRANSACTION].tolist()
+        with reading.cursor().copy(PIXELS, {"patch_ids": chosen, "bands": list(bands)}) as copy:
+            copy.set_types(["int8", "text", "text[]", "bytea"])
+            patches = []
+            for (patch_id, cell), rasters in groupby(copy.rows(), key=itemgetter(0, 1)):
+                pixels: dict[str, np.ndarray] = {}
+                for _, _, names, wkb in rasters:
+                    pixels.update(bands_from_wkb(wkb, names))
+                patches.append((patch_id, cell, pixels))
+            return patches
+
+    with (
+        progress(range(0), description, "patches", total=len(patch_ids)) as bar,
+        ThreadPoolExecutor(1, "reading") as pool,
+    ):
+        following = pool.submit(read, 0)
+        for start in range(0, len(patch_ids), PATCHES_PER_TRANSACTION):
+            chunk = following.result()
+            following = pool.submit(read, start + PATCHES_PER_TRANSACTION)
+            yield chunk
+            bar.update(len(chunk))
+
+
+def store_embeddings(
+    connection: Connection, reading: Connection, encoder: Encoder, batch_size: int, result: Encoded
+) -> None:
+    """Encode the patches that lack a vector by an encoder, which is then current; count them in `result`."""
+    name = version_name(encoder)
+    patch_ids, result.left_out[name] = pending_patches(connection, WITHOUT_EMBEDDING, encoder, encoder)
+    with closing(read_pixels(reading, patch_ids, encoder.bands, f"encoding by {name}")) as chunks:
         for chunk in chunks:
-            vectors = encode_patches(encoder, [bands for _, _, bands in chunk])
+            try:
+                vectors = encode_patches(encoder, [bands for _, _, bands in chunk], batch_size=batch_size)
+            except PgearthError as error:
+                raise InputError(f"Patches {chunk[0][0]} to {chunk[-1][0]}: {error}", error.hint or "") from error
+            for (patch_id, _, _), finite in zip(chunk, np.isfinite(vectors).all(axis=1), strict=True):
+                if not finite:
+                    raise InputError(f"Patch {patch_id}: {name} gives a vector that is not finite.")
             with connection.cursor().copy(
                 "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
             ) as copy:
                 copy.set_types(["int8", "int2", "text", "vector"])
                 for (patch_id, cell, _), vector in zip(chunk, vectors, strict=True):
                     copy.write_row((patch_id, encoder.encoder_id, cell, vector))
-            stored += len(chunk)
-    return stored
+            result.embeddings += len(chunk)
+    make_current_once(connection, encoder, result)
 
 
-def pending_patches(
-    connection: Connection, reading: Connection, pending: Composed, parameters: dict[str, Any], description: str
-) -> Generator[list[PendingPatch], None, None]:
-    """Yield the pending patches by patch_id, as many at a time as are stored in a transaction, and show progress.
-
-    To be closed after an error: the COPY that it is in must end before the connection can.
+LACKING_CODES = SQL(
     """
-    row = connection.execute(SQL("select count(*) from ({}) pending").format(pending), parameters).fetchone()
-    assert row is not None
-    with (
-        progress(range(0), description, "patches", total=row[0]) as bar,
-        closing(stream_patches(reading, pending, parameters)) as patches,
-    ):
-        while chunk := list(islice(patches, PATCHES_PER_TRANSACTION)):
-            yield chunk
-            bar.update(len(chunk))
-
-
-def stream_patches(
-    reading: Connection, pending: Composed, parameters: dict[str, Any]
-) -> Generator[PendingPatch, None, None]:
-    """Yield the pending patches by patch_id."""
-    query = SQL(
-        """
-        copy (
-            select r.patch_id, r.cell, r.bands, ST_AsWKB(r.rast)
-            from eo.patch_raster r
-            where r.patch_id in ({})
-            order by r.patch_id, r.resolution
-        ) to stdout (format binary)
-        """
-    ).format(pending)
-    with reading.cursor().copy(query, parameters) as copy:
-        copy.set_types(["int8", "text", "text[]", "bytea"])
-        for (patch_id, cell), rasters in groupby(copy.rows(), key=lambda row: row[:2]):
-            bands: dict[str, np.ndarray] = {}
-            for _, _, names, wkb in rasters:
-                bands.update(bands_from_wkb(wkb, names))
-            yield patch_id, cell, bands
+from eo.embedding e
+where e.encoder_id = %(encoder)s and e.patch_id > %(last)s and not exists (
+    select from eo.patch_bucket b where b.patch_id = e.patch_id and b.encoder_id = %(hashing)s and b.segment = 0)
+"""
+)
 
 
 def store_codes(connection: Connection, encoder: Encoder, hashing: Encoder) -> int:
     """Hash the vectors that lack a code; return how many were stored."""
     stored = 0
-    query = """
-        select e.patch_id, e.embedding
-        from eo.embedding e
-        where e.encoder_id = %s and not exists (
-            select from eo.patch_bucket b where b.patch_id = e.patch_id and b.encoder_id = %s and b.segment = 0)
-        order by e.patch_id
-        limit %s
-    """
-    while rows := connection.execute(query, (encoder.encoder_id, hashing.encoder_id, CODES_PER_TRANSACTION)).fetchall():
-        codes = hash_codes(hashing, np.stack([vector.to_numpy() for _, vector in rows]))
-        connection.execute(
-            "select eo.store_codes(%s::smallint, %s, %s::smallint[], %s::text[]::bit varying[])",
-            (hashing.encoder_id, [patch_id for patch_id, _ in rows], [0] * len(rows), codes),
-        )
-        stored += len(rows)
+    parameters = {"encoder": encoder.encoder_id, "hashing": hashing.encoder_id, "last": -1}
+    row = connection.execute(SQL("select count(*) {}").format(LACKING_CODES), parameters).fetchone()
+    assert row is not None
+    query = SQL("select e.patch_id, e.embedding {} order by e.patch_id limit {}").format(
+        LACKING_CODES, CODES_PER_TRANSACTION
+    )
+    with progress(range(0), f"hashing by {version_name(hashing)}", "patches", total=row[0]) as bar:
+        while rows := connection.execute(query, parameters).fetchall():
+            codes = hash_codes(hashing, np.stack([vector.to_numpy() for _, vector in rows]))
+            connection.execute(
+                "select eo.store_codes(%s::smallint, %s, %s::smallint[], %s::text[]::bit varying[])",
+                (hashing.encoder_id, [patch_id for patch_id, _ in rows], [0] * len(rows), codes),
+            )
+            parameters["last"] = rows[-1][0]
+            stored += len(rows)
+            bar.update(len(rows))
     return stored
 
 
 def store_region_codes(
-    connection: Connection, reading: Connection, encoder: Encoder, hashing: Encoder, side: int
+    connection: Connection, reading: Connection, encoder: Encoder, hashing: Encoder, segmentation: Mapping[str, Any]
 ) -> int:
-    """Hash the windows of a grid of side x side in each patch that lacks codes of regions; return how many were stored.
+    """Hash the regions of each patch that lacks codes of regions; return how many were stored.
 
-    Segments count the windows row by row from 1. All regions of a hash function are cut in one way, which its
-    `segmentation` records: raises InputError when that is another one.
+    Segments count the regions from 1. All regions of a hash function are cut in one way, which its `segmentation`
+    records: raises InputError when that is another one.
     """
-    segmentation = {"method": "grid", "side": side}
     row = connection.execute(
         "select segmentation from eo.encoder where encoder_id = %s", (hashing.encoder_id,)
     ).fetchone()
     assert row is not None
-    if row[0] not in (None, segmentation):
-        name = f"{hashing.name}:{hashing.version}"
+    if row[0] is not None and not same_cut(row[0], segmentation):
+        name = version_name(hashing)
         raise InputError(
             f"Regions of hash function {name} were cut as {json.dumps(row[0])}, not as {json.dumps(segmentation)}.",
             f"Cut them in the same way, or remove those first: select eo.drop_region_codes('{name}')",
         )
-    segments = list(range(1, side * side + 1))
     stored = 0
-    parameters = {"bands": list(encoder.bands), "encoder_id": hashing.encoder_id}
-    with closing(pending_patches(connection, reading, WITHOUT_REGION_CODES, parameters, "encoding regions")) as chunks:
+    pending, _ = pending_patches(connection, WITHOUT_REGION_CODES, encoder, hashing)
+    with closing(read_pixels(reading, pending, encoder.bands, "encoding regions")) as chunks:
         for chunk in chunks:
-            windows = []
-            for patch_id, _, bands in chunk:
-                try:
-                    windows += grid_regions({name: bands[name] for name in encoder.bands}, side)
-                except PgearthError as error:
-                    raise InputError(f"Patch {patch_id}: {error}", error.hint or "") from error
-            codes = hash_codes(hashing, encode_patches(encoder, windows))
+            patch_ids: list[int] = []
+            segments: list[int] = []
+            codes: list[str] = []
+            for start in range(0, len(chunk), PATCHES_CUT_AT_ONCE):
+                cut: list[dict[str, np.ndarray]] = []
+                for patch_id, _, bands in chunk[start : start + PATCHES_CUT_AT_ONCE]:
+                    try:
+                        found = cut_regions(bands, encoder.bands, segmentation)
+                    except PgearthError as error:
+                        raise InputError(f"Patch {patch_id}: {error}", error.hint or "") from error
+                    patch_ids += [patch_id] * len(found)
+                    segments += range(1, len(found) + 1)
+                    cut += found
+                codes += hash_codes(hashing, encode_patches(encoder, cut))
             with connection.transaction():
                 connection.execute(
                     "update eo.encoder set segmentation = %s where encoder_id = %s and segmentation is null",
@@ -277,12 +365,7 @@ def store_region_codes(
                 )
                 connection.execute(
                     "select eo.store_codes(%s::smallint, %s, %s::smallint[], %s::text[]::bit varying[])",
-                    (
-                        hashing.encoder_id,
-                        [patch_id for patch_id, _, _ in chunk for _ in segments],
-                        segments * len(chunk),
-                        codes,
-                    ),
+                    (hashing.encoder_id, patch_ids, segments, codes),
                 )
             stored += len(codes)
     return stored
@@ -290,16 +373,46 @@ def store_region_codes(
 
 @click.command()
 @click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME[:VERSION]",
+    help="Encoder or hash function, by default its newest version; may be repeated.  [default: spectral, lsh]",
+)
+@click.option(
     "--regions",
     type=click.IntRange(min=2, max=100),
     help="Also hash the windows of a grid of so many by so many in each patch (2: quadrants), for eo.similar_regions.",
 )
-def encode(regions: int | None) -> None:
-    """Compute vectors (encoder `spectral`) and hash codes (`lsh`) of all patches that lack them.
+@click.option(
+    "--segments",
+    type=click.IntRange(min=2, max=1000),
+    help="Instead of windows hash about so many superpixels (SLIC) in each patch.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, PATCHES_PER_TRANSACTION),
+    default=BATCH_SIZE,
+    show_default=True,
+    help="Patches that go through an encoder at once; a GPU is faster with a few hundred.",
+)
+def encode(encoders: tuple[str, ...], regions: int | None, segments: int | None, batch_size: int) -> None:
+    """Compute vectors by encoders and hash codes of all patches that lack them.
 
-    Sentinel-2 patches with their twelve bands are encoded; others are left out. It may be interrupted and run again.
+    Patches that lack bands of an encoder are left out. Once an encoder or hash function has gone through the whole
+    archive for the first time, searches use it unless they name another one; older versions can still be named. It may
+    be interrupted and run again.
     """
+    if regions and segments:
+        raise InputError("--regions and --segments are two ways to cut a patch.", "Give one of them.")
     with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
-        result = encode_archive(connection, reading, regions)
+        result = encode_archive(
+            connection, reading, encoders, regions=regions, segments=segments, batch_size=batch_size
+        )
     message = f"{result.embeddings:,} patches encoded, {result.codes:,} hashed"
-    click.echo(message + (f", {result.region_codes:,} regions hashed." if regions else "."))
+    click.echo(message + (f", {result.region_codes:,} regions hashed." if regions or segments else "."))
+    for name, number in result.left_out.items():
+        if number:
+            click.echo(f"{number:,} patches were left out, whose pixels lack some bands of {name}.")
+    if result.made_current:
+        click.echo(f"Searches use {', '.join(result.made_current)} from now on.")

@@ -59,7 +59,7 @@ from loaders.export_packs import (
 )
 from loaders.ledger import file_checksum
 from loaders.progress import progress
-from loaders.search_options import filter_options, parse_area, parse_time
+from loaders.search_options import filter_options, parse_filters
 
 PARTS = ".parts"
 PATCHES_PER_QUERY = 16
@@ -360,12 +360,6 @@ def export(
         raise click.UsageError("--shard-size is of --pack zip and --pack tar.zst only.")
     if file_format not in PIXEL_FORMATS and pack != "folder":
         raise click.UsageError("--format geoparquet is one file, and needs no --pack.")
-    parsers = {"area": parse_area, "from_time": parse_time, "to_time": parse_time}
-    for name, value in filters.items():
-        if isinstance(value, tuple):
-            filters[name] = list(value) or None
-        elif value is not None and name in parsers:
-            filters[name] = parsers[name](value)
-    order = Order(filters, list(collections) or None, file_format, pack, parse_size(shard_size or "1GB"))
+    order = Order(parse_filters(filters), list(collections) or None, file_format, pack, parse_size(shard_size or "1GB"))
     counts = export_patches(destination, order, engine)
     click.echo(", ".join(f"{number:,} {name}" for name, number in counts.items()))

@@ -343,6 +343,28 @@ class Encoder(Base):
     training: Mapped[dict[str, Any] | None]
     segmentation: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    current_since: Mapped[datetime | None]
+    retired_at: Mapped[datetime | None]
+
+
+class Evaluation(Base):
+    """How well an encoder or hash function retrieves, as eo.evaluate found it."""
+
+    __tablename__ = "evaluation"
+    __table_args__ = (CheckConstraint("k > 0"), Index("evaluation_encoder_id", "encoder_id"), {"schema": "eo"})
+
+    evaluation_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("eo.encoder.encoder_id"))
+    k: Mapped[int] = mapped_column(Integer)
+    relevance: Mapped[str]
+    scheme: Mapped[str]
+    level: Mapped[int | None] = mapped_column(Integer)
+    queries: Mapped[dict[str, Any]]
+    archive: Mapped[dict[str, Any]]
+    max_queries: Mapped[int | None] = mapped_column(Integer)
+    seed: Mapped[int] = mapped_column(Integer)
+    metrics: Mapped[dict[str, Any]]
+    evaluated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Embedding(Base):

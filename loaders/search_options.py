@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,3 +84,18 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def parse_filters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What filter_options gave a command, as arguments of eo.search; None where an option was not given.
+
+    Raises InputError for a text that is no time or no area.
+    """
+    parsers = {"area": parse_area, "from_time": parse_time, "to_time": parse_time}
+    filters: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            filters[name] = list(value) or None
+        else:
+            filters[name] = parsers[name](value) if value is not None and name in parsers else value
+    return filters

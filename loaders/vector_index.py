@@ -9,7 +9,7 @@ from loaders.database import connect
 
 
 def build_vector_index(connection: Connection, encoder: str | None = None, memory: str | None = None) -> str:
-    """Build the index of an encoder's vectors (None: the newest encoder) unless it stands; return its name.
+    """Build the index of an encoder's vectors (None: the current one) unless it stands; return its name.
 
     `memory`: maintenance_work_mem of the session from now on, such as 2GB; None leaves the server's setting.
     """
@@ -22,7 +22,7 @@ def build_vector_index(connection: Connection, encoder: str | None = None, memor
 
 
 @click.command()
-@click.option("--encoder", help="Encoder, NAME or NAME:VERSION.  [default: the newest]")
+@click.option("--encoder", help="Encoder, NAME or NAME:VERSION.  [default: the current one]")
 @click.option("--memory", metavar="SIZE", help="Memory for the build, such as 2GB.  [default: maintenance_work_mem]")
 def vectors(encoder: str | None, memory: str | None) -> None:
     """Build the HNSW index that eo.similar_to_vector uses when it is asked for approximate results.

@@ -38,9 +38,9 @@ class ArchiveDataset(IterableDataset[Sample]):
     whole batches, for `DataLoader(dataset, batch_size=None)`, which is the fast way.
 
     Which patches those are is settled when the dataset is made, in one query: all processes that get a copy of it
-    (workers of a DataLoader, forked or spawned) share that list out among them, so that an epoch has each patch exactly
-    once, whatever is loaded meanwhile. Pixels and labels are read when it is their turn, by each process through its
-    own connection, and are those that the archive then has; a patch that has been deleted is an error.
+    (workers of a DataLoader, forked or spawned) share that list, `patch_ids`, out among them, so that an epoch has each
+    patch exactly once, whatever is loaded meanwhile. Pixels and labels are read when it is their turn, by each process
+    through its own connection, and are those that the archive then has; a patch that has been deleted is an error.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ArchiveDataset(IterableDataset[Sample]):
         else:
             self._rank, self._world_size = rank or 0, world_size or 1
             found = find(dsn, self.bands, scheme, level, filters)
-        self._patch_ids = found.patch_ids
+        self.patch_ids = found.patch_ids
         self._positions = found.positions
         self.classes = found.classes
         self.without_bands = found.without_bands
@@ -128,7 +128,7 @@ class ArchiveDataset(IterableDataset[Sample]):
 
         Raises PgearthError for a patch that no longer has what it had when the dataset was made.
         """
-        patch_ids = self._patch_ids
+        patch_ids = self.patch_ids
         if self._shuffle:
             patch_ids = np.random.default_rng([self._seed, int(self._epoch)]).permutation(patch_ids)
         patch_ids = patch_ids[self._share()]
@@ -140,7 +140,7 @@ class ArchiveDataset(IterableDataset[Sample]):
 
     def _share(self) -> range:
         """Places of this rank's patches in the order of an epoch."""
-        count = len(self._patch_ids)
+        count = len(self.patch_ids)
         if self._drop_last:
             count -= count % ((self.batch_size or 1) * self._world_size)
         return range(self._rank, count, self._world_size)
@@ -231,20 +231,9 @@ def find(dsn: str, bands: Sequence[str], scheme: str | None, level: int | None, 
     """
     with psycopg.connect(dsn, application_name="pgearth training") as connection:
         classes: tuple[str, ...] = ()
-        positions: dict[int, list[int]] = defaultdict(list)
+        positions: dict[int, list[int]] = {}
         if scheme is not None:
-            rows = connection.execute(db.TRAINING_CLASSES_QUERY, {"scheme": scheme, "level": level}).fetchall()
-            if not rows:
-                known = connection.execute(db.TRAINING_SCHEMES_QUERY).fetchall()
-                raise PgearthError(
-                    f"there is no nomenclature {scheme}" + ("" if level is None else f" of level {level}"),
-                    sqlstate=UNDEFINED_OBJECT,
-                    hint="There are (with their levels): " + ", ".join(f"{name} {number}" for name, number in known),
-                )
-            classes = tuple(name for name, _ in rows)
-            for position, (_, label_ids) in enumerate(rows):
-                for label_id in label_ids:
-                    positions[label_id].append(position)
+            classes, positions = find_classes(connection, scheme, level)
         parameters = {
             **dict.fromkeys(db.FILTERS),
             **filters,
@@ -269,7 +258,29 @@ def find(dsn: str, bands: Sequence[str], scheme: str | None, level: int | None, 
             hint="Their labels may be of another nomenclature or of a level above, or not be annotated yet.",
         )
     patch_ids = np.frombuffer(ids, ">i8").astype(np.int64)
-    return Found(patch_ids, without_bands, without_labels, classes, dict(positions))
+    return Found(patch_ids, without_bands, without_labels, classes, positions)
+
+
+def find_classes(
+    connection: psycopg.Connection, scheme: str, level: int | None
+) -> tuple[tuple[str, ...], dict[int, list[int]]]:
+    """Names of the classes of a nomenclature's level (default: the deepest), and which of them each label_id means.
+
+    Raises PgearthError if the nomenclature has no such level.
+    """
+    rows = connection.execute(db.TRAINING_CLASSES_QUERY, {"scheme": scheme, "level": level}).fetchall()
+    if not rows:
+        known = connection.execute(db.TRAINING_SCHEMES_QUERY).fetchall()
+        raise PgearthError(
+            f"there is no nomenclature {scheme}" + ("" if level is None else f" of level {level}"),
+            sqlstate=UNDEFINED_OBJECT,
+            hint="There are (with their levels): " + ", ".join(f"{name} {number}" for name, number in known),
+        )
+    positions: dict[int, list[int]] = defaultdict(list)
+    for position, (_, label_ids) in enumerate(rows):
+        for label_id in label_ids:
+            positions[label_id].append(position)
+    return tuple(name for name, _ in rows), dict(positions)
 
 
 def _of_first_rank(make: Callable[[], Found]) -> Found:

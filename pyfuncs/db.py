@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pyfuncs.encoders import Encoder
-from pyfuncs.weights import load
+from pyfuncs.weights import load, load_model
 
 ENCODER_QUERY = """
-select encoder_id, name, version, architecture, bands, input_size, dimension, bits, weights, weights_sha256
+select encoder_id, name, version, architecture, bands, input_size, normalisation, dimension, bits, weights,
+       weights_sha256
 from eo.encoder
 where encoder_id = """
+ENCODER_WITHOUT_WEIGHTS_QUERY = """
+select encoder_id, name, version, architecture, bands, input_size, normalisation, dimension, bits
+from eo.encoder
+where encoder_id = """
+ENCODER_SIZE_QUERY = "select octet_length(weights) from eo.encoder where encoder_id = %s"
 SCHEMA_VERSION_QUERY = "select version from eo_internal.schema_version"
 CODE_STATE_QUERY = """
 select 'eo.bucket'::regclass::oid::bigint as table_oid,
@@ -112,11 +119,20 @@ copy (
     ) s
 ) to stdout (format binary)
 """
+SIZE_OF_FEATURES_QUERY = "select bits, dimension from eo.encoder where encoder_id = $1"
+LABELLED_FEATURES_QUERY = "select * from eo_internal.labelled_features($1, $2, $3, $4)"
 DATABASE_QUERY = "select oid::bigint from pg_database where datname = current_database()"
 
 
 def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
-    """Build an encoder from a row of ENCODER_QUERY; raises PgearthError unless the weights match their checksum."""
+    """Build an encoder from a row of ENCODER_QUERY, or without weights from one of ENCODER_WITHOUT_WEIGHTS_QUERY.
+
+    Raises PgearthError unless the weights match their checksum.
+    """
+    weights: Mapping[str, Any] = {}
+    if "weights" in row:
+        read = load_model if row["architecture"] == "onnx" else load
+        weights = read(bytes(row["weights"]), row["weights_sha256"])
     return Encoder(
         encoder_id=row["encoder_id"],
         name=row["name"],
@@ -126,7 +142,10 @@ def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
         input_size=row["input_size"],
         dimension=row["dimension"],
         bits=row["bits"],
-        weights=load(bytes(row["weights"]), row["weights_sha256"]),
+        weights=weights,
+        normalisation=json.loads(row["normalisation"])
+        if isinstance(row["normalisation"], str)
+        else row["normalisation"],
     )
 
 

@@ -7,22 +7,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from pyfuncs import lsh, spectral
+from pyfuncs import spectral
 from pyfuncs.convert import bit_string
 from pyfuncs.errors import UNDEFINED_OBJECT, PgearthError
+from pyfuncs.hashing import itq, kslsh, lsh, milan, sign, trivial
 
 BATCH_SIZE = 32
 
 Function = TypeVar("Function", bound=Callable[..., np.ndarray])
 Weights = Mapping[str, np.ndarray]
 Batch = Mapping[str, np.ndarray]  # band name -> (n, height, width)
-
-_ENCODE: dict[str, Callable[[Weights, Batch], np.ndarray]] = {
-    "spectral": lambda _weights, batch: spectral.features(batch),
-}
-_HASH: dict[str, Callable[[Weights, np.ndarray], np.ndarray]] = {
-    "lsh": lsh.hash_codes,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,25 +32,73 @@ class Encoder:
     dimension: int | None
     bits: int | None
     weights: Weights
+    normalisation: Mapping[str, Sequence[float]] | None = None
 
 
-def encode(encoder: Encoder, patches: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+# Networks are imported where they are used: torch takes a second and a half.
+
+
+def _encode_by_network(encoder: Encoder, batch: Batch) -> np.ndarray:
+    from pyfuncs.networks.inference import encode_batch
+
+    return encode_batch(encoder, batch)
+
+
+def _encode_by_onnx(encoder: Encoder, batch: Batch) -> np.ndarray:
+    from pyfuncs.networks.onnx import encode_batch
+
+    return encode_batch(encoder, batch)
+
+
+_ENCODE: dict[str, Callable[[Encoder, Batch], np.ndarray]] = {
+    "spectral": lambda _encoder, batch: spectral.features(batch),
+    "resnet18": _encode_by_network,
+    "resnet50": _encode_by_network,
+    "onnx": _encode_by_onnx,
+}
+NETWORKS = frozenset(_ENCODE) - {"spectral"}
+"""Architectures that the encoder process computes where it runs."""
+_HASH: dict[str, Callable[[Weights, np.ndarray], np.ndarray]] = {
+    "itq": itq.hash_codes,
+    "kslsh": kslsh.hash_codes,
+    "lsh": lsh.hash_codes,
+    "milan": milan.hash_codes,
+    "sign": sign.hash_codes,
+    "trivial": trivial.hash_codes,
+}
+
+
+def encode_batch(encoder: Encoder, batch: Batch) -> np.ndarray:
+    """Encode n patches of the same shapes, each band (n, height, width), into (n, dimension) float32.
+
+    Raises PgearthError when the encoder's architecture encodes no patches.
+    """
+    return _lookup(_ENCODE, encoder)(encoder, batch)
+
+
+def encode(
+    encoder: Encoder,
+    patches: Sequence[Mapping[str, np.ndarray]],
+    compute: Callable[[Encoder, Batch], np.ndarray] = encode_batch,
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
     """Encode patches, each a mapping of band names to digital numbers (height, width), into (n, dimension) float32.
 
-    Pixels that equal `rasters.NODATA` or are NaN are no data. Patches of the same shapes go through together. Raises
-    PgearthError for a patch without one of the encoder's bands or of another size, and when the encoder's architecture
-    encodes no patches.
+    Integers that equal `rasters.NODATA` and floats that are NaN are no data. Patches of the same shapes and dtypes go
+    through together, at most `batch_size` at a time, by `encode_batch` or what takes its place. Raises PgearthError for
+    a patch without one of the encoder's bands or of another size, and when the encoder's architecture encodes none.
     """
-    compute = _lookup(_ENCODE, encoder)
-    numbers_by_shapes: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+    numbers_by_kind: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, patch in enumerate(patches):
-        numbers_by_shapes[_shapes(encoder, patch)].append(number)
+        shapes = _shapes(encoder, patch)
+        # Not of several dtypes, for integers and floats differ in what is no data.
+        numbers_by_kind[shapes, *(patch[band].dtype for band in encoder.bands)].append(number)
     vectors = np.empty((len(patches), encoder.dimension or 0), np.float32)
-    for numbers in numbers_by_shapes.values():
-        for start in range(0, len(numbers), BATCH_SIZE):
-            chosen = numbers[start : start + BATCH_SIZE]
+    for numbers in numbers_by_kind.values():
+        for start in range(0, len(numbers), batch_size):
+            chosen = numbers[start : start + batch_size]
             batch = {band: np.stack([patches[number][band] for number in chosen]) for band in encoder.bands}
-            vectors[chosen] = compute(encoder.weights, batch)
+            vectors[chosen] = compute(encoder, batch)
     return vectors
 
 

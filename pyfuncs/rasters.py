@@ -58,12 +58,12 @@ class Raster:
     def filled(self) -> tuple[np.ndarray, ...]:
         """Return the bands with nodata values replaced by what encoders leave out: NODATA, or NaN in float bands."""
         return tuple(
-            band if nodata is None or nodata == _absent(band) else np.where(band == nodata, _absent(band), band)
+            band if nodata is None or nodata == absent(band) else np.where(band == nodata, absent(band), band)
             for band, nodata in zip(self.bands, self.nodata, strict=True)
         )
 
 
-def _absent(band: np.ndarray) -> Any:
+def absent(band: np.ndarray) -> Any:
     """What stands for no data in a band without a raster around it, in the band's dtype."""
     return band.dtype.type(np.nan if np.issubdtype(band.dtype, np.floating) else NODATA)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,23 +15,43 @@ from pyfuncs.convert import to_vector, vectors_from_send
 from pyfuncs.errors import PgearthError
 
 PATCHES_AT_ONCE = 100_000
+VECTORS_AT_ONCE = 10_000
 
 
-def runtime() -> str:
-    """Versions of what PL/Python runs on, as JSON text; imports torch, to ask for its device."""
-    import torch
+def runtime(plpy: Any) -> str:
+    """Versions of what PL/Python runs on, and how the encoder process is, as JSON text."""
+    import platform
+    from importlib.metadata import version  # takes a twentieth of a second
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return json.dumps(
         {
             "python": platform.python_version(),
             "prefix": sys.prefix,
-            "numpy": importlib.metadata.version("numpy"),
-            "torch": torch.__version__,
-            "device": device,
+            "numpy": version("numpy"),
+            "torch": version("torch"),
             "package": pyfuncs.__version__,
+            "encoder_process": encoder_process(plpy),
         }
     )
+
+
+def encoder_process(plpy: Any) -> dict[str, Any] | None:
+    """What the encoder process says of itself; None where it does not run, `error` where it does not answer."""
+    from pyfuncs.encoder_client import NotServedError, status
+
+    try:
+        return status(encoder_socket(plpy), lambda: plpy.execute("select 1"))
+    except NotServedError:
+        return None
+    except PgearthError as error:
+        return {"error": str(error)}
+
+
+def encoder_socket(plpy: Any) -> Any:
+    """Path of the encoder process's socket."""
+    from pyfuncs.encoder_protocol import socket_folder
+
+    return socket_folder(plpy.execute(db.DATABASE_QUERY)[0]["oid"]) / "socket"
 
 
 @contextmanager
@@ -54,6 +73,16 @@ def encoder(plpy: Any, GD: dict[str, Any], encoder_id: int) -> Any:
     return cache[encoder_id]
 
 
+def definition(plpy: Any, GD: dict[str, Any], encoder_id: int) -> Any:
+    """The encoder without its weights, which are large and, where the encoder process computes, not needed."""
+    check_version(plpy, GD)
+    cache = GD.setdefault("pgearth.definitions", {})
+    if encoder_id not in cache:
+        rows = plpy.execute(db.ENCODER_WITHOUT_WEIGHTS_QUERY + str(int(encoder_id)))
+        cache[encoder_id] = db.encoder_from_row(rows[0])
+    return cache[encoder_id]
+
+
 def check_version(plpy: Any, GD: dict[str, Any]) -> None:
     """Raise an error unless the package is of the schema's version; looked up once per backend."""
     if "pgearth.version" not in GD:
@@ -66,6 +95,42 @@ def check_version(plpy: Any, GD: dict[str, Any]) -> None:
         )
 
 
+def vectors_of(plpy: Any, GD: dict[str, Any], encoder_id: int, patches: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Vectors of patches: networks compute in the encoder process where it runs, else here, on the CPU."""
+    from pyfuncs import encoder_client
+    from pyfuncs.encoders import NETWORKS, encode, encode_batch
+
+    def pause() -> None:
+        plpy.execute("select 1")  # where the statement was cancelled or its time is up, this raises
+
+    def compute_there(encoder: Any, batch: Any) -> Any:
+        return encoder_client.encode_batch(path, encoder, batch, pause)
+
+    def compute_here(encoder: Any, batch: Any) -> Any:
+        pause()
+        return encode_batch(encoder, batch)
+
+    without_weights = definition(plpy, GD, encoder_id)
+    if without_weights.architecture in NETWORKS:
+        path = encoder_socket(plpy)
+        try:
+            vectors = encode(without_weights, patches, compute_there, encoder_client.PATCHES_AT_ONCE)
+            return [to_vector(vector) for vector in vectors]
+        except encoder_client.NotServedError:
+            share_processor()
+    return [to_vector(vector) for vector in encode(encoder(plpy, GD, encoder_id), patches, compute_here)]
+
+
+def share_processor() -> None:
+    """Make networks that this session computes leave the GPU to the encoder process and cores to other sessions.
+
+    To be called before torch is first imported, which looks at these. Threads of OpenMP otherwise spin while they wait:
+    where others need the cores, too, computing then takes ten times as long.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def encode(
     plpy: Any,
     GD: dict[str, Any],
@@ -75,39 +140,38 @@ def encode(
     rasters: Sequence[bytes],
 ) -> Iterator[list[float]]:
     """Vectors of patches, in ascending order of their numbers; rasters are WKB, each with its comma-joined bands."""
-    from pyfuncs.encoders import encode as encode_patches
     from pyfuncs.rasters import bands_from_wkb
 
+    check_version(plpy, GD)
     with reported(plpy):
         patches: dict[int, dict[str, Any]] = {number: {} for number in sorted(set(patch_numbers))}
         for number, names, wkb in zip(patch_numbers, bands, rasters, strict=True):
             patches[number].update(bands_from_wkb(wkb, names.split(",")))
-        vectors = encode_patches(encoder(plpy, GD, encoder_id), list(patches.values()))
-    return iter([to_vector(vector) for vector in vectors])
+        return iter(vectors_of(plpy, GD, encoder_id, list(patches.values())))
 
 
 def encode_image(
     plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None
 ) -> list[float]:
     """Vector of an uploaded GeoTIFF."""
-    from pyfuncs.encoders import encode as encode_patches
     from pyfuncs.image import read_image
 
+    check_version(plpy, GD)
     with reported(plpy):
-        return to_vector(encode_patches(encoder(plpy, GD, encoder_id), [read_image(image, bands)])[0])
+        return vectors_of(plpy, GD, encoder_id, [read_image(image, bands)])[0]
 
 
 def encode_regions(
-    plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None, side: int
+    plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None, segmentation: str
 ) -> Iterator[list[float]]:
-    """Vectors of the windows of a grid of side x side in an uploaded GeoTIFF, row by row."""
-    from pyfuncs.encoders import encode as encode_patches
+    """Vectors of the regions of an uploaded GeoTIFF, cut as a segmentation (JSON) says."""
     from pyfuncs.image import read_image
-    from pyfuncs.regions import grid_regions
+    from pyfuncs.regions import cut_regions
 
     with reported(plpy):
-        vectors = encode_patches(encoder(plpy, GD, encoder_id), grid_regions(read_image(image, bands), side))
-    return iter([to_vector(vector) for vector in vectors])
+        names = definition(plpy, GD, encoder_id).bands
+        cut = cut_regions(read_image(image, bands), names, json.loads(segmentation))
+        return iter(vectors_of(plpy, GD, encoder_id, cut))
 
 
 def hash(plpy: Any, GD: dict[str, Any], encoder_id: int, vectors: Sequence[bytes]) -> list[str]:
@@ -280,6 +344,12 @@ def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> 
     return state.buckets, len(columns["patch_ids"]), size
 
 
+def remove_packed_files(plpy: Any, encoder_id: int) -> None:
+    """Remove what was packed of a hash function."""
+    for file in packed_file(plpy, encoder_id, "", "").parent.glob(f"{encoder_id}-*"):
+        file.unlink(missing_ok=True)
+
+
 def read_patches(
     plpy: Any, GD: dict[str, Any], encoder_id: int, buckets: int
 ) -> tuple[dict[str, Any], tuple[Iterable[str], Iterable[str]]]:
@@ -345,3 +415,72 @@ def read_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, first: int, end: 
     query = prepared(plpy, GD, db.CODES_QUERY, "smallint", "integer", "integer")
     codes: bytes = plpy.execute(query, [encoder_id, first, end])[0]["codes"]
     return codes
+
+
+def retrieval_metrics(
+    plpy: Any,
+    GD: dict[str, Any],
+    encoder_id: int,
+    queries: Sequence[int],
+    archive: Sequence[int],
+    scheme: str,
+    level: int,
+    k: int,
+    relevance: str | None,
+    max_queries: int | None,
+    seed: int,
+) -> list[tuple[str, float, float | None]]:
+    """Measures of retrieval with their chance levels, and numbers of patches (see eo.retrieval_metrics)."""
+    from pyfuncs.retrieval_metrics import evaluate, relevance_rule
+
+    check_version(plpy, GD)
+    with reported(plpy):
+        rule = relevance_rule(relevance or "")
+        patches = read_labelled_features(plpy, GD, encoder_id, sorted({*queries, *archive}), scheme, level)
+        return evaluate(patches, queries, archive, k, rule, max_queries, seed, lambda: plpy.execute("select 1"))
+
+
+def code_statistics(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, patch_ids: Sequence[int]
+) -> list[tuple[str, float | None]]:
+    """Statistics of the hash codes of patches (see eo.code_statistics)."""
+    from pyfuncs.retrieval_metrics import code_statistics as describe
+
+    check_version(plpy, GD)
+    with reported(plpy):
+        patches = read_labelled_features(plpy, GD, encoder_id, patch_ids, None, None)
+        assert patches.bits is not None
+        return list(describe(patches.features[patches.encoded].T, patches.bits).items())
+
+
+def read_labelled_features(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, patch_ids: Sequence[int], scheme: str | None, level: int | None
+) -> Any:
+    """Read codes or vectors, and labels, of patches given by ascending ids, as LabelledFeatures."""
+    import numpy as np
+
+    from pyfuncs.packed_codes import pack
+    from pyfuncs.retrieval_metrics import LabelledFeatures
+
+    row = plpy.execute(prepared(plpy, GD, db.SIZE_OF_FEATURES_QUERY, "smallint"), [encoder_id])[0]
+    bits, dimension = row["bits"], row["dimension"]
+    count = len(patch_ids)
+    width, dtype = (dimension, np.float32) if bits is None else (-(-bits // 64), np.uint64)
+    features: Any = np.zeros((count, width), dtype)
+    labels = np.zeros(count, np.uint64)
+    labelled, encoded = np.zeros(count, bool), np.zeros(count, bool)
+    query = prepared(plpy, GD, db.LABELLED_FEATURES_QUERY, "smallint", "bigint[]", "text", "integer")
+    for start in range(0, count, VECTORS_AT_ONCE):
+        rows = slice(start, start + VECTORS_AT_ONCE)
+        row = plpy.execute(query, [encoder_id, list(patch_ids[rows]), scheme, level])[0]
+        labels[rows] = np.frombuffer(row["labels"], ">u8")
+        labelled[rows] = np.frombuffer(row["labelled"], bool)
+        encoded[rows] = np.frombuffer(row["encoded"], bool)
+        if row["features"] is None:
+            continue
+        if bits is None:
+            table = np.frombuffer(row["features"], np.uint8).reshape(-1, 4 + 4 * dimension)[:, 4:]
+            features[rows][encoded[rows]] = np.ascontiguousarray(table).view(">f4")
+        else:
+            features[rows][encoded[rows]] = pack(row["features"], bits).T
+    return LabelledFeatures(np.array(patch_ids, np.int64), labels, labelled, encoded, features, bits)

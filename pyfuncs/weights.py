@@ -18,6 +18,21 @@ def dump(weights: Mapping[str, np.ndarray]) -> bytes:
 
 def load(data: bytes, sha256: str) -> dict[str, np.ndarray]:
     """Read what `dump` wrote; raises PgearthError when the data are not those of the hexadecimal digest `sha256`."""
+    check(data, sha256)
+    try:
+        return safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise PgearthError(f"weights are not in safetensors format: {error}", sqlstate=DATA_CORRUPTED) from error
+
+
+def load_model(data: bytes, sha256: str) -> dict[str, np.ndarray]:
+    """A stored ONNX model as one array of bytes, `model`; raises PgearthError when it is not that of the digest."""
+    check(data, sha256)
+    return {"model": np.frombuffer(data, np.uint8)}
+
+
+def check(data: bytes, sha256: str) -> None:
+    """Raise PgearthError unless the data are those of the hexadecimal digest `sha256`."""
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
         raise PgearthError(
@@ -25,7 +40,3 @@ def load(data: bytes, sha256: str) -> dict[str, np.ndarray]:
             sqlstate=DATA_CORRUPTED,
             hint="The weights changed after they were stored: restore eo.encoder from a backup or train it anew.",
         )
-    try:
-        return safetensors.numpy.load(data)
-    except safetensors.SafetensorError as error:
-        raise PgearthError(f"weights are not in safetensors format: {error}", sqlstate=DATA_CORRUPTED) from error

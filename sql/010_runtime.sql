@@ -30,16 +30,18 @@ returns table (component text, version text, note text)
 language plpgsql
 stable parallel restricted
 security definer
-rows 12 cost 100000
+rows 16 cost 100000
 set search_path = eo, public, pg_temp
 as $$
 declare
     python jsonb;
+    process jsonb;
     schema_version text := (select s.version from eo_internal.schema_version s);
     vector_version text := (select extversion from pg_extension where extname = 'vector');
 begin
     if eo_internal.has_python() then
         python := eo_internal.python_runtime();
+        process := python -> 'encoder_process';
     end if;
     if string_to_array(vector_version, '.')::integer[] < array[0, 8, 3] then
         raise warning 'pgvector % may corrupt HNSW indexes during vacuum and overflow in parallel index builds', vector_version
@@ -61,9 +63,29 @@ begin
         from (values ('Python', python ->> 'python', python ->> 'prefix'),
                      ('numpy', python ->> 'numpy', null),
                      ('torch', python ->> 'torch', null),
-                     ('device', python ->> 'device', null),
-                     ('pgearth package', python ->> 'package', null)) part (component, version, note)
+                     ('pgearth package', python ->> 'package', null),
+                     ('device', coalesce(process ->> 'device', 'cpu'), case when process ? 'device' then 'of the encoder process' end),
+                     ('encoder process',
+                      case when process ? 'pid' then 'running' when process ? 'error' then 'failing' else 'stopped' end,
+                      case
+                          when process ? 'pid' then format('pid %s since %s, %s', process ->> 'pid', process ->> 'started',
+                                                           pg_size_pretty((process ->> 'memory')::bigint))
+                          else coalesce(process ->> 'error', 'networks compute in each session, on the CPU; to start it: pgearth encoder start')
+                      end)) part (component, version, note)
         where python is not null
+        union all
+        select part.component, part.version, part.note
+        from (values ('encoders loaded', format('%s of %s', pg_size_pretty((process ->> 'loaded_bytes')::bigint),
+                                                pg_size_pretty((process ->> 'memory_limit')::bigint)),
+                      (select string_agg(encoder, ', ') from jsonb_array_elements_text(process -> 'loaded') as encoder)),
+                     ('encoding queue', format('%s requests, %s patches', process -> 'queue' ->> 'requests', process -> 'queue' ->> 'patches'),
+                      null),
+                     ('encoding so far', format('%s requests, %s patches in %s batches', process -> 'counts' ->> 'requests',
+                                                process -> 'counts' ->> 'patches', process -> 'counts' ->> 'batches'),
+                      (select string_agg(c.value || ' ' || c.key, ', ' order by c.key)
+                       from jsonb_each_text(process -> 'counts' || jsonb_build_object('evicted', process -> 'evicted')) c
+                       where c.key not in ('requests', 'patches', 'batches') and c.value <> '0'))) part (component, version, note)
+        where process ? 'pid'
         union all
         select 'pgearth schema', schema_version,
                case when schema_version = python ->> 'package' then 'matches the package'
@@ -78,4 +100,4 @@ begin
 end
 $$;
 comment on function eo.runtime() is
-'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that encoders run on, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index). Warns about pgvector older than 0.8.3.';
+'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that networks run on, the encoder process (see pgearth encoder) with what it has loaded and done, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index). Warns about pgvector older than 0.8.3.';

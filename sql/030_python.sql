@@ -12,7 +12,7 @@ set search_path = eo, public, pg_temp
 as $$
 from pyfuncs import session
 
-return session.runtime()
+return session.runtime(plpy)
 $$;
 
 create or replace function eo_internal.encode(encoder_id smallint, patch_numbers integer[], bands text[], rasters bytea[])
@@ -78,6 +78,19 @@ as $$
 from pyfuncs import session
 
 return session.pack_codes(plpy, GD, encoder_id, version)
+$$;
+
+create or replace function eo_internal.remove_packed_files(encoder_id smallint)
+returns void
+language plpython3u
+volatile parallel unsafe strict
+security invoker
+cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+session.remove_packed_files(plpy, encoder_id)
 $$;
 
 create or replace function eo_internal.packed_codes(
@@ -178,7 +191,7 @@ from pyfuncs import session
 return session.contact_sheet(plpy, GD, captions, numbers, bands, rasters, columns)
 $$;
 
-create or replace function eo_internal.encode_regions(encoder_id smallint, image bytea, bands text[], side integer)
+create or replace function eo_internal.encode_regions(encoder_id smallint, image bytea, bands text[], segmentation jsonb)
 returns setof vector
 language plpython3u
 stable parallel restricted
@@ -188,5 +201,41 @@ set search_path = eo, public, pg_temp
 as $$
 from pyfuncs import session
 
-return session.encode_regions(plpy, GD, encoder_id, image, bands, side)
+return session.encode_regions(plpy, GD, encoder_id, image, bands, segmentation)
+$$;
+
+create or replace function eo_internal.retrieval_metrics(
+    encoder_id smallint,
+    queries bigint[],
+    archive bigint[],
+    scheme text,
+    level integer,
+    k integer,
+    relevance text,
+    max_queries integer,
+    seed integer
+)
+returns table (metric text, value double precision, chance double precision)
+language plpython3u
+stable parallel restricted
+security invoker
+rows 20 cost 1000000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.retrieval_metrics(plpy, GD, encoder_id, queries, archive, scheme, level, k, relevance, max_queries, seed)
+$$;
+
+create or replace function eo_internal.code_statistics(encoder_id smallint, patch_ids bigint[])
+returns table (statistic text, value double precision)
+language plpython3u
+stable parallel restricted strict
+security invoker
+rows 10 cost 100000
+set search_path = eo, public, pg_temp
+as $$
+from pyfuncs import session
+
+return session.code_statistics(plpy, GD, encoder_id, patch_ids)
 $$;

@@ -20,27 +20,55 @@ security definer
 set search_path = eo, public, pg_temp
 as $$
 declare
-    sum_of_weights text := encode(sha256(weights), 'hex');
-    known eo.encoder;
+    sum_of_weights text;
+    known_id smallint;
     new_id smallint;
 begin
-    -- One at a time, so that two sessions registering the same encoder meet in the check below and not in an error.
+    if name is null or name !~ '^[^:[:space:]]+$' then
+        raise exception '"%" is no name for an encoder', name
+            using errcode = 'invalid_parameter_value', hint = 'Give a name without spaces and colons: NAME:VERSION names a version.';
+    end if;
+    if octet_length(weights) > 500 * 1024 * 1024 then
+        raise exception 'the weights of % have % MiB', name, octet_length(weights) / (1024 * 1024)
+            using errcode = 'program_limit_exceeded', hint = 'pg_dump reads values of up to 500 MiB; weights in half precision take half the room.';
+    end if;
+    sum_of_weights := encode(sha256(weights), 'hex');
+    -- One at a time, so that two sessions registering the same encoder meet in the checks below and not in an error.
     perform pg_advisory_xact_lock('eo.encoder'::regclass::oid::bigint);
-    select * into known from eo.encoder e where e.name = register_encoder.name and e.version = register_encoder.version;
+    select e.encoder_id into known_id
+    from eo.encoder e
+    where e.name = register_encoder.name and e.retired_at is null
+      and (register_encoder.version is null or e.version = register_encoder.version)
+      and (e.architecture, e.bands, e.input_size, e.normalisation, e.dimension, e.bits, e.weights_sha256, e.parent_id)
+          is not distinct from
+          (register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
+           register_encoder.dimension, register_encoder.bits, sum_of_weights, register_encoder.parent_id)
+    order by e.version desc
+    limit 1;
     if found then
-        if known.architecture = register_encoder.architecture and known.bands = register_encoder.bands
-            and known.weights_sha256 = sum_of_weights and known.parent_id is not distinct from register_encoder.parent_id
-        then
-            return known.encoder_id;
-        end if;
-        raise exception 'encoder %, version %, is stored with another definition or other weights', name, version
+        return known_id;
+    end if;
+    if exists (select from eo.encoder e where e.name = register_encoder.name and e.version = register_encoder.version) then
+        raise exception 'encoder %, version %, is stored with another definition or other weights, or was retired', name, version
             using errcode = 'unique_violation', hint = 'Register it under a new version: stored vectors belong to the old one.';
+    end if;
+    if exists (select from eo.encoder e where e.name = register_encoder.name and (e.bits is null) <> (register_encoder.bits is null)) then
+        raise exception '% is the name of %', name, case when bits is null then 'a hash function' else 'an encoder' end
+            using errcode = 'invalid_parameter_value', hint = 'Give it another name.';
+    end if;
+    if bits is not null and not exists (select from eo.encoder e
+                                        where e.encoder_id = register_encoder.parent_id and e.dimension is not null and e.retired_at is null) then
+        raise exception 'encoder_id % is not an encoder in use', parent_id
+            using errcode = 'invalid_parameter_value', hint = 'A hash function needs the encoder_id of the encoder whose vectors it reads.';
     end if;
     insert into eo.encoder (name, version, architecture, bands, input_size, normalisation, dimension, bits, weights,
                             weights_sha256, parent_id, training)
-    values (register_encoder.name, register_encoder.version, register_encoder.architecture, register_encoder.bands,
-            register_encoder.input_size, register_encoder.normalisation, register_encoder.dimension, register_encoder.bits,
-            register_encoder.weights, sum_of_weights, register_encoder.parent_id, register_encoder.training)
+    values (register_encoder.name,
+            coalesce(register_encoder.version,
+                     1 + coalesce((select max(e.version) from eo.encoder e where e.name = register_encoder.name), 0)),
+            register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
+            register_encoder.dimension, register_encoder.bits, register_encoder.weights, sum_of_weights,
+            register_encoder.parent_id, register_encoder.training)
     returning encoder_id into new_id;
     if dimension is not null then
         perform eo_internal.ensure_partition('eo.embedding', new_id);
@@ -50,7 +78,33 @@ begin
 end
 $$;
 comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb) is
-'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. weights: safetensors. (writer)';
+'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. (writer)';
+
+create or replace function eo_internal.version_id(encoder text)
+returns smallint
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = eo, public, pg_temp
+as $$
+declare
+    found_id smallint;
+    retired timestamptz;
+begin
+    select e.encoder_id, e.retired_at into found_id, retired
+    from eo.encoder e
+    where encoder = e.name || ':' || e.version;
+    if not found then
+        raise exception 'there is no version "%"', encoder
+            using errcode = 'undefined_object', hint = 'Give the NAME:VERSION of an encoder or hash function; pgearth encoder list shows them.';
+    end if;
+    if retired is not null then
+        raise exception '% was retired on %', encoder, retired::date
+            using errcode = 'undefined_object', hint = 'Its vectors and codes are gone. Name another version; pgearth encoder list shows them.';
+    end if;
+    return found_id;
+end
+$$;
 
 create or replace function eo_internal.encoder_id(encoder text, hashing boolean)
 returns smallint
@@ -64,20 +118,92 @@ declare
 begin
     select e.encoder_id into found_id
     from eo.encoder e
-    where (e.bits is not null) = hashing
+    where (e.bits is not null) = hashing and e.retired_at is null
       and (encoder is null or encoder in (e.name, e.name || ':' || e.version))
-    order by e.version desc, e.encoder_id desc
+    order by e.current_since desc nulls last, e.version desc, e.encoder_id desc
     limit 1;
     if found_id is null then
+        if exists (select from eo.encoder e where encoder = e.name || ':' || e.version and e.retired_at is not null) then
+            perform eo_internal.version_id(encoder);
+        end if;
         raise exception 'there is no %', case when hashing then 'hash function' else 'encoder' end || coalesce(' "' || encoder || '"', '')
             using errcode = 'undefined_object',
                   hint = coalesce('Known: ' || (select string_agg(distinct e.name || ':' || e.version, ', ')
-                                                from eo.encoder e where (e.bits is not null) = hashing) || '.',
+                                                from eo.encoder e
+                                                where (e.bits is not null) = hashing and e.retired_at is null) || '.',
                                   'Run: pgearth encode');
     end if;
     return found_id;
 end
 $$;
+
+create or replace function eo.make_current(encoder text)
+returns void
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.version_id(encoder);
+begin
+    if not exists (select from eo.embedding e where e.encoder_id = used_encoder)
+        and not exists (select from eo.patch_bucket pb where pb.encoder_id = used_encoder) then
+        raise exception 'nothing is encoded with % yet', encoder
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth encode --encoder ' || encoder;
+    end if;
+    update eo.encoder e set current_since = clock_timestamp() where e.encoder_id = used_encoder;
+end
+$$;
+comment on function eo.make_current(text) is
+'Makes a version of an encoder or hash function (name:version) the one that searches use where they name none, or its name only. pgearth encode does it once it has encoded the whole archive. Raises object_not_in_prerequisite_state where nothing is encoded with it. (writer)';
+
+create or replace function eo.retire_encoder(encoder text)
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = eo, public, pg_temp
+as $$
+declare
+    used_encoder smallint;
+    dependent text;
+    substring_index regclass;
+    removed bigint;
+begin
+    -- As in eo.register_encoder, so that no hash function is registered over it meanwhile.
+    perform pg_advisory_xact_lock('eo.encoder'::regclass::oid::bigint);
+    used_encoder := eo_internal.version_id(encoder);
+    select string_agg(e.name || ':' || e.version, ', ' order by e.encoder_id) into dependent
+    from eo.encoder e
+    where e.parent_id = used_encoder and e.retired_at is null;
+    if dependent is not null then
+        raise exception '% is in use by %', encoder, dependent
+            using errcode = 'dependent_objects_still_exist', hint = 'These hash functions read its vectors: retire them first.';
+    end if;
+    update eo.encoder e set retired_at = clock_timestamp() where e.encoder_id = used_encoder;
+    delete from eo.patch_bucket pb where pb.encoder_id = used_encoder;
+    get diagnostics removed = row_count;
+    delete from eo.code_index i where i.encoder_id = used_encoder;
+    delete from eo.bucket b where b.encoder_id = used_encoder;
+    for substring_index in
+        select i.indexrelid from pg_index i join pg_class c on c.oid = i.indexrelid
+        where i.indrelid = 'eo.bucket'::regclass and starts_with(c.relname, format('bucket__%s__', used_encoder))
+    loop
+        execute format('drop index %s', substring_index);
+    end loop;
+    if eo_internal.has_python() then
+        perform eo_internal.remove_packed_files(used_encoder);
+    end if;
+    if to_regclass(format('eo.%I', 'embedding__' || used_encoder)) is not null then
+        execute format('select count(*) from eo.%I', 'embedding__' || used_encoder) into removed;
+        execute format('drop table eo.%I', 'embedding__' || used_encoder);
+    end if;
+    return removed;
+end
+$$;
+comment on function eo.retire_encoder(text) is
+'Retires a version of an encoder or hash function (name:version): removes its vectors or codes with their indexes, and returns how many those of patches and regions were. Its row stays for those who want to know what was made from it, but no search can name it any longer. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';
 
 create or replace function eo.encode(patch_ids bigint[], encoder text default null)
 returns table (patch_id bigint, embedding vector)
@@ -105,9 +231,10 @@ begin
         return query
             select patch_ids[start_number - 1 + e.number], e.embedding
             from (
-                select array_agg(wanted.number::integer order by wanted.number, r.resolution) as numbers,
-                       array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution) as bands,
-                       array_agg(ST_AsWKB(r.rast) order by wanted.number, r.resolution) as rasters
+                -- The coarsest first: of a band in several resolutions the last is taken.
+                select array_agg(wanted.number::integer order by wanted.number, r.resolution desc) as numbers,
+                       array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution desc) as bands,
+                       array_agg(ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
                 from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
                 join eo.patch_raster r on r.patch_id = wanted.id
             ) input,
@@ -116,7 +243,7 @@ begin
 end
 $$;
 comment on function eo.encode(bigint[], text) is
-'Vectors of stored patches under an encoder (a name or name:version; null: the newest), in the order of patch_ids. The same numbers as pgearth encode stores. Raises no_data_found for a patch without pixels.';
+'Vectors of stored patches under an encoder (a name or name:version; null: the current one), in the order of patch_ids. The same numbers as pgearth encode stores. Raises no_data_found for a patch without pixels.';
 
 create or replace function eo.encode(rasters raster[], encoder text default null)
 returns vector
@@ -140,7 +267,7 @@ begin
     return (
         select e.embedding
         from (
-            select array_agg(1) as numbers, array_agg(ST_AsWKB(rast) order by number) as rasters,
+            select array_agg(1) as numbers, array_agg(ST_AsWKB(rast, true) order by number) as rasters,
                    array_agg(array_to_string(wanted[first_band:first_band + ST_NumBands(rast) - 1], ',') order by number) as bands
             from (
                 select rast, number, 1 + coalesce(sum(ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
@@ -194,7 +321,7 @@ begin
 end
 $$;
 comment on function eo.hash(vector, text) is
-'Hash code of a vector under a hash function (a name or name:version; null: the newest). The same bits as pgearth encode stores.';
+'Hash code of a vector under a hash function (a name or name:version; null: the current one). The same bits as pgearth encode stores.';
 
 create or replace function eo.store_codes(encoder_id smallint, patch_ids bigint[], segments smallint[], codes bit varying[])
 returns bigint
@@ -211,10 +338,12 @@ declare
 begin
     -- The lock on the hash function's row makes bucket numbers dense in commit order (DESIGN.md section 4). It is one
     -- that rows referring to the hash function, such as those of eo.code_index, do not wait for.
-    select e.bits into wanted from eo.encoder e where e.encoder_id = store_codes.encoder_id for no key update;
+    select e.bits into wanted from eo.encoder e
+    where e.encoder_id = store_codes.encoder_id and e.retired_at is null
+    for no key update;
     if wanted is null then
-        raise exception 'encoder % is not a hash function', encoder_id
-            using errcode = 'invalid_parameter_value', hint = 'Pass an encoder_id of eo.encoder whose bits are set.';
+        raise exception 'encoder % is not a hash function in use', encoder_id
+            using errcode = 'invalid_parameter_value', hint = 'Pass an encoder_id of eo.encoder whose bits are set and that is not retired.';
     end if;
     select code into wrong from unnest(codes) as code where length(code) <> wanted limit 1;
     if found then

@@ -347,7 +347,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_code(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the newest. Exact.';
+'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the current one. Exact.';
 
 create or replace function eo.within_distance(
     code bit varying,

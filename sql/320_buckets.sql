@@ -22,7 +22,7 @@ begin
 end
 $$;
 comment on function eo.bucket_members(bit varying, text) is
-'The patches (segment 0) and regions of patches (segment 1 and above) whose hash code is exactly this one, by patch_id. encoder: hash function, a name or name:version; null: the newest.';
+'The patches (segment 0) and regions of patches (segment 1 and above) whose hash code is exactly this one, by patch_id. encoder: hash function, a name or name:version; null: the current one.';
 
 create or replace function eo.buckets_within(code bit varying, radius integer, encoder text default null)
 returns table (bucket_no integer, bucket_code bit varying, distance integer, patches bigint)
@@ -48,4 +48,4 @@ begin
 end
 $$;
 comment on function eo.buckets_within(bit varying, integer, text) is
-'All hash buckets whose codes differ from a code in at most radius bits, nearest first, with the number of whole patches in each. encoder: hash function, a name or name:version; null: the newest.';
+'All hash buckets whose codes differ from a code in at most radius bits, nearest first, with the number of whole patches in each. encoder: hash function, a name or name:version; null: the current one.';

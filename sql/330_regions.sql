@@ -132,7 +132,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_regions(bit varying[], integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Multi-code search: the max_results patches with the least sum, over the given hash codes of regions, of the Hamming distance to the nearest of the patch''s regions (null: all patches with codes of regions), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the newest. Exact. pgearth encode --regions makes codes of regions.';
+'Multi-code search: the max_results patches with the least sum, over the given hash codes of regions, of the Hamming distance to the nearest of the patch''s regions (null: all patches with codes of regions), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --regions (windows of a grid) or --segments (superpixels) makes codes of regions.';
 
 create or replace function eo.similar_regions(
     patch text,
@@ -179,7 +179,7 @@ begin
     if not found then
         if exists (select from eo.patch p where p.name = patch) then
             raise exception 'the regions of patch "%" have no hash codes', patch
-                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode --regions 2';
+                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode --regions 2 (or --segments 9)';
         end if;
         raise exception 'there is no patch "%"', patch
             using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
@@ -207,27 +207,27 @@ as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
     parent smallint;
-    side integer;
+    segmentation jsonb;
 begin
     perform eo_internal.require_python();
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
-    select e.parent_id, (e.segmentation ->> 'side')::integer into parent, side from eo.encoder e where e.encoder_id = used_encoder;
-    if side is null then
+    select e.parent_id, e.segmentation into parent, segmentation from eo.encoder e where e.encoder_id = used_encoder;
+    if segmentation is null then
         raise exception 'no regions have codes of this hash function, so it is not known how to cut them'
-            using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth encode --regions 2';
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth encode --regions 2 (or --segments 9)';
     end if;
     return (
         select array_agg(h.code order by h.number)
         from (select array_agg(vector_send(v.embedding) order by v.number) as vectors
-              from eo_internal.encode_regions(parent, image, bands, side) with ordinality as v (embedding, number)) encoded,
+              from eo_internal.encode_regions(parent, image, bands, segmentation) with ordinality as v (embedding, number)) encoded,
              eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, number)
     );
 end
 $$;
 comment on function eo.region_codes(bytea, text, text[]) is
-'Hash codes of the regions of an uploaded GeoTIFF, cut as those of the stored patches were, row by row: the query for eo.similar_to_regions. encoder: hash function, a name or name:version; null: the newest. bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --regions, and invalid_parameter_value where the image does not divide into whole pixels.';
+'Hash codes of the regions of an uploaded GeoTIFF, cut as those of the stored patches were (eo.encoder.segmentation), in the order of their segments: the query for eo.similar_to_regions. encoder: hash function, a name or name:version; null: the current one. bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --regions (or --segments), and invalid_parameter_value where the pixels of a band do not fit the cuts.';
 
 create or replace function eo.drop_region_codes(encoder text default null)
 returns bigint
@@ -247,4 +247,4 @@ begin
 end
 $$;
 comment on function eo.drop_region_codes(text) is
-'Removes the hash codes of regions (segments 1 and above) of a hash function, so that they can be cut in another way, and returns how many there were. encoder: a name or name:version; null: the newest. (writer)';
+'Removes the hash codes of regions (segments 1 and above) of a hash function, so that they can be cut in another way, and returns how many there were. encoder: a name or name:version; null: the current one. (writer)';

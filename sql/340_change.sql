@@ -90,4 +90,4 @@ begin
 end
 $$;
 comment on function eo.similar_change(text, text, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch passes the filters of eo.patches. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the newest. Exact.';
+'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch passes the filters of eo.patches. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the current one. Exact.';

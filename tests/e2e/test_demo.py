@@ -16,12 +16,16 @@ from click.testing import Result
 from PIL import Image
 
 CHECKOUT = Path(__file__).parents[2]
-PICTURES = ["contact_sheet.png", "label_chart.png", "result_map.png"]
+PICTURES = ["query_by_example.png", "label_chart.png", "result_map.png"]
+SYNTHETIC_PATCHES = 60
 COUNTS = """
 select 'patch', count(*) from eo.patch union all select 'raster', count(*) from eo.patch_raster
-union all select 'code', count(*) from eo.patch_bucket where segment = 0
+union all select e.name || ' code', count(*) from eo.patch_bucket join eo.encoder e using (encoder_id)
+where segment = 0 group by e.name
+union all select e.name || ' vector', count(*) from eo.embedding join eo.encoder e using (encoder_id) group by e.name
 union all select 'region code', count(*) from eo.patch_bucket where segment > 0
-union all select 'corine', count(*) from eo.corine
+union all select 'corine', count(*) from eo.corine where source not like 'synthetic%'
+union all select 'encoder', count(*) from eo.encoder
 union all select 'nuts', count(*) from eo.nuts union all select 'load', count(*) from eo.load
 union all select 'layer', count(*) from pg_tables where schemaname = 'eo_layers' order by 1
 """
@@ -51,22 +55,33 @@ def demo(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Demo:
     pictures = tmp_path_factory.mktemp("demo")
-    result = run_pgearth(module_archive, "demo", "--sample", sample, "--output", pictures)
+    with pytest.MonkeyPatch.context() as patch:
+        make_smaller(patch)
+        result = run_pgearth(module_archive, "demo", "--sample", sample, "--output", pictures)
     assert result.exit_code == 0, result.output
     return Demo(module_archive, result.output, pictures)
+
+
+def make_smaller(patch: pytest.MonkeyPatch) -> None:
+    """Have the demo make fewer patches and train less on them."""
+    for name, value in {"SYNTHETIC_PATCHES": SYNTHETIC_PATCHES, "NETWORK_EPOCHS": 1, "HASH_STEPS": 30}.items():
+        patch.setattr(f"loaders.demo.{name}", value)
 
 
 def test_with_the_sample(demo: Demo, run_pgearth: Callable[..., Result], sample: Path) -> None:
     counts = dict(demo.archive.execute(COUNTS).fetchall())
     # The catalogue, one Sentinel-1 patch of v2 with pixels, 20 patches of v1, 163 of scenes, and the grid over CORINE.
-    assert counts["patch"] == 549_488 + 1 + 20 + 163 + 475
-    assert counts["code"] == 11 + 1 + 163
-    assert counts["region code"] == 4 * counts["code"], "quadrants"
+    assert counts["patch"] == 549_488 + 1 + 20 + 163 + 475 + SYNTHETIC_PATCHES
+    assert counts["lsh code"] == counts["spectral vector"] == 11 + 1 + 163 + SYNTHETIC_PATCHES
+    assert counts["milan code"] == counts["cnn vector"] == counts["lsh code"]
+    assert counts["region code"] == 4 * counts["lsh code"], "quadrants"
+    assert counts["encoder"] == 4
     assert counts["corine"] == 136 + 1158
     assert counts["nuts"] == 2010
     assert counts["layer"] == 2, "the raster layer of a scene, and its overview"
     for printed in (
         "from eo.similar(:'patch'",
+        "encoder => 'milan'",
         "from eo.similar_to_image(decode(:'image', 'base64')",
         "from eo.similar_to_vector(eo.example_vector(:'positives', :'negatives')",
         "from eo.similar_regions(:'patch'",
@@ -80,7 +95,9 @@ def test_with_the_sample(demo: Demo, run_pgearth: Callable[..., Result], sample:
     assert "(0 rows)" not in demo.output
     assert re.search(r"549489\s*\| 99\.16\s*\| 99\.60", demo.output), "agreement of countries"
     assert_pictures(demo.pictures)
-    again = run_pgearth(demo.archive, "demo", "--sample", sample, "--output", demo.pictures)
+    with pytest.MonkeyPatch.context() as patch:
+        make_smaller(patch)
+        again = run_pgearth(demo.archive, "demo", "--sample", sample, "--output", demo.pictures)
     assert again.exit_code == 0, again.output
     assert dict(demo.archive.execute(COUNTS).fetchall()) == counts
 
@@ -126,15 +143,17 @@ def test_the_qgis_guide(demo: Demo, sample: Path, tmp_path: Path) -> None:
 def test_without_the_sample(
     archive: psycopg.Connection, run_pgearth: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loaders.demo.SYNTHETIC_PATCHES", 60)
+    make_smaller(monkeypatch)
     result = run_pgearth(archive, "demo", "--sample", tmp_path / "nowhere", "--output", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "making a synthetic archive instead" in result.output
+    assert "the archive will be a synthetic one" in result.output
     counts = dict(archive.execute(COUNTS).fetchall())
-    assert counts["patch"] == counts["code"] == 60
-    assert counts["region code"] == 4 * 60
+    assert counts["patch"] == counts["lsh code"] == counts["milan code"] == SYNTHETIC_PATCHES
+    assert counts["region code"] == 4 * SYNTHETIC_PATCHES
     assert counts["layer"] > 0
-    assert archive.execute("select count(*) from eo.patch where label_ids is not null").fetchone() == (60,)
+    assert archive.execute("select count(*) from eo.patch where label_ids is not null").fetchone() == (
+        SYNTHETIC_PATCHES,
+    )
     assert_pictures(tmp_path)
     assert run_pgearth(archive, "demo", "--sample", "", "--output", tmp_path).exit_code == 0
     assert dict(archive.execute(COUNTS).fetchall()) == counts

@@ -17,8 +17,9 @@ import loaders.encode
 from loaders.bigearthnet import load_bigearthnet
 from loaders.encode import encode_archive
 from loaders.errors import InputError
-from pyfuncs import lsh, spectral
+from pyfuncs import spectral
 from pyfuncs.convert import bit_string
+from pyfuncs.hashing import lsh
 from pyfuncs.regions import grid_regions
 from pyfuncs.weights import load
 
@@ -75,7 +76,7 @@ def distance(one: str, other: str) -> int:
 
 def encode(connection: psycopg.Connection, regions: int) -> int:
     with psycopg.connect(connection.info.dsn, autocommit=True) as reading:
-        return encode_archive(connection, reading, regions).region_codes
+        return encode_archive(connection, reading, regions=regions).region_codes
 
 
 @pytest.mark.parametrize("side", [2, 4])

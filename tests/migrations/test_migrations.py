@@ -67,11 +67,25 @@ def test_upgrade_downgrade_upgrade(empty_url: str) -> None:
 
 
 def test_every_revision_can_be_stepped(empty_url: str) -> None:
-    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"):
         upgrade(empty_url, revision)
     upgrade(empty_url)
     first = inventory(empty_url)
-    for revision in ("0011", "0010", "0009", "0008", "0007", "0006", "0005", "0004", "0003", "0002", "0001", "base"):
+    for revision in (
+        "0012",
+        "0011",
+        "0010",
+        "0009",
+        "0008",
+        "0007",
+        "0006",
+        "0005",
+        "0004",
+        "0003",
+        "0002",
+        "0001",
+        "base",
+    ):
         downgrade(empty_url, revision)
     upgrade(empty_url)
     assert inventory(empty_url) == first

@@ -19,8 +19,9 @@ from rasterio.io import MemoryFile
 
 from loaders.bigearthnet import load_bigearthnet
 from loaders.encode import encode_archive
-from pyfuncs import lsh, spectral
+from pyfuncs import spectral
 from pyfuncs.convert import bit_string
+from pyfuncs.hashing import lsh
 
 BANDS = list(spectral.BANDS)
 
@@ -56,6 +57,28 @@ def test_bulk_equals_sql_equals_python(encoded: psycopg.Connection, sample: Path
         np.testing.assert_array_equal(stored.to_numpy(), vector)
         np.testing.assert_array_equal(from_sql.to_numpy(), vector)
         assert encoded.execute("select eo.hash(%s)::text", (stored,)).fetchone() == (code,)
+
+
+def test_of_a_band_in_two_resolutions_the_finer_is_encoded(encoded: psycopg.Connection) -> None:
+    """In SQL and in bulk; the coarser ones here show something else."""
+    query = "select patch_id, embedding from eo.embedding order by patch_id limit 1"
+    [(patch_id, before)] = encoded.execute(query).fetchall()
+    encoded.execute(
+        """
+        insert into eo.patch_raster (patch_id, resolution, cell, bands, rast)
+        select patch_id, 61, cell, array['B04'], st_band(rast, 1) from eo.patch_raster
+        where patch_id = %s and resolution = 60
+        """,
+        (patch_id,),
+    )
+    [(_, in_sql)] = encoded.execute("select * from eo.encode(array[%s::bigint])", (patch_id,)).fetchall()
+    encoded.execute("delete from eo.embedding where patch_id = %s", (patch_id,))
+    with psycopg.connect(encoded.info.dsn, autocommit=True) as reading:
+        assert encode_archive(encoded, reading).embeddings == 1
+    [(_, in_bulk)] = encoded.execute(query).fetchall()
+    encoded.execute("delete from eo.patch_raster where resolution = 61")
+    np.testing.assert_array_equal(in_sql.to_numpy(), before.to_numpy())
+    np.testing.assert_array_equal(in_bulk.to_numpy(), before.to_numpy())
 
 
 def test_the_hash_is_the_published_recipe(encoded: psycopg.Connection) -> None:
@@ -242,11 +265,11 @@ def test_readers_encode_and_search(encoded: psycopg.Connection) -> None:
 
 def test_the_server_never_loads_a_second_gdal() -> None:
     """PostGIS has Debian's GDAL in the server's process; rasterio's own beside it crashes the server."""
-    modules = "session, db, encoders, rasters, picture, image, convert, weights, lsh, spectral"
+    modules = "session, db, encoders, rasters, picture, image, convert, weights, spectral, hashing"
     code = f"import sys; from pyfuncs import {modules}; print(sorted({{'rasterio', 'pyogrio', 'shapely', 'pyproj', 'torch'}} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
-    for source in (Path(__file__).parents[2] / "pyfuncs").glob("*.py"):
+    for source in (Path(__file__).parents[2] / "pyfuncs").rglob("*.py"):
         assert not any(
             f"import {name}" in source.read_text() for name in ("rasterio", "pyogrio", "shapely", "pyproj")
         ), source

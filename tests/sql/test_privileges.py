@@ -19,10 +19,13 @@ WRITER_ONLY = {
     "build_code_index",
     "build_vector_index",
     "annotate",
+    "evaluate",
     "derive_corine_parts",
     "derive_nuts_parts",
     "drop_region_codes",
+    "make_current",
     "register_encoder",
+    "retire_encoder",
     "store_codes",
     "build_plain_code_index",
     "make_raster_layer",
@@ -30,6 +33,9 @@ WRITER_ONLY = {
     "store_map_styles",
 }
 READER = {
+    "code_statistics",
+    "explain_similarity",
+    "retrieval_metrics",
     "product_statistics",
     "select_products",
     "similar_to_examples",
@@ -72,6 +78,10 @@ READER = {
     "contact_sheet",
 }
 INTERNAL_READER = {
+    "band_statistics",
+    "filtered_patch_ids",
+    "labelled_features",
+    "ranking_id",
     "products",
     "example_embedding",
     "left_out",
@@ -85,6 +95,7 @@ INTERNAL_READER = {
     "check_precision",
     "check_radius",
     "encoder_id",
+    "version_id",
     "example_code",
     "inner_box",
     "label_groups",
@@ -135,6 +146,8 @@ INTERNAL_WRITER = {
     "make_overview",
 }
 OWNER_ONLY = {
+    "code_statistics",
+    "retrieval_metrics",
     "encode",
     "encode_image",
     "encode_regions",
@@ -145,6 +158,7 @@ OWNER_ONLY = {
     "packed_codes",
     "packed_patches",
     "python_runtime",
+    "remove_packed_files",
     "rgb_png",
     "stretch_limits",
     "stretched",
@@ -263,6 +277,7 @@ def test_tables(module_archive: psycopg.Connection, outsider: str) -> None:
         "select eo.register_encoder('x', 1, 'spectral', '{}', '', dimension => 1)",
         "select eo.derive_corine_parts()",
         "call eo.annotate()",
+        "select eo.evaluate('lsh')",
         "do language plpython3u 'pass'",
     ],
 )

@@ -13,12 +13,14 @@ def test_runtime_reports_what_is_installed(archive: psycopg.Connection) -> None:
     rows = {component: (found, note) for component, found, note in archive.execute("select * from eo.runtime()")}
     assert set(rows) == {
         "PostgreSQL", "postgis", "postgis_raster", "vector", "plpython3u",
-        "Python", "numpy", "torch", "device", "pgearth package", "pgearth schema",
+        "Python", "numpy", "torch", "device", "encoder process", "pgearth package", "pgearth schema",
     }  # fmt: skip
     assert rows["PostgreSQL"][0].startswith("15.")
     assert rows["Python"][0].startswith("3.11.")
     assert rows["numpy"][0] == version("numpy")
     assert rows["torch"][0].startswith("2.13.")
+    assert rows["device"] == ("cpu", None)
+    assert rows["encoder process"][0] == "stopped"
     assert rows["pgearth package"][0] == pyfuncs.__version__ == rows["pgearth schema"][0]
     assert rows["pgearth schema"][1] == "matches the package"
 

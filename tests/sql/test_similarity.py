@@ -14,8 +14,8 @@ from pgvector.psycopg import register_vector
 from psycopg import errors
 
 from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs import lsh
 from pyfuncs.convert import bit_string
+from pyfuncs.hashing import lsh
 from pyfuncs.weights import dump
 
 START = datetime(2018, 1, 1, tzinfo=UTC)

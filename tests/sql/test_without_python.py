@@ -64,6 +64,8 @@ NEED_PYTHON = {
     "eo.rgb": f"select eo.rgb('{PATCH}')",
     "eo.contact_sheet": "select eo.contact_sheet(array[1])",
     "eo.build_code_index": "select eo.build_code_index()",
+    "eo.evaluate": "select * from eo.evaluate('lsh')",
+    "eo.code_statistics": "select * from eo.code_statistics()",
 }
 
 
@@ -147,7 +149,7 @@ def test_no_search_is_left_out(without_python: psycopg.Connection) -> None:
     }
     # The sample has no pairs of acquisitions, so that no change is found; it reads vectors only.
     without_python.execute("select * from eo.similar_change(%s, %s)", (PATCH, PATCH))
-    assert functions - set(SEARCHES) == {"similar_to_image", "similar_change"}
+    assert functions - set(SEARCHES) == {"similar_to_image", "similar_change", "code_statistics"}
 
 
 def test_packed_codes_were_compared_with_plain_sql(

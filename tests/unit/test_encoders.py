@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from pyfuncs import lsh, spectral
+from pyfuncs import spectral
 from pyfuncs.encoders import BATCH_SIZE, Encoder, encode, hash_codes
 from pyfuncs.errors import PgearthError
+from pyfuncs.hashing import lsh
 
 RANDOM = np.random.default_rng(1)
 COARSE = ("B01", "B09")
@@ -81,13 +82,15 @@ def test_hash_codes_are_texts_of_bits() -> None:
 
 @pytest.mark.parametrize("architecture", ["resnet", "lsh"])
 def test_architecture_that_encodes_nothing_is_refused(architecture: str) -> None:
-    with pytest.raises(PgearthError, match=f"architecture '{architecture}', not one of spectral") as error:
+    with pytest.raises(
+        PgearthError, match=f"architecture '{architecture}', not one of onnx, resnet18, resnet50, spectral"
+    ) as error:
         encode(encoder(architecture=architecture), [patch(6)])
     assert error.value.sqlstate == "42704"
 
 
 def test_architecture_that_hashes_nothing_is_refused() -> None:
-    with pytest.raises(PgearthError, match="architecture 'spectral', not one of lsh"):
+    with pytest.raises(PgearthError, match="architecture 'spectral', not one of itq, kslsh, lsh, milan, sign, trivial"):
         hash_codes(encoder(), np.ones((1, 128)))
 
 

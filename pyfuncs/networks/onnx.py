@@ -1,0 +1,81 @@
+"""Vectors of patches by a model in the ONNX format, a user's own, through onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from pyfuncs.encoders import Batch, Encoder
+from pyfuncs.errors import DATA_CORRUPTED, PgearthError
+from pyfuncs.rasters import absent, resample, valid_pixels
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+_sessions: WeakKeyDictionary[Encoder, InferenceSession] = WeakKeyDictionary()
+"""Loaded models by encoder; they go with it."""
+
+
+def encode_batch(encoder: Encoder, batch: Batch) -> np.ndarray:
+    """Encode n patches, bands (n, height, width) of digital numbers each at its own resolution, into (n, d) float32.
+
+    On the GPU where onnxruntime has its CUDA provider, else on the CPU. A model of batches of one gets one patch at a
+    time. Raises PgearthError where the stored model does not load, or fails on the patches.
+    """
+    if encoder not in _sessions:
+        _sessions[encoder] = load(bytes(encoder.weights["model"]))
+    session = _sessions[encoder]
+    [image], [output] = session.get_inputs(), session.get_outputs()
+    images = prepare(encoder, batch, (image.shape[2], image.shape[3]))
+    at_once = 1 if image.shape[0] == 1 else len(images)
+    try:
+        parts = [
+            session.run([output.name], {image.name: images[start : start + at_once]})[0]
+            for start in range(0, len(images), at_once)
+        ]
+    except Exception as error:  # onnxruntime's own have no other class in common
+        raise PgearthError(f"the model of {encoder.name}:{encoder.version} fails: {error}") from error
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def load(model: bytes) -> InferenceSession:
+    """Load a model. Raises PgearthError when onnxruntime cannot.
+
+    Its threads do not spin, or the sessions of several backends would take the cores from each other (DESIGN.md
+    section 4); OMP_NUM_THREADS limits how many they are, as torch's.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: one for each core
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A model may name files to read its weights from: there are none in this folder, and it must not leave it.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    providers = [
+        provider
+        for provider in ("CUDAExecutionProvider", "CPUExecutionProvider")
+        if provider in onnxruntime.get_available_providers()
+    ]
+    try:
+        return onnxruntime.InferenceSession(model, options, providers)
+    except Exception as error:
+        raise PgearthError(
+            f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}", sqlstate=DATA_CORRUPTED
+        ) from error
+
+
+def prepare(encoder: Encoder, batch: Batch, shape: tuple[int, int]) -> np.ndarray:
+    """The input of a model, float32 (n, bands, height, width): normalised, 0 where there is no data, resampled."""
+    assert encoder.normalisation is not None
+    images = np.empty((len(batch[encoder.bands[0]]), len(encoder.bands), *shape), np.float32)
+    means, deviations = encoder.normalisation["mean"], encoder.normalisation["std"]
+    for channel, (band, mean, deviation) in enumerate(zip(encoder.bands, means, deviations, strict=True)):
+        pixels = batch[band]
+        values = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(deviation)
+        values[~valid_pixels(pixels, absent(pixels))] = 0
+        images[:, channel] = resample(values, shape)
+    return images

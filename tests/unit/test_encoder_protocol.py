@@ -1,0 +1,632 @@
+"""The encoder process, run in a thread, against honest clients, against hostile ones, and under load."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pyfuncs
+from pyfuncs import encoder_client, encoder_protocol, encoder_server
+from pyfuncs.encoder_client import NotServedError
+from pyfuncs.encoder_protocol import (
+    LARGEST_MEMORY,
+    LONGEST_PACKET,
+    EncodeRequest,
+    Kind,
+    SharedMemory,
+    map_memory,
+    read_reply,
+    read_request,
+    write_error,
+    write_reply,
+    write_request,
+)
+from pyfuncs.encoder_server import EncoderCache, EncoderServer, Queue, Request, UnknownEncoderError
+from pyfuncs.encoders import Encoder, encode_batch
+from pyfuncs.errors import PgearthError
+from pyfuncs.spectral import BANDS, DIMENSION
+
+U2 = np.dtype("u2")
+SMALL = EncodeRequest(1, 2, 4, ((U2, 6, 6), (np.dtype("f4"), 3, 2)))
+
+
+def spectral(encoder_id: int, weights: int = 0) -> Encoder:
+    return Encoder(
+        encoder_id, "spectral", encoder_id, "spectral", BANDS, None, DIMENSION, None,
+        {"unused": np.zeros(weights, np.uint8)},
+    )  # fmt: skip
+
+
+def pixels(count: int, side: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
+    numbers = np.random.default_rng(seed)
+    return {band: numbers.integers(1, 4000, (count, side, side)).astype(np.uint16) for band in BANDS}
+
+
+def no_pause() -> None:
+    pass
+
+
+class Archive:
+    """Has the `spectral` encoder under each id below 100; reads none while it is `locked`."""
+
+    def __init__(self) -> None:
+        self.unlocked = threading.Event()
+        self.unlocked.set()
+        self.read: list[int] = []
+
+    def load(self, encoder_id: int, make_room: Callable[[int], None]) -> Encoder:
+        self.unlocked.wait(10)
+        if encoder_id >= 100:
+            raise UnknownEncoderError
+        if encoder_id == 99:
+            raise RuntimeError("the disk is on fire")
+        make_room(1000 * encoder_id)
+        self.read.append(encoder_id)
+        return spectral(encoder_id, 1000 * encoder_id)
+
+
+@contextmanager
+def serving(archive: Archive, memory_limit: int = 1 << 30, **options: Any) -> Iterator[EncoderServer]:
+    """A server in a thread that does not wait for batches to fill."""
+    with tempfile.TemporaryDirectory(prefix="pgearth-") as folder:
+        server = EncoderServer(Path(folder), EncoderCache(archive.load, memory_limit), **{"max_wait": 0, **options})
+        thread = threading.Thread(target=server.serve)
+        thread.start()
+        try:
+            yield server
+        finally:
+            archive.unlocked.set()
+            server.stop()
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive()
+
+
+@pytest.fixture
+def path(archive: Archive) -> Iterator[Path]:
+    with serving(archive) as server:
+        yield server._path
+
+
+def ask(path: Path, packet: bytes, *memories: int) -> bytes:
+    """Send a packet as it is; what comes back, empty where the server hangs up."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        socket.send_fds(connection, [packet], list(memories))
+        try:
+            return connection.recv(LONGEST_PACKET)
+        except ConnectionError:
+            return b""
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Whether the server ends a connection without a word."""
+    connection.settimeout(10)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def status(path: Path) -> dict[str, Any]:
+    return encoder_client.status(path, no_pause)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+# Messages
+
+
+def test_messages_are_read_as_written() -> None:
+    assert read_request(write_request(SMALL)) == SMALL
+    assert read_request(write_request(None)) is None
+    assert SMALL.memory_bytes == 192 + 64 + 64, "whole blocks of 64 bytes"
+    assert read_reply(write_reply(Kind.DONE, {"pid": 7})) == (Kind.DONE, {"pid": 7})
+    with pytest.raises(PgearthError, match=r"^too large$") as caught:
+        read_reply(write_error(PgearthError("too large", sqlstate="54000", hint="Cut it.")))
+    assert (caught.value.sqlstate, caught.value.hint) == ("54000", "Cut it.")
+    long = write_error(PgearthError("ä" * 1_000_000))
+    assert len(long) < LONGEST_PACKET
+    with pytest.raises(PgearthError, match=r"^ä+$"):
+        read_reply(long)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300)
+def test_garbage_is_no_message(packet: bytes) -> None:
+    for read in (read_request, read_reply):
+        with pytest.raises(PgearthError, match="malformed") as caught:
+            read(packet)
+        assert caught.value.sqlstate == "08P01"
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_damaged_requests_are_refused_or_within_limits(data: st.DataObject) -> None:
+    """Bytes changed, cut off, inserted after the header: an error, or a request that the limits allow."""
+    packet = bytearray(write_request(SMALL))
+    for _ in range(data.draw(st.integers(1, 4))):
+        packet[data.draw(st.integers(24, len(packet) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(packet)))
+    packet = bytearray(packet[:cut] + data.draw(st.sampled_from([b"", b"\0", bytes(9), bytes(packet[cut:])])))
+    try:
+        request = read_request(bytes(packet))
+    except PgearthError as error:
+        assert error.sqlstate == "08P01"
+        return
+    assert request is None or 0 < request.memory_bytes <= LARGEST_MEMORY
+    assert request is None or read_request(write_request(request)) == request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        EncodeRequest(1, 0, 4, ((U2, 6, 6),)),
+        EncodeRequest(1, 1025, 4, ((U2, 6, 6),)),
+        EncodeRequest(1, 1, 0, ((U2, 6, 6),)),
+        EncodeRequest(1, 1, 4, ()),
+        EncodeRequest(1, 1, 4, ((U2, 0, 6),)),
+        EncodeRequest(1, 1, 4, ((U2, 6, 6),) * 1025),
+        EncodeRequest(1, 1000, 4, ((U2, 1 << 20, 1 << 20),)),
+        EncodeRequest(1, 1, 4, ((U2, 0xFFFFFFFF, 0xFFFFFFFF),)),
+        EncodeRequest(1, 64, 0xFFFFFFFF, ((U2, 6, 6),)),
+    ],
+)
+def test_requests_beyond_the_limits_are_refused(request_: EncodeRequest) -> None:
+    with pytest.raises(PgearthError, match="malformed request"):
+        read_request(write_request(request_))
+
+
+def test_a_request_of_another_version_says_what_to_do(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    packet = write_request(SMALL).replace(pyfuncs.__version__.encode().ljust(16, b"\0"), b"99.9".ljust(16, b"\0"))
+    with pytest.raises(PgearthError, match=rf"pgearth {pyfuncs.__version__}, the session of '99\.9'") as caught:
+        read_reply(ask(path, packet))
+    assert caught.value.sqlstate == "55000"
+    assert caught.value.hint is not None and "pgearth encoder stop" in caught.value.hint
+
+
+# Memory
+
+
+def test_both_ends_find_the_arrays_in_the_memory() -> None:
+    memory = SharedMemory(SMALL.memory_bytes + 1000)
+    expected = [np.arange(72).reshape(2, 6, 6), np.arange(12).reshape(2, 3, 2) + 0.5, np.arange(8).reshape(2, 4)]
+    for array, values in zip(SMALL.arrays(memory.map), expected, strict=True):
+        array[:] = values
+    found = SMALL.arrays(map_memory(memory.descriptor, SMALL))
+    del memory
+    assert [array.dtype.str for array in found] == ["<u2", "<f4", "<f4"]
+    assert all(array.flags.aligned and array.flags.writeable for array in found)
+    for array, values in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(array, values)
+
+
+def test_the_size_of_memory_is_settled() -> None:
+    memory = SharedMemory(100)
+    for size in (99, 101):
+        with pytest.raises(PermissionError):
+            os.ftruncate(memory.descriptor, size)
+
+
+def unsealed() -> int:
+    memory = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, SMALL.memory_bytes)
+    return memory
+
+
+def half_sealed() -> int:
+    memory = unsealed()
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return memory
+
+
+def read_only() -> int:
+    memory = unsealed()
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, encoder_protocol.SEALS | fcntl.F_SEAL_WRITE)
+    return memory
+
+
+def too_small() -> int:
+    memory = SharedMemory(SMALL.memory_bytes - 1)
+    return os.dup(memory.descriptor)
+
+
+def file() -> int:
+    with tempfile.TemporaryFile() as opened:
+        opened.truncate(SMALL.memory_bytes)
+        return os.dup(opened.fileno())
+
+
+def pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+OTHER_MEMORIES = [
+    unsealed,
+    half_sealed,
+    read_only,
+    file,
+    pipe,
+    lambda: os.open("/dev/zero", os.O_RDWR),
+    lambda: os.open("/", os.O_RDONLY),
+    too_small,
+    lambda: os.memfd_create("empty"),
+]
+
+
+@pytest.mark.parametrize("make", OTHER_MEMORIES)
+def test_other_memory_is_refused(make: Callable[[], int], path: Path) -> None:
+    memory = make()
+    try:
+        with pytest.raises(PgearthError, match="malformed request: memory"):
+            map_memory(memory, SMALL)
+        with pytest.raises(PgearthError, match="malformed request: memory"):
+            read_reply(ask(path, write_request(SMALL), memory))
+    finally:
+        os.close(memory)
+
+
+# The server and honest clients
+
+
+def test_vectors_are_those_computed_here(path: Path) -> None:
+    for count, side in ((1, 6), (3, 6), (64, 12)):
+        batch = pixels(count, side)
+        expected = encode_batch(spectral(1), batch)
+        np.testing.assert_array_equal(encoder_client.encode_batch(path, spectral(1), batch, no_pause), expected)
+    swapped = {band: array.astype(">u2") for band, array in batch.items()}
+    np.testing.assert_array_equal(encoder_client.encode_batch(path, spectral(1), swapped, no_pause), expected)
+
+
+def test_what_does_not_fit_into_one_request_goes_in_several(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pixels(10)
+    monkeypatch.setattr(
+        encoder_client, "LARGEST_MEMORY", 5 * EncodeRequest(1, 1, DIMENSION, ((U2, 6, 6),) * 12).memory_bytes
+    )
+    vectors = encoder_client.encode_batch(path, spectral(1), batch, no_pause)
+    np.testing.assert_array_equal(vectors, encode_batch(spectral(1), batch))
+    assert status(path)["counts"]["requests"] == 2
+    monkeypatch.setattr(encoder_client, "LARGEST_MEMORY", 100)
+    with pytest.raises(NotServedError):
+        encoder_client.encode_batch(path, spectral(1), batch, no_pause)
+    with pytest.raises(NotServedError):
+        complex_pixels = {band: array.astype(complex) for band, array in batch.items()}
+        encoder_client.encode_batch(path, spectral(1), complex_pixels, no_pause)
+
+
+def test_without_a_process_there_is_no_service(tmp_path: Path) -> None:
+    with pytest.raises(NotServedError):
+        status(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(tmp_path / "socket"))
+    with pytest.raises(NotServedError):
+        status(tmp_path / "socket")
+
+
+def test_an_encoder_that_only_the_session_sees_is_declined(path: Path) -> None:
+    with pytest.raises(NotServedError):
+        encoder_client.encode_batch(path, spectral(100), pixels(1), no_pause)
+    assert status(path)["counts"]["declined"] == 1
+
+
+def test_failures_are_reported_and_survived(path: Path) -> None:
+    with pytest.raises(PgearthError, match="the encoder process failed: RuntimeError: the disk is on fire") as caught:
+        encoder_client.encode_batch(path, spectral(99), pixels(1), no_pause)
+    assert caught.value.sqlstate == "58000"
+    others = Encoder(1, "spectral", 1, "spectral", BANDS, None, 7, None, {})
+    with pytest.raises(PgearthError, match="12 bands and 7 dimensions for encoder spectral:1"):
+        encoder_client.encode_batch(path, others, pixels(1), no_pause)
+    assert encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause).shape == (1, DIMENSION)
+    assert status(path)["counts"]["failed"] == 2
+
+
+def test_sessions_share_batches(archive: Archive) -> None:
+    """While one request is being encoded others gather; those of the same shapes then go together."""
+    with serving(archive, max_batch=4) as server, ThreadPoolExecutor(16) as pool:
+        archive.unlocked.clear()
+        first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        wait_for(lambda: status(server._path)["queue"]["requests"] == 0 and server._asked)
+        batches = [pixels(1, 6, seed) for seed in range(6)] + [pixels(2, 12)]
+        later = [pool.submit(encoder_client.encode_batch, server._path, spectral(1), b, no_pause) for b in batches]
+        wait_for(lambda: status(server._path)["queue"] == {"requests": 7, "patches": 8})
+        archive.unlocked.set()
+        assert first.result(10).shape == (1, DIMENSION)
+        for batch, vectors in zip(batches, later, strict=True):
+            np.testing.assert_array_equal(vectors.result(10), encode_batch(spectral(1), batch))
+        counts = status(server._path)["counts"]
+        assert (counts["requests"], counts["patches"]) == (8, 9)
+        assert counts["batches"] == 4, "the first, four and two of the same shapes, and the others"
+
+
+def test_waiting_for_others_fills_batches(archive: Archive) -> None:
+    with serving(archive, max_batch=4, max_wait=5.0) as server, ThreadPoolExecutor(4) as pool:
+        started = time.monotonic()
+        list(pool.map(lambda _: encoder_client.encode_batch(server._path, spectral(1), pixels(1), no_pause), range(4)))
+        assert time.monotonic() - started < 4, "a full batch does not wait"
+        assert status(server._path)["counts"]["batches"] == 1
+
+
+def test_a_request_larger_than_a_batch_is_cut(archive: Archive) -> None:
+    with serving(archive, max_batch=3) as server:
+        batch = pixels(10)
+        vectors = encoder_client.encode_batch(server._path, spectral(1), batch, no_pause)
+        np.testing.assert_array_equal(vectors, encode_batch(spectral(1), batch))
+        assert status(server._path)["counts"]["batches"] == 4
+
+
+def test_a_session_that_gives_up_is_taken_out_of_the_queue(archive: Archive, path: Path) -> None:
+    class GivenUpError(Exception):
+        pass
+
+    def pause() -> None:
+        raise GivenUpError
+
+    archive.unlocked.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1), no_pause)
+        wait_for(lambda: status(path)["counts"] and status(path)["queue"]["requests"] == 0)
+        started = time.monotonic()
+        with pytest.raises(GivenUpError):
+            encoder_client.encode_batch(path, spectral(2), pixels(1), pause)
+        assert time.monotonic() - started < 1
+        wait_for(lambda: status(path)["counts"]["cancelled"] == 1)
+        assert status(path)["queue"] == {"requests": 0, "patches": 0}
+        archive.unlocked.set()
+        first.result(10)
+    assert archive.read == [1], "what was given up is not even begun"
+
+
+def test_a_full_queue_makes_sessions_wait_and_then_says_busy(
+    archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_server, "MOST_QUEUED", 2)
+    archive.unlocked.clear()
+    with ThreadPoolExecutor(8) as pool:
+        running = [
+            pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1, seed=n), no_pause) for n in range(5)
+        ]
+        wait_for(lambda: status(path)["counts"]["busy"] >= 2)
+        assert status(path)["queue"]["requests"] == 2
+        with monkeypatch.context() as patched, pytest.raises(PgearthError, match="busy") as caught:
+            patched.setattr(encoder_client, "REQUEST_SECONDS", 0.1)
+            encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause)
+        assert caught.value.sqlstate == "53000"
+        archive.unlocked.set()
+        for seed, vectors in enumerate(running):
+            np.testing.assert_array_equal(vectors.result(10), encode_batch(spectral(1), pixels(1, seed=seed)))
+
+
+def test_a_process_that_hangs_is_given_up(archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_client, "REQUEST_SECONDS", 0.1)
+    archive.unlocked.clear()
+    with pytest.raises(PgearthError, match="did not answer in time") as caught:
+        encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause)
+    assert caught.value.sqlstate == "58000"
+
+
+def test_what_is_queued_when_the_process_stops_is_left_to_the_sessions(archive: Archive) -> None:
+    with serving(archive) as server, ThreadPoolExecutor(4) as pool:
+        archive.unlocked.clear()
+        first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        queued = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        wait_for(lambda: status(server._path)["queue"]["requests"] == 1)
+        server.stop()
+        wait_for(lambda: not server._path.exists())
+        archive.unlocked.set()
+        assert first.result(10).shape == (1, DIMENSION)
+        with pytest.raises(NotServedError):
+            queued.result(10)
+
+
+def test_nobody_sees_an_error_when_the_process_stops(archive: Archive) -> None:
+    """Sessions that are just connecting, waiting or being answered."""
+
+    def encode_until_it_ends(path: Path) -> int:
+        for count in range(100_000):
+            try:
+                encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause)
+            except NotServedError:
+                return count
+        raise AssertionError
+
+    with serving(archive) as server, ThreadPoolExecutor(8) as pool:
+        working = [pool.submit(encode_until_it_ends, server._path) for _ in range(8)]
+        wait_for(lambda: status(server._path)["counts"]["requests"] > 20)
+        server.stop()
+        assert sum(each.result(10) for each in working) > 20
+
+
+@pytest.mark.parametrize("gone", ["socket", "database"])
+def test_the_process_ends_with_what_it_serves(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    monkeypatch.setattr(encoder_server, "SECONDS_BETWEEN_CHECKS", 0.01)
+    database = tmp_path / "1"
+    database.mkdir()
+    with serving(archive, database=database) as server:
+        time.sleep(0.1)
+        assert not server._stopping
+        if gone == "socket":
+            server._path.unlink()
+        else:
+            database.rmdir()
+        wait_for(lambda: server._stopping)
+
+
+# The server and others
+
+
+def test_garbage_does_not_keep_the_server_from_others(path: Path) -> None:
+    numbers = random.Random(0)
+    valid = write_request(SMALL)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    verdicts = set()
+    for _ in range(300):
+        packet = bytearray(valid if numbers.random() < 0.8 else numbers.randbytes(numbers.randrange(1, 300)))
+        for _ in range(numbers.randrange(3)):
+            packet[numbers.randrange(len(packet))] = numbers.randrange(256)
+        end = numbers.choice([len(packet), len(packet), numbers.randrange(1, len(packet) + 1)])
+        sizes = numbers.choices([1, 100, SMALL.memory_bytes], [1, 1, 4], k=numbers.choice([0, 1, 1, 1, 2, 3]))
+        memories = [SharedMemory(size) for size in sizes]
+        answer = ask(path, bytes(packet[:end]), *(memory.descriptor for memory in memories))
+        try:
+            verdicts.add(read_reply(answer)[0])
+        except PgearthError as error:
+            verdicts.add(str(error).partition(":")[0].partition(", the session of")[0])
+    # Declined is the number of another encoder.
+    assert verdicts - {Kind.DECLINED} == {
+        "malformed request",
+        f"the encoder process is of pgearth {pyfuncs.__version__}",
+    }
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
+    assert encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause).shape == (1, DIMENSION)
+
+
+def test_long_empty_and_repeated_messages(archive: Archive, path: Path) -> None:
+    with pytest.raises(PgearthError, match="too long"):
+        read_reply(ask(path, write_request(None) + bytes(LONGEST_PACKET)))
+    assert ask(path, b"") == b""
+    with pytest.raises(PgearthError, match="0 memories"):
+        read_reply(ask(path, write_request(SMALL)))
+    shared = SharedMemory(SMALL.memory_bytes)
+    memory = shared.descriptor
+    with pytest.raises(PgearthError, match="1 memories"):
+        read_reply(ask(path, write_request(None), memory))
+    with pytest.raises(PgearthError, match="too long"):
+        read_reply(ask(path, write_request(SMALL), memory, memory))
+    archive.unlocked.clear()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(str(path))
+        with suppress(BrokenPipeError):  # the server may hang up after the second
+            for _ in range(3):
+                socket.send_fds(connection, [write_request(SMALL)], [memory])
+        assert hung_up(connection)
+    assert status(path)["queue"]["requests"] == 0
+
+
+def test_silent_connections_neither_block_nor_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(encoder_server, "SECONDS_TO_ASK", 0.2)
+    monkeypatch.setattr(encoder_server, "SECONDS_BETWEEN_CHECKS", 0.05)
+    connections = []
+    for _ in range(40):
+        connections.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        connections[-1].connect(str(path))
+    assert status(path)["counts"]["refused"] >= 20, "as many as are let in make room for the others"
+    for connection in connections:
+        assert hung_up(connection)
+        connection.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_only_its_own_user_is_answered() -> None:
+    """Each side refuses the other, even where folder and socket would let it in."""
+    code = """
+import os, sys, tempfile
+from pathlib import Path
+from pyfuncs import encoder_client, encoder_server
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+if sys.argv[1] == "ask":
+    try:
+        print(encoder_client.status(Path(sys.argv[2]), lambda: None))
+    except Exception as error:
+        print(type(error).__name__, error)
+else:
+    cache = encoder_server.EncoderCache(None, 1)
+    server = encoder_server.EncoderServer(Path(sys.argv[2]), cache)
+    print("ready", flush=True)
+    server.serve()
+"""
+    with serving(Archive()) as server:
+        command = [sys.executable, "-c", code, "ask", str(server._path)]
+
+        def said() -> str:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        assert oct(server._path.stat().st_mode) == oct(0o140600)
+        assert said().startswith("PermissionError"), "the folder is its own"
+        server._path.parent.chmod(0o755)
+        assert said().startswith("PermissionError"), "the socket is its own"
+        server._path.chmod(0o666)
+        assert said().startswith("PgearthError the encoder process runs as OS user 0, the database server as 65534")
+        trusting = "encoder_client.peer_user = lambda _: os.geteuid()"
+        command[2] = code.replace("os.setgroups", f"{trusting}; os.setgroups")
+        assert said().startswith("PgearthError the encoder process ended before it answered")
+        assert status(server._path)["counts"]["refused"] == 2, "both that reached the socket"
+    with tempfile.TemporaryDirectory(prefix="pgearth-") as folder:
+        os.chown(folder, 65534, 65534)
+        process = subprocess.Popen([sys.executable, "-c", code, "serve", folder], stdout=subprocess.PIPE)
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            with pytest.raises(PgearthError, match="runs as OS user 65534, the database server as 0"):
+                status(Path(folder) / "socket")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close() if process.stdout else None
+
+
+# Queue and cache by themselves
+
+
+def request(encoder_id: int = 1, patches: int = 1) -> Request:
+    return Request(socket.socket(), EncodeRequest(encoder_id, patches, 4, ((U2, 6, 6),)), mmap.mmap(-1, 1))
+
+
+def test_the_oldest_request_decides_what_is_taken_next() -> None:
+    queue = Queue(max_batch=4, max_wait=0)
+    requests = [request(1, 3), request(2), request(1, 2), request(1), request(2, 9), request(2)]
+    assert all(queue.put(each) for each in requests)
+    taken = [queue.take() for _ in range(4)]
+    assert taken == [[requests[0]], [requests[1]], requests[2:4], [requests[4]]], "no request is overtaken by its like"
+    assert queue.close() == [requests[5]]
+    assert queue.take() == []
+    assert not queue.put(request())
+
+
+def test_encoders_used_least_recently_are_dropped_first(archive: Archive) -> None:
+    cache = EncoderCache(archive.load, memory_limit=10_000)
+    for encoder_id in (3, 4, 3, 5, 4, 3):  # of as many thousand bytes
+        assert cache.get(encoder_id).encoder_id == encoder_id
+    assert archive.read == [3, 4, 5, 4, 3]
+    assert cache.status() == {
+        "loaded": ["spectral:3", "spectral:4"],
+        "loaded_bytes": 7000,
+        "memory_limit": 10_000,
+        "evicted": 3,
+    }
+    with pytest.raises(PgearthError, match="the encoder process may keep") as caught:
+        cache.get(11)
+    assert caught.value.hint is not None and "--memory-limit" in caught.value.hint
+    assert cache.status()["loaded"] == ["spectral:3", "spectral:4"], "what cannot be kept displaces nothing"

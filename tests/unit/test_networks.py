@@ -1,0 +1,436 @@
+"""Networks against published numbers of parameters and slow oracles; trainings that break off against unbroken ones."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from pyfuncs import weights
+from pyfuncs.encoders import Encoder, encode
+from pyfuncs.errors import PgearthError
+from pyfuncs.networks import checkpoint, inference, training
+from pyfuncs.networks.resnet import ARCHITECTURES, ResNet, load_weights, weights_of
+from pyfuncs.networks.training import Classifier, Position, Settings, Trained, metrics_of, train, turned
+from pyfuncs.rasters import NODATA, resample
+
+SENTINEL_2 = {
+    **dict.fromkeys(("B02", "B03", "B04", "B08"), 1),
+    **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 2),
+    **dict.fromkeys(("B01", "B09"), 6),
+}
+"""How many times coarser than the finest each band is."""
+SENTINEL_1 = {"VV": 1, "VH": 1}
+WITHOUT_60_M = {band: factor for band, factor in SENTINEL_2.items() if factor < 6}
+Patch = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of floats depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def patch(bands: dict[str, int], size: int = 120, seed: int = 0) -> Patch:
+    """Pixels of each band; of Sentinel-1 floats."""
+    random = np.random.default_rng(seed)
+    return {
+        band: random.normal(-15, 5, (size // factor, size // factor)).astype(np.float32)
+        if band in SENTINEL_1
+        else random.integers(1, 6000, (size // factor, size // factor)).astype(np.uint16)
+        for band, factor in bands.items()
+    }
+
+
+def encoder(kinds: dict[str, int], network: str = "resnet18", width: int = 8, **changes: Any) -> Encoder:
+    """An encoder with random weights, read as the database stores it."""
+    torch.manual_seed(1)
+    mean, std = ([-15.0] * 2, [5.0] * 2) if "VV" in kinds else ([3000.0] * len(kinds), [1700.0] * len(kinds))
+    model = ResNet(network, mean, std, width)
+    model.train()
+    with torch.no_grad():  # so that the running statistics are not those of new networks
+        model(torch.randn(8, len(kinds), 64, 64) * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None])
+    stored = weights.dump(weights_of(model))
+    row: dict[str, Any] = {
+        "encoder_id": 1,
+        "name": "cnn",
+        "version": 1,
+        "architecture": network,
+        "bands": tuple(kinds),
+        "input_size": None,
+        "dimension": model.dimension,
+        "bits": None,
+        "weights": weights.load(stored, weights.hashlib.sha256(stored).hexdigest()),
+        "normalisation": json.loads(json.dumps({"mean": mean, "std": std})),
+    }
+    return Encoder(**{**row, **changes})
+
+
+# The network
+
+
+@pytest.mark.parametrize(("architecture", "parameters"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])
+def test_numbers_of_parameters_are_the_published_ones(architecture: str, parameters: int) -> None:
+    classifier = Classifier(ResNet(architecture, [0] * 3, [1] * 3), 1000)
+    assert sum(parameter.numel() for parameter in classifier.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("architecture", "convolutions"), [("resnet18", 20), ("resnet50", 53)])
+def test_layers_and_sizes_are_those_of_table_1(architecture: str, convolutions: int) -> None:
+    """Of 224 x 224 pixels the stages leave 56, 28, 14 and 7; shortcuts of other shapes are projections."""
+    block, depths = ARCHITECTURES[architecture]
+    model = ResNet(architecture, [0] * 3, [1] * 3)
+    shapes = []
+    for name in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
+        getattr(model, name).register_forward_hook(lambda _module, _input, output: shapes.append(output.shape[1:]))
+    assert model(torch.zeros(2, 3, 224, 224)).shape == (2, 512 * block.expansion)
+    widths = [64, *(width * block.expansion for width in (64, 128, 256, 512))]
+    assert shapes == [(width, size, size) for width, size in zip(widths, (56, 56, 28, 14, 7), strict=True)]
+    assert sum(isinstance(module, nn.Conv2d) for module in model.modules()) == convolutions
+    assert [sum(isinstance(module, block) for module in stage.modules()) for stage in
+            (model.layer1, model.layer2, model.layer3, model.layer4)] == list(depths)  # fmt: skip
+
+
+def literal_resnet18(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    """ResNet-18 written out, in evaluation mode."""
+
+    def convolution(values: Tensor, name: str, norm: str, stride: int, padding: int) -> Tensor:
+        values = nn.functional.conv2d(values, state[f"{name}.weight"], stride=stride, padding=padding)
+        mean, variance, gain, shift = (
+            state[f"{norm}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (values - mean) / (variance + 1e-5).sqrt() * gain + shift
+
+    values = convolution(images, "conv1", "bn1", 2, 3).clamp(min=0)
+    values = nn.functional.max_pool2d(values, 3, 2, 1)
+    for stage in (1, 2, 3, 4):
+        for block in (0, 1):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            shortcut = values
+            if stride == 2:
+                shortcut = convolution(values, f"{name}.downsample.0", f"{name}.downsample.1", 2, 0)
+            values = convolution(values, f"{name}.conv1", f"{name}.bn1", stride, 1).clamp(min=0)
+            values = (convolution(values, f"{name}.conv2", f"{name}.bn2", 1, 1) + shortcut).clamp(min=0)
+    return values.flatten(2).mean(2)
+
+
+def test_resnet18_against_one_that_is_written_out() -> None:
+    used = encoder(SENTINEL_1, width=4)
+    one = patch(SENTINEL_1, 50)
+    images = (torch.from_numpy(np.stack([one["VV"], one["VH"]])[None]) + 15) / 5
+    expected = literal_resnet18({name: torch.tensor(value) for name, value in used.weights.items()}, images)
+    np.testing.assert_allclose(encode(used, [one]), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bands", [SENTINEL_2, WITHOUT_60_M, SENTINEL_1], ids=["12 bands", "10 bands", "2 bands"])
+@pytest.mark.parametrize(("architecture", "dimension"), [("resnet18", 64), ("resnet50", 256)])
+def test_any_bands_make_vectors(bands: dict[str, int], architecture: str, dimension: int) -> None:
+    used = encoder(bands, architecture)
+    vectors = encode(used, [patch(bands, 120, seed) for seed in range(3)])
+    assert vectors.shape == (3, dimension) == (3, used.dimension)
+    assert vectors.dtype == np.float32
+    assert np.isfinite(vectors).all()
+    assert len(np.unique(vectors, axis=0)) == 3
+
+
+def test_a_patch_has_the_same_vector_alone_as_in_a_batch() -> None:
+    used = encoder(SENTINEL_2, width=16)
+    patches = [patch(SENTINEL_2, 120, seed) for seed in range(37)]
+    together = encode(used, patches).astype(np.float64)
+    for number in (0, 31, 32, 36):
+        alone = encode(used, [patches[number]])[0].astype(np.float64)
+        cosine = alone @ together[number] / np.linalg.norm(alone) / np.linalg.norm(together[number])
+        assert cosine > 1 - 1e-6
+    assert np.array_equal(encode(used, patches[:5]), encode(used, patches[:5]))
+
+
+def test_patches_of_several_sizes_go_through_together() -> None:
+    used = encoder(SENTINEL_2)
+    patches = [patch(SENTINEL_2, size, size) for size in (120, 60, 120, 24)]
+    for vector, each in zip(encode(used, patches), patches, strict=True):
+        np.testing.assert_allclose(vector, encode(used, [each])[0], rtol=1e-4, atol=1e-5)
+
+
+# The input stage
+
+
+@pytest.mark.parametrize("factors", [(1, 2, 6), (1, 3, 4)])
+def test_bands_are_resampled_as_in_training(factors: tuple[int, ...]) -> None:
+    bands = {f"B{number}": factor for number, factor in enumerate(factors)}
+    batch = {band: pixels[None] for band, pixels in patch(bands).items()}
+    stacked = inference.stack(batch, tuple(bands), torch.device("cpu"))
+    assert stacked.shape == (1, 3, 120, 120)
+    for channel, band in enumerate(bands):
+        np.testing.assert_array_equal(stacked[0, channel], resample(batch[band][0], (120, 120)))
+
+
+def test_a_coarse_band_that_does_not_fit_is_bilinear() -> None:
+    random = np.random.default_rng(3)
+    batch = {"fine": random.random((2, 37, 37), np.float32), "coarse": random.random((2, 19, 12), np.float32)}
+    stacked = inference.stack(batch, ("fine", "coarse"), torch.device("cpu"))
+    np.testing.assert_allclose(stacked[:, 1], resample(batch["coarse"], (37, 37)), atol=1e-6)
+
+
+def test_what_is_no_data_is_the_mean_to_the_network() -> None:
+    used = encoder(SENTINEL_2)
+    absent, mean = patch(SENTINEL_2), patch(SENTINEL_2)
+    for band, (value, other) in {"B02": (NODATA, 3000), "B8A": (NODATA, 3000), "B01": (NODATA, 3000)}.items():
+        absent[band][5:9, 2:7] = value
+        mean[band][5:9, 2:7] = other
+    np.testing.assert_array_equal(encode(used, [absent]), encode(used, [mean]))
+    radar = encoder(SENTINEL_1)
+    absent, mean = patch(SENTINEL_1), patch(SENTINEL_1)
+    absent["VV"][:50], mean["VV"][:50] = np.nan, -15
+    np.testing.assert_array_equal(encode(radar, [absent]), encode(radar, [mean]))
+    zero = patch(SENTINEL_1)
+    zero["VV"][:50] = 0
+    assert not np.array_equal(encode(radar, [zero]), encode(radar, [mean])), "0 decibels are a value"
+    nothing = {band: np.zeros_like(pixels) for band, pixels in patch(SENTINEL_2).items()}
+    assert np.isfinite(encode(used, [nothing])).all()
+
+
+# What is stored
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalisation": None}, "no mean and std of each of its bands"),
+        ({"normalisation": {"mean": [0.0], "std": [1.0]}}, "no mean and std of each of its bands"),
+        ({"weights": {}}, "do not fit the network: .*Missing key"),
+        ({"architecture": "resnet50"}, "do not fit the network"),
+        ({"bands": ("VV",), "normalisation": {"mean": [0.0], "std": [1.0]}}, "size mismatch for conv1"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    used = encoder(SENTINEL_1, **changes)
+    with pytest.raises(PgearthError, match=f"(?s){message}") as caught:
+        encode(used, [patch(SENTINEL_1)])
+    assert caught.value.sqlstate == "XX001"
+
+
+def test_a_network_is_built_once_and_goes_with_its_encoder() -> None:
+    used = encoder(SENTINEL_1)
+    encode(used, [patch(SENTINEL_1)])
+    model = inference._models[used]
+    encode(used, [patch(SENTINEL_1)])
+    assert inference._models[used] is model
+    gone = weakref.ref(model)
+    del used, model
+    gc.collect()
+    assert gone() is None
+
+
+# Training
+
+
+class Images(IterableDataset[dict[str, Tensor]]):
+    """Images of 16 x 16 in memory with the interface of ArchiveDataset; the labels say how many quadrants are bright."""
+
+    classes = ("a quadrant", "two quadrants", "three or four")
+
+    def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool) -> None:
+        random = np.random.default_rng(seed)
+        bright = random.random((count, 2, 2)) < 0.4
+        self.images = torch.from_numpy(
+            (1000 + 800 * np.kron(bright, np.ones((8, 8)))[:, None] + random.normal(0, 90, (count, 2, 16, 16))).astype(
+                np.float32
+            )
+        )
+        self.images[::5, 1, :3] = torch.nan
+        number = bright.sum((1, 2))
+        self.labels = torch.from_numpy(np.stack([number == 1, number == 2, number > 2], 1).astype(np.float32))
+        self.batch_size, self.shuffle, self.epoch = batch_size, shuffle, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        order = np.arange(len(self.images))
+        if self.shuffle:
+            order = np.random.default_rng(self.epoch).permutation(order)
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield {"image": self.images[chosen], "label": self.labels[chosen]}
+
+
+NORMALISATION = {"mean": [1250.0, 1250.0], "std": [400.0, 400.0]}
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{
+        "architecture": "resnet18", "width": 4, "epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "patience": 9,
+        "seed": 7, **changes,
+    })  # fmt: skip
+
+
+def trained(chosen: Settings, state: Path | None = None, count: int = 22, **hooks: Any) -> Trained:
+    data = (Images(count, 8, 1, True), Images(21, 8, 2, False))
+    return train(chosen, *data, NORMALISATION, state=state, **hooks)  # type: ignore[arg-type]
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    assert one.history == other.history
+    assert one.best_epoch == other.best_epoch
+    assert one.weights.keys() == other.weights.keys()
+    for name, value in one.weights.items():
+        assert value.tobytes() == other.weights[name].tobytes(), name
+
+
+def test_it_fits_a_few_images() -> None:
+    torch.manual_seed(0)
+    model = Classifier(ResNet("resnet18", *NORMALISATION.values(), width=8), 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    (batch,) = Images(16, 16, 1, False)
+    losses = [
+        training.descend(model, optimizer, batch["image"], batch["label"], training.learning_rate(0.01, step, 30))
+        for step in range(30)
+    ]
+    assert losses[-1] < 0.05 < 0.5 < losses[0]
+    truth = batch["label"].numpy() > 0
+    assert training.evaluate(model, iter([(batch["image"], batch["label"])]))["map_macro"] > 0.95
+    assert metrics_of(truth, truth - 0.5) == dict.fromkeys(("map_micro", "f1_micro", "map_macro", "f1_macro"), 1.0)
+
+
+def test_the_best_epoch_is_kept(whole: Trained) -> None:
+    assert whole.best_epoch == int(np.argmax([metrics["map_micro"] for metrics in whole.history]))
+    model = ResNet("resnet18", *NORMALISATION.values(), width=4)
+    load_weights(model, whole.weights)
+    assert whole.dimension == model.dimension == 32
+
+
+@pytest.fixture(scope="module")
+def whole() -> Trained:
+    """Three epochs of three batches, never broken off."""
+    torch.set_num_threads(1)
+    return trained(settings())
+
+
+class BrokenOffError(Exception):
+    """The training was broken off."""
+
+
+@pytest.mark.parametrize("breaks", [[1, 5], [9]])
+def test_what_goes_on_from_a_checkpoint_ends_as_if_it_had_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Trained, breaks: list[int]
+) -> None:
+    """Broken off after these batches; the file is written after every batch."""
+    state = tmp_path / "state.safetensors"
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    for number in breaks:
+
+        def break_off(position: Position, number: int = number) -> None:
+            if position.epoch * 3 + position.batches == number:
+                raise BrokenOffError
+
+        with pytest.raises(BrokenOffError):
+            trained(settings(), state, on_batch=break_off)
+        assert state.exists() == (number > 1), "the file is written after on_batch"
+    heard: list[int] = []
+    result = trained(settings(), state, on_batch=lambda position: heard.append(position.epoch * 3 + position.batches))
+    assert_same(whole, result)
+    assert heard == list(range(breaks[-1], 10)), "what was done is not done again"
+    heard.clear()
+    assert_same(whole, trained(settings(), state, on_batch=heard.append))
+    assert heard == []
+
+
+def test_epochs_alone_are_checkpoints_too(tmp_path: Path, whole: Trained) -> None:
+    state = tmp_path / "state.safetensors"
+
+    def break_off(position: Position) -> None:
+        if (position.epoch, position.batches) == (2, 2):
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        trained(settings(), state, on_batch=break_off)
+    found = checkpoint.read(state)
+    assert found is not None
+    assert (found[1]["epoch"], found[1]["batches"]) == (2, 0)
+    assert_same(whole, trained(settings(), state))
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    trained(settings(epochs=1), state)
+    whole = state.read_bytes()
+    for content in (b"", b"garbage" * 99, whole[: len(whole) // 2], weights.dump({"model/x": np.zeros(3)})):
+        state.write_bytes(content)
+        with pytest.raises(PgearthError, match=r"state\.safetensors: not a checkpoint") as caught:
+            trained(settings(), state)
+        assert "Remove the file" in (caught.value.hint or "")
+    state.write_bytes(whole)
+    with pytest.raises(PgearthError, match="do not fit the network"):
+        trained(settings(width=6), state)
+
+
+def test_training_ends_when_it_brings_nothing() -> None:
+    result = trained(settings(epochs=99, patience=2))
+    assert len(result.history) == result.best_epoch + 3 < 99
+    assert not Position(epoch=2, best_epoch=0).ended(settings(patience=2, epochs=9))
+    assert Position(epoch=3, best_epoch=0).ended(settings(patience=2, epochs=9))
+    assert Position(epoch=3, best_epoch=2).ended(settings(patience=2, epochs=3))
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PgearthError, match="diverged: its loss in epoch 1 is") as caught:
+        trained(settings(learning_rate=1e30), tmp_path / "state")
+    assert "learning rate" in (caught.value.hint or "")
+    assert not (tmp_path / "state").exists()
+
+
+def test_images_are_turned_in_all_eight_ways() -> None:
+    image = torch.arange(9.0).reshape(1, 3, 3)
+    ways = {
+        tuple(np.rot90(side, turns).ravel()) for side in (image[0].numpy(), image[0].numpy().T) for turns in range(4)
+    }
+    assert len(ways) == 8
+    result = turned(image.expand(400, 2, 3, 3), np.random.default_rng(0))
+    assert torch.equal(result[:, 0], result[:, 1]), "all bands alike"
+    found = [tuple(each.flatten().tolist()) for each in result[:, 0]]
+    assert set(found) == ways
+    assert all(25 < found.count(way) < 75 for way in ways)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [training.learning_rate(0.5, step, 200) for step in range(200)]
+    assert rates[:10] == pytest.approx([0.05 * step for step in range(1, 11)])
+    assert rates[10] == pytest.approx(0.5)
+    assert rates[105] == pytest.approx(0.25)
+    assert all(one > other > 0 for one, other in pairwise(rates[10:]))
+    assert training.learning_rate(0.5, 0, 1) == 0.5
+
+
+def test_metrics_are_those_of_their_definitions() -> None:
+    truth = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]], bool)
+    logits = np.array([[2.0, -1, -3, -2], [1.0, 3, -4, -5], [0.5, -2.5, 2.5, -6], [-1.0, -3.5, -5.5, -7]])
+    ranks = {0: [1, 3], 1: [1, 3], 3: [4]}  # of the patches that bear the class
+    average = {c: np.mean([(place + 1) / rank for place, rank in enumerate(places)]) for c, places in ranks.items()}
+    metrics = metrics_of(truth, logits)
+    assert metrics["map_macro"] == pytest.approx(np.mean(list(average.values())))
+    order = np.argsort(-logits.ravel())
+    hits = truth.ravel()[order]
+    assert metrics["map_micro"] == pytest.approx(np.sum(np.cumsum(hits) / np.arange(1, 17) * hits) / hits.sum())
+    # Class by class true positives, false positives and false negatives: 2 1 0, 1 0 1, 0 1 0, 0 0 1.
+    assert metrics["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 2 + 2))
+    assert metrics["f1_macro"] == pytest.approx(np.mean([4 / 5, 2 / 3, 0]))
+    for number in (0, 1):  # a single class is a class, too
+        alone = metrics_of(truth[:, [number]], logits[:, [number]])
+        assert alone["map_macro"] == alone["map_micro"] == pytest.approx(average[number])
+        assert alone["f1_macro"] == alone["f1_micro"] == pytest.approx([4 / 5, 2 / 3][number])
