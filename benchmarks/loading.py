@@ -1,7 +1,8 @@
 """Loading a whole Sentinel-2 product against bare decoding of the same files, and where the time goes.
 
 Both run on the same cores, which the database's session shares: loader and server together get as many cores as the
-decoding alone. The product is made when it is not there (benchmarks/synthetic_product.py).
+decoding alone; the server's background processes are not confined. The product is made when it is not there
+(benchmarks/synthetic_product.py).
 """
 
 from __future__ import annotations

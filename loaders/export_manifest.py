@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import shapely
 from psycopg import Connection, IsolationLevel
 from psycopg.rows import class_row, dict_row
+from psycopg.sql import SQL
 from rasterio.crs import CRS
 
 from loaders.database import connect
@@ -37,6 +38,7 @@ from loaders.export_formats import (
 from loaders.export_packs import ARCHIVE_BYTES, ENTRY_BYTES, SUFFIXES, ZSTD_GROWTH, is_plain_name, new_file
 from loaders.patches import Product
 from loaders.progress import progress
+from loaders.search_options import SEARCH, search_parameters
 
 MANIFEST = "metadata.parquet"
 MANIFEST_KEY = b"pgearth"
@@ -123,7 +125,8 @@ def order_record(order: Order) -> dict[str, Any]:
     return record
 
 
-SELECT_PATCHES = """
+SELECT_PATCHES = SQL(
+    """
 select p.patch_id, p.cell, p.name, p.source, product.name as product, parent.name as derived_from, p.platform,
        p.sensing_time, p.season::text, p.srid, p.west, p.south, p.east, p.north, p.tile_column, p.tile_row,
        p.label_ids, p.label_fraction, p.scene_class_ids, p.scene_class_fraction, p.source_country, p.country_codes,
@@ -136,32 +139,12 @@ select p.patch_id, p.cell, p.name, p.source, product.name as product, parent.nam
            where r.patch_id = p.patch_id and r.cell = p.cell
            order by r.resolution
        ) as rasters
-from eo.search(
-    area => ST_GeomFromEWKT(%(area)s::text), from_time => %(from_time)s::timestamptz,
-    to_time => %(to_time)s::timestamptz, platforms => %(platforms)s::text[], seasons => %(seasons)s::text[],
-    labels => %(labels)s::text[], label_match => coalesce(%(label_match)s::eo.label_match, 'some'),
-    countries => %(countries)s::text[], splits => %(splits)s::text[], sources => %(sources)s::text[],
-    seasonal_snow => %(seasonal_snow)s::boolean, cloud_or_shadow => %(cloud_or_shadow)s::boolean,
-    max_cloud => %(max_cloud)s::real, scene_classes => %(scene_classes)s::text[], cells => %(cells)s::text[],
-    patch_ids => case
-        when %(collections)s::text[] is null then %(patch_ids)s::bigint[]
-        else array(
-            select c.patch_id
-            from eo.collection_patches(%(collections)s::text[]) c
-            where %(patch_ids)s::bigint[] is null or c.patch_id = any (%(patch_ids)s::bigint[])
-        )
-    end,
-    max_results => %(max_results)s::integer, after_patch_id => %(after_patch_id)s::bigint
-) p
+from {search} p
 join eo.product on product.product_id = p.product_id
 left join eo.product parent on parent.product_id = product.derived_from
 order by product.name collate "C", p.source collate "C", p.name collate "C"
 """
-FILTERS = (
-    *("area", "from_time", "to_time", "platforms", "seasons", "labels", "label_match", "countries", "splits"),
-    *("sources", "seasonal_snow", "cloud_or_shadow", "max_cloud", "scene_classes", "cells", "patch_ids"),
-    *("max_results", "after_patch_id"),
-)
+).format(search=SEARCH)
 
 
 def write_manifest(destination: Path, order: Order) -> None:
@@ -172,7 +155,7 @@ def write_manifest(destination: Path, order: Order) -> None:
         divide = Divider(connection, order)
         extent = [180.0, 90.0, -180.0, -90.0]
         patches = 0
-        parameters = {**dict.fromkeys(FILTERS), **order.filters, "collections": order.collections}
+        parameters = search_parameters(order.filters, order.collections)
         with (
             connection.transaction(),
             pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,

@@ -10,9 +10,40 @@ from typing import Any
 
 import click
 import shapely
+from psycopg.sql import SQL
 from shapely.geometry import shape
 
 from loaders.errors import InputError
+from pyfuncs.db import FILTERS
+
+SEARCH = SQL(
+    """
+eo.search(
+    area => ST_GeomFromEWKT(%(area)s::text), from_time => %(from_time)s::timestamptz,
+    to_time => %(to_time)s::timestamptz, platforms => %(platforms)s::text[], seasons => %(seasons)s::text[],
+    labels => %(labels)s::text[], label_match => coalesce(%(label_match)s::eo.label_match, 'some'),
+    countries => %(countries)s::text[], splits => %(splits)s::text[], sources => %(sources)s::text[],
+    seasonal_snow => %(seasonal_snow)s::boolean, cloud_or_shadow => %(cloud_or_shadow)s::boolean,
+    max_cloud => %(max_cloud)s::real, scene_classes => %(scene_classes)s::text[], cells => %(cells)s::text[],
+    patch_ids => case
+        when %(collections)s::text[] is null then %(patch_ids)s::bigint[]
+        else array(
+            select c.patch_id
+            from eo.collection_patches(%(collections)s::text[]) c
+            where %(patch_ids)s::bigint[] is null or c.patch_id = any (%(patch_ids)s::bigint[])
+        )
+    end,
+    max_results => %(max_results)s::integer, after_patch_id => %(after_patch_id)s::bigint
+)
+"""
+)
+"""The call of eo.search with the parameters of `search_parameters`."""
+
+
+def search_parameters(filters: Mapping[str, Any], collections: list[str] | None = None) -> dict[str, Any]:
+    """Parameters of SEARCH: such arguments of eo.search as are given, and the user's collections that narrow it."""
+    nothing = dict.fromkeys((*FILTERS, "max_results", "after_patch_id"))
+    return {**nothing, **filters, "collections": collections}
 
 
 def parse_time(text: str) -> str:

@@ -10,24 +10,12 @@ from typing import Any
 
 import numpy as np
 from psycopg import Connection
+from psycopg.sql import SQL
 
 import pyfuncs
 from loaders.errors import InputError
-from pyfuncs.db import FILTERS
+from loaders.search_options import SEARCH, search_parameters
 
-SEARCH = """
-select p.patch_id, p.cell, p.split
-from eo.search(
-    area => ST_GeomFromEWKT(%(area)s::text), from_time => %(from_time)s::timestamptz,
-    to_time => %(to_time)s::timestamptz, platforms => %(platforms)s::text[], seasons => %(seasons)s::text[],
-    labels => %(labels)s::text[], label_match => coalesce(%(label_match)s::eo.label_match, 'some'),
-    countries => %(countries)s::text[], splits => %(splits)s::text[], sources => %(sources)s::text[],
-    seasonal_snow => %(seasonal_snow)s::boolean, cloud_or_shadow => %(cloud_or_shadow)s::boolean,
-    max_cloud => %(max_cloud)s::real, scene_classes => %(scene_classes)s::text[], cells => %(cells)s::text[],
-    patch_ids => %(patch_ids)s::bigint[], max_results => %(max_results)s::integer,
-    after_patch_id => %(after_patch_id)s::bigint
-) p
-"""
 MAY_REGISTER = """
 select current_user, bool_or(has_function_privilege(oid, 'execute'))
 from pg_proc
@@ -51,9 +39,8 @@ def choose_patches(
     With `validation_fraction` it is by place instead: that share of the cells, at random, is for validation, the others
     are for training, so that no place is in both. Raises InputError where one of the two gets no patch.
     """
-    rows = connection.execute(
-        SEARCH, {**dict.fromkeys((*FILTERS, "max_results", "after_patch_id")), **filters}
-    ).fetchall()
+    query = SQL("select p.patch_id, p.cell, p.split from {search} p").format(search=SEARCH)
+    rows = connection.execute(query, search_parameters(filters)).fetchall()
     if not rows:
         raise InputError("No patch passes the filters.", "Count them first: select eo.count_patches(...).")
     if validation_fraction is None:
