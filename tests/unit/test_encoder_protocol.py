@@ -355,7 +355,7 @@ def test_sessions_share_batches(archive: Archive) -> None:
     with serving(archive, max_batch=4) as server, ThreadPoolExecutor(16) as pool:
         archive.unlocked.clear()
         first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
-        wait_for(lambda: status(server._path)["queue"]["requests"] == 0 and server._asked)
+        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
         batches = [pixels(1, 6, seed) for seed in range(6)] + [pixels(2, 12)]
         later = [pool.submit(encoder_client.encode_batch, server._path, spectral(1), b, no_pause) for b in batches]
         wait_for(lambda: status(server._path)["queue"] == {"requests": 7, "patches": 8})
