@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyfuncs
-from pyfuncs import encoder_client, encoder_protocol, encoder_server
+from pyfuncs import encoder_client, encoder_protocol, encoder_queue, encoder_server
+from pyfuncs.encoder_cache import EncoderCache, UnknownEncoderError
 from pyfuncs.encoder_client import NotServedError
 from pyfuncs.encoder_protocol import (
     LARGEST_MEMORY,
@@ -39,7 +40,8 @@ from pyfuncs.encoder_protocol import (
     write_reply,
     write_request,
 )
-from pyfuncs.encoder_server import EncoderCache, EncoderServer, Queue, Request, UnknownEncoderError
+from pyfuncs.encoder_queue import Queue, Request
+from pyfuncs.encoder_server import EncoderServer
 from pyfuncs.encoders import Encoder, encode_batch
 from pyfuncs.errors import PgearthError
 from pyfuncs.spectral import BANDS, DIMENSION
@@ -409,7 +411,7 @@ def test_a_session_that_gives_up_is_taken_out_of_the_queue(archive: Archive, pat
 def test_a_full_queue_makes_sessions_wait_and_then_says_busy(
     archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_server, "MOST_QUEUED", 2)
+    monkeypatch.setattr(encoder_queue, "MOST_QUEUED", 2)
     archive.unlocked.clear()
     with ThreadPoolExecutor(8) as pool:
         running = [
@@ -484,6 +486,24 @@ def test_the_process_ends_with_what_it_serves(
         wait_for(lambda: server._stopping)
 
 
+def test_the_process_outlives_a_restart_of_postgresql_but_not_its_end(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_server, "SECONDS_BETWEEN_CHECKS", 0.01)
+    monkeypatch.setattr(encoder_server, "SECONDS_WITHOUT_POSTGRES", 0.5)
+    postmaster = tmp_path / "postmaster.pid"
+    postmaster.touch()
+    with serving(archive, postmaster=postmaster) as server:
+        for _ in range(3):
+            postmaster.unlink()
+            time.sleep(0.2)
+            postmaster.touch()
+            time.sleep(0.1)
+        assert not server._stopping
+        postmaster.unlink()
+        wait_for(lambda: server._stopping)
+
+
 # The server and others
 
 
@@ -555,7 +575,9 @@ def test_only_its_own_user_is_answered() -> None:
     code = """
 import os, sys, tempfile
 from pathlib import Path
-from pyfuncs import encoder_client, encoder_server
+from pyfuncs import encoder_client
+from pyfuncs.encoder_cache import EncoderCache
+from pyfuncs.encoder_server import EncoderServer
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 if sys.argv[1] == "ask":
     try:
@@ -563,8 +585,8 @@ if sys.argv[1] == "ask":
     except Exception as error:
         print(type(error).__name__, error)
 else:
-    cache = encoder_server.EncoderCache(None, 1)
-    server = encoder_server.EncoderServer(Path(sys.argv[2]), cache)
+    cache = EncoderCache(None, 1)
+    server = EncoderServer(Path(sys.argv[2]), cache)
     print("ready", flush=True)
     server.serve()
 """
