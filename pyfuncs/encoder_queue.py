@@ -30,12 +30,20 @@ class Request:
 
 
 class Queue:
-    """Requests in the order in which they came, which are taken by batches."""
+    """Requests in the order in which they came, which are taken by batches.
+
+    Sessions that ask again and again would fall into groups, one in the queue while another is being encoded, and
+    batches stay small. So a batch waits until there are as many requests as there were at a time of late; a session
+    that is alone waits for nobody.
+    """
 
     def __init__(self, max_batch: int, max_wait: float) -> None:
-        """`max_wait` is how long (seconds) a request may wait for others to fill its batch of `max_batch` patches."""
+        """A batch is of `max_batch` patches; it waits for the next request `max_wait` seconds at most."""
         self._max_batch = max_batch
         self._max_wait = max_wait
+        self._taken = 0  # requests that are being encoded
+        self._at_a_time = 0  # most requests, queued and being encoded, since the last batch was taken
+        self._changed_last = 0.0  # when the last request came, or the last batch was done
         self._requests: dict[Request, None] = {}
         self._closed = False
         self._changed = Condition()
@@ -48,6 +56,8 @@ class Queue:
             if full or self._closed:
                 return False
             self._requests[request] = None
+            self._at_a_time = max(self._at_a_time, len(self._requests) + self._taken)
+            self._changed_last = time.monotonic()
             self._changed.notify()
             return True
 
@@ -60,14 +70,16 @@ class Queue:
             return True
 
     def take(self) -> list[Request]:
-        """Wait for the next batch: of the group of the oldest request; empty when the queue is closed."""
+        """Wait for the next batch, the last being done: of the group of the oldest request; none when it is closed."""
         with self._changed:
+            self._taken, self._changed_last = 0, time.monotonic()
             while not self._closed:
                 wait = None
                 if self._requests:
                     chosen, full = self._batch()
-                    wait = chosen[0].received + self._max_wait - time.monotonic()
-                    if full or wait <= 0:
+                    wait = self._changed_last + self._max_wait - time.monotonic()
+                    if full or len(self._requests) >= self._at_a_time or wait <= 0:
+                        self._taken, self._at_a_time = len(chosen), len(self._requests)
                         for request in chosen:
                             del self._requests[request]
                         return chosen
