@@ -43,8 +43,7 @@ from loaders.encoder_process import EncoderProcess
 from loaders.encoders import register
 from loaders.nomenclature import load_nomenclature
 from loaders.synthetic import load_synthetic
-from pyfuncs.encoder_server import CPU_BATCH
-from pyfuncs.encoders import Encoder, encode
+from pyfuncs.encoders import BATCH_SIZE, Encoder, encode
 from pyfuncs.hashing import lsh
 from pyfuncs.networks.resnet import WIDTH, ResNet, weights_of
 from pyfuncs.rasters import bands_from_wkb, resample
@@ -149,8 +148,8 @@ def measured(
     return device, [
         f"{len(patches):,} synthetic patches of {len(BANDS)} bands, {SIDE} x {SIDE} pixels at 10 m, ResNet-18 with"
         f" {WIDTH} (small: {SMALL_WIDTH}) channels in its first stage, on {device}. Bare: torch {torch.__version__} in"
-        f" a loop over patches in memory, {BATCH} at a time ('of bare' is to this) and {CPU_BATCH}, as the process does"
-        f" on a CPU. SQL: eo.encode of {BATCH} patch_ids at a time by one or two"
+        f" a loop over patches in memory, {BATCH} at a time ('of bare' is to this) and {BATCH_SIZE}, as the process"
+        f" does on a CPU. SQL: eo.encode of {BATCH} patch_ids at a time by one or two"
         f" sessions, and of one patch_id at a time by {SESSIONS} sessions at once. Patches per second, median of"
         f" {TURNS} turns of {SECONDS if not run.quick else QUICK_SECONDS:.0f} s each, the ways in turn.",
         table(
@@ -217,9 +216,9 @@ def rates(
 
     ways: dict[str, Callable[[], tuple[float, float | None]]] = {
         f"bare, {BATCH} at a time": lambda: (repeated(partial(bare, batch_size=BATCH), 0, 1, seconds), BATCH),
-        f"bare, {CPU_BATCH} at a time": lambda: (
-            repeated(partial(bare, batch_size=CPU_BATCH), 0, 1, seconds),
-            CPU_BATCH,
+        f"bare, {BATCH_SIZE} at a time": lambda: (
+            repeated(partial(bare, batch_size=BATCH_SIZE), 0, 1, seconds),
+            BATCH_SIZE,
         ),
         f"SQL, 1 session, {BATCH} at a time": lambda: sessions(archive, by_batches, 1, seconds),
         f"SQL, 2 sessions, {BATCH} at a time": lambda: sessions(archive, by_batches, 2, seconds),

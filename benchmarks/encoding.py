@@ -32,7 +32,7 @@ from pyfuncs.encoders import BATCH_SIZE, Encoder, encode_batch
 from pyfuncs.networks.resnet import ResNet, weights_of
 from pyfuncs.weights import dump
 
-PATCHES = 1_014
+PATCHES = 4_056
 QUICK_PATCHES = 169
 ROUNDS = 3
 WIDTHS = (16, 64)

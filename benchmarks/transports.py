@@ -24,7 +24,8 @@ from pyarrow import flight
 
 from benchmarks.harness import arguments, measure, milliseconds, ratio, report, table
 from pyfuncs import encoder_client, encoder_server
-from pyfuncs.encoder_server import EncoderCache, EncoderServer
+from pyfuncs.encoder_cache import EncoderCache
+from pyfuncs.encoder_server import EncoderServer
 from pyfuncs.encoders import Encoder
 
 BANDS = tuple(f"band {number}" for number in range(10))

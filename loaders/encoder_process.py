@@ -197,7 +197,7 @@ class EncoderProcess:
     metavar="MILLISECONDS",
     default=2,
     show_default=True,
-    help="How long a request may wait for others to share its batch.",
+    help="How long a batch waits for one more request, where several sessions ask.",
 )
 def start(foreground: bool, memory_limit: int, max_batch: int | None, max_wait: float) -> None:
     """Start the process that encodes by networks for all sessions of this database.

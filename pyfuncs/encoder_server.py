@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import gc
 import logging
-import mmap
 import os
 import selectors
 import signal
@@ -20,21 +18,19 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Thread
 from typing import Any
 
 import numpy as np
 
 import pyfuncs
-from pyfuncs import db
+from pyfuncs.encoder_cache import MEGABYTE, ArchiveReader, EncoderCache, UnknownEncoderError
 from pyfuncs.encoder_protocol import (
     LONGEST_PACKET,
-    EncodeRequest,
     Kind,
     map_memory,
     peer_user,
@@ -42,172 +38,20 @@ from pyfuncs.encoder_protocol import (
     write_error,
     write_reply,
 )
-from pyfuncs.encoders import Encoder, encode_batch
-from pyfuncs.errors import INSUFFICIENT_RESOURCES, PROTOCOL_VIOLATION, SYSTEM_ERROR, PgearthError
+from pyfuncs.encoder_queue import Queue, Request
+from pyfuncs.encoders import BATCH_SIZE, encode_batch
+from pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, PgearthError
 
-MEGABYTE = 1 << 20
 MOST_CONNECTIONS = 400
 """Each takes two descriptors of the 1,024 that a process commonly may have; what is more waits to be accepted."""
-MOST_QUEUED = 256
-MOST_QUEUED_BYTES = 1 << 30
 GPU_BATCH = 64
-CPU_BATCH = 16
-"""Of more, malloc does not keep the network's largest arrays for the next batch, and new memory takes half the time."""
 SECONDS_TO_ASK = 5.0
 SECONDS_BETWEEN_CHECKS = 1.0
 SECONDS_TO_DRAIN = 0.05
-CONNECT_SECONDS = 10
+SECONDS_WITHOUT_POSTGRES = 60.0
+"""Longer than PostgreSQL takes to restart."""
 
 log = logging.getLogger(__name__)
-
-
-class UnknownEncoderError(Exception):
-    """The database does not show an encoder: a session may have registered it and not committed yet."""
-
-
-@dataclass(eq=False)
-class Request:
-    """An encode request with its memory, of a connection that waits for the vectors."""
-
-    connection: socket.socket
-    content: EncodeRequest
-    memory: mmap.mmap
-    received: float = field(default_factory=time.monotonic)
-
-    @property
-    def group(self) -> tuple[object, ...]:
-        """What requests must have in common to be encoded in one batch."""
-        return self.content.encoder_id, self.content.dimension, self.content.bands
-
-
-class Queue:
-    """Requests in the order in which they came, which are taken by batches."""
-
-    def __init__(self, max_batch: int, max_wait: float) -> None:
-        """`max_wait` is how long (seconds) a request may wait for others to fill its batch of `max_batch` patches."""
-        self._max_batch = max_batch
-        self._max_wait = max_wait
-        self._requests: dict[Request, None] = {}
-        self._closed = False
-        self._changed = Condition()
-
-    def put(self, request: Request) -> bool:
-        """Append a request, unless there are too many."""
-        with self._changed:
-            queued = request.content.memory_bytes + sum(other.content.memory_bytes for other in self._requests)
-            full = len(self._requests) >= MOST_QUEUED or (bool(self._requests) and queued > MOST_QUEUED_BYTES)
-            if full or self._closed:
-                return False
-            self._requests[request] = None
-            self._changed.notify()
-            return True
-
-    def remove(self, request: Request) -> bool:
-        """Take a request out, unless it is being encoded already."""
-        with self._changed:
-            if request not in self._requests:
-                return False
-            del self._requests[request]
-            return True
-
-    def take(self) -> list[Request]:
-        """Wait for the next batch: of the group of the oldest request; empty when the queue is closed."""
-        with self._changed:
-            while not self._closed:
-                wait = None
-                if self._requests:
-                    chosen, full = self._batch()
-                    wait = chosen[0].received + self._max_wait - time.monotonic()
-                    if full or wait <= 0:
-                        for request in chosen:
-                            del self._requests[request]
-                        return chosen
-                self._changed.wait(wait)
-        return []
-
-    def _batch(self) -> tuple[list[Request], bool]:
-        """The oldest request and those that go along with it, and whether waiting could add none."""
-        oldest = next(iter(self._requests))
-        chosen: list[Request] = []
-        patches = 0
-        for request in self._requests:
-            if request.group == oldest.group:
-                patches += request.content.patches
-                if chosen and patches > self._max_batch:
-                    return chosen, True
-                chosen.append(request)
-        return chosen, patches >= self._max_batch
-
-    def close(self) -> list[Request]:
-        """Refuse what comes from now on; return the requests that have not been taken."""
-        with self._changed:
-            self._closed = True
-            left = list(self._requests)
-            self._requests.clear()
-            self._changed.notify_all()
-            return left
-
-    def status(self) -> dict[str, int]:
-        """How much is waiting."""
-        with self._changed:
-            return {
-                "requests": len(self._requests),
-                "patches": sum(request.content.patches for request in self._requests),
-            }
-
-
-class EncoderCache:
-    """Encoders that were read from the database: those used last, as many as the memory limit allows.
-
-    They are as large as their weights; a network of them, on the device, is as large again.
-    """
-
-    def __init__(self, load: Callable[[int, Callable[[int], None]], Encoder], memory_limit: int) -> None:
-        """`load` reads an encoder by its id, having called what it is given with the size of its weights in bytes."""
-        self._load = load
-        self._memory_limit = memory_limit
-        self._encoders: dict[int, Encoder] = {}  # used last: last
-        self._sizes: dict[int, int] = {}
-        self._evicted = 0
-
-    def get(self, encoder_id: int) -> Encoder:
-        """An encoder. Raises PgearthError when it is larger than the limit, or what reading it raises."""
-        encoder = self._encoders.pop(encoder_id, None)
-        if encoder is None:
-            started = time.monotonic()
-            encoder = self._load(encoder_id, self._make_room)
-            self._sizes[encoder_id] = sum(array.nbytes for array in encoder.weights.values())
-            name = f"{encoder.name}:{encoder.version}"
-            log.info("read encoder %s in %.2f s", name, time.monotonic() - started)
-        self._encoders[encoder_id] = encoder
-        return encoder
-
-    def _make_room(self, size: int) -> None:
-        if size > self._memory_limit:
-            raise PgearthError(
-                f"the weights take {size / MEGABYTE:,.0f} MB, but the encoder process may keep"
-                f" {self._memory_limit / MEGABYTE:,.0f} MB",
-                sqlstate=INSUFFICIENT_RESOURCES,
-                hint="Start it with a greater --memory-limit: pgearth encoder stop, then pgearth encoder start",
-            )
-        while self._encoders and sum(self._sizes.values()) + size > self._memory_limit:
-            encoder_id = next(iter(self._encoders))
-            encoder = self._encoders.pop(encoder_id)
-            del self._sizes[encoder_id]
-            self._evicted += 1
-            log.info("dropped encoder %s:%d to make room", encoder.name, encoder.version)
-            del encoder
-            gc.collect()  # a network goes with its encoder
-
-    def status(self) -> dict[str, Any]:
-        """Which encoders are kept, those used last first, and how much they take."""
-        encoders = list(self._encoders.values())[::-1]
-        return {
-            "loaded": [f"{encoder.name}:{encoder.version}" for encoder in encoders[:100]],
-            "loaded_bytes": sum(self._sizes.copy().values()),
-            "memory_limit": self._memory_limit,
-            "evicted": self._evicted,
-        }
 
 
 class EncoderServer:
@@ -221,10 +65,12 @@ class EncoderServer:
         max_wait: float = 0.002,
         device: str = "cpu",
         database: Path | None = None,
+        postmaster: Path | None = None,
     ) -> None:
         """Listen at `folder/socket`; whatever socket is left there by a process that was killed is replaced.
 
-        When the socket is gone, or the folder `database`, the server stops by itself.
+        The server stops by itself when the socket is gone, or the folder `database`, or has been for a while the file
+        `postmaster`, which a running PostgreSQL keeps.
         """
         self._path = folder / "socket"
         self._path.unlink(missing_ok=True)
@@ -241,6 +87,8 @@ class EncoderServer:
             os.umask(mask)
         self._inode = self._path.stat().st_ino
         self._database = database
+        self._postmaster = postmaster
+        self._postmaster_seen = time.monotonic()
         self._listener.listen(MOST_CONNECTIONS)
         self._cache = cache
         self._queue = Queue(max_batch, max_wait)
@@ -387,12 +235,17 @@ class EncoderServer:
                 self._counts["cancelled"] += 1
 
     def _check(self, now: float) -> None:
-        """Hang up on those who ask nothing; stop when the cluster or the database was removed."""
+        """Hang up on those who ask nothing; stop when the cluster or the database was removed, or PostgreSQL ended."""
         for connection in [connection for connection, since in self._waiting.items() if now - since > SECONDS_TO_ASK]:
             self._counts["refused"] += 1
             self._close(connection)
         if not self._owns_socket() or (self._database and not self._database.exists()):
             log.info("the socket or the database is gone")
+            self._stopping = True
+        if self._postmaster is None or self._postmaster.exists():
+            self._postmaster_seen = now
+        elif now - self._postmaster_seen > SECONDS_WITHOUT_POSTGRES:
+            log.info("PostgreSQL has been stopped")
             self._stopping = True
 
     def _owns_socket(self) -> bool:
@@ -475,50 +328,6 @@ class EncoderServer:
             start += len(answer)
 
 
-@dataclass(frozen=True)
-class ArchiveReader:
-    """Reads encoders from the database; connects when there is one to read, so that it does not hold the database."""
-
-    conninfo: str
-
-    def load(self, encoder_id: int, make_room: Callable[[int], None]) -> Encoder:
-        """Read an encoder whose weights match their checksum. Raises UnknownEncoderError, or PgearthError."""
-        import psycopg
-        from psycopg.rows import dict_row
-
-        try:
-            # Binary: as text, weights of more than half a gigabyte would not fit into a message.
-            with self._connect() as connection, connection.cursor(row_factory=dict_row, binary=True) as cursor:
-                size = cursor.execute(db.ENCODER_SIZE_QUERY, (encoder_id,)).fetchone()
-                if size is None:
-                    raise UnknownEncoderError
-                make_room(size["octet_length"])
-                return db.encoder_from_row(cursor.execute(db.ENCODER_QUERY + "%s", (encoder_id,)).fetchone())
-        except psycopg.Error as error:
-            raise PgearthError(
-                f"the encoder process cannot read encoder {encoder_id} from the database: {error}",
-                sqlstate=SYSTEM_ERROR,
-                hint="It connects as pgearth encoder start did; stop and start it where that has changed.",
-            ) from error
-
-    def check_version(self) -> None:
-        """Raise PgearthError unless the schema is of this package's version."""
-        with self._connect() as connection:
-            row = connection.execute(db.SCHEMA_VERSION_QUERY).fetchone()
-        if row is None or row[0] != pyfuncs.__version__:
-            raise PgearthError(
-                f"the Python package is pgearth {pyfuncs.__version__}, the schema is of {row and row[0]}",
-                hint="Run: pgearth migrate",
-            )
-
-    def _connect(self) -> Any:
-        import psycopg
-
-        return psycopg.connect(
-            self.conninfo, autocommit=True, application_name="pgearth encoder", connect_timeout=CONNECT_SECONDS
-        )
-
-
 def own_folder(folder: Path) -> None:
     """Make the process's folder, for its OS user alone, and hold its lock. Raises PgearthError where another does."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -553,12 +362,13 @@ def main() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import torch
 
-        device, batch = f"cpu, {torch.get_num_threads()} threads", CPU_BATCH
+        device, batch = f"cpu, {torch.get_num_threads()} threads", BATCH_SIZE
         if torch.cuda.is_available():
             device, batch = torch.cuda.get_device_name(), GPU_BATCH
         cache = EncoderCache(reader.load, given.memory_limit * MEGABYTE)
         # PostgreSQL's own folder of the database, unless that is in another tablespace.
-        database = given.folder.parents[2] / "base" / given.folder.parent.name
+        data = given.folder.parents[2]
+        database = data / "base" / given.folder.parent.name
         server = EncoderServer(
             given.folder,
             cache,
@@ -566,6 +376,7 @@ def main() -> None:
             given.max_wait / 1000,
             device,
             database if database.exists() else None,
+            data / "postmaster.pid",
         )
     except PgearthError as error:
         sys.exit(f"{error}\nHint: {error.hint}" if error.hint else str(error))

@@ -12,7 +12,9 @@ from pyfuncs.convert import bit_string
 from pyfuncs.errors import UNDEFINED_OBJECT, PgearthError
 from pyfuncs.hashing import itq, kslsh, lsh, milan, sign, trivial
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
+"""Patches that go through a network at once on a CPU: of more, malloc does not keep the largest arrays for the next
+batch, and new memory takes half the time."""
 
 Function = TypeVar("Function", bound=Callable[..., np.ndarray])
 Weights = Mapping[str, np.ndarray]

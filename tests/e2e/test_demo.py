@@ -120,10 +120,15 @@ def psql(demo: Demo, document: str, role: str, sample: Path, folder: Path) -> tu
     return session, result.stdout
 
 
-@pytest.mark.parametrize(("document", "least"), [("README.md", 15), ("docs/search.md", 40)])
-def test_every_question_answers_from_psql(demo: Demo, sample: Path, tmp_path: Path, document: str, least: int) -> None:
-    """Each statement of the document finds something, and a reader may run it."""
-    session, printed = psql(demo, document, "eo_reader", sample, tmp_path)
+@pytest.mark.parametrize(
+    ("document", "role", "least"),
+    [("README.md", "eo_reader", 15), ("docs/search.md", "eo_reader", 40), ("docs/evaluation.md", "eo_writer", 5)],
+)
+def test_every_question_answers_from_psql(
+    demo: Demo, sample: Path, tmp_path: Path, document: str, role: str, least: int
+) -> None:
+    """Each statement of the document finds something, and whoever has the role may run it."""
+    session, printed = psql(demo, document, role, sample, tmp_path)
     results = [int(rows) for rows in re.findall(r"^\((\d+) rows?\)$", printed, re.M)]
     assert len(results) == len(re.findall(r"^select [^;\\]*;", session, re.M)) >= least
     assert min(results) > 0

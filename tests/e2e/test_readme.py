@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
+import click
 import pytest
-from click.testing import Result
+
+from loaders.cli import pgearth
 
 CHECKOUT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "sql/README.md", *sorted(f"docs/{path.name}" for path in (CHECKOUT / "docs").glob("*.md"))]
 TEXT = {name: (CHECKOUT / name).read_text() for name in DOCUMENTS}
 
 
-def test_every_command_exists(archive: psycopg.Connection, run_pgearth: Callable[..., Result]) -> None:
-    blocks = "\n".join(re.findall(r"```sh(.*?)```", "\n".join(TEXT.values()), re.S))
-    commands = set(re.findall(r"pgearth ((?:load |index )?[a-z-]+)(?=[ \n])([^#\n]*)", blocks))
-    assert len(commands) >= 9
-    for command, arguments in commands:
-        result = run_pgearth(archive, *command.split(), "--help")
-        assert result.exit_code == 0, command
-        for option in re.findall(r"--[a-z-]+", arguments):
-            assert f"  {option} " in result.output, f"{command} {option}"
+def test_every_command_exists() -> None:
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", "\n".join(TEXT.values()), re.S)).replace("\\\n", " ")
+    lines = re.findall(r"^(?:\S*/)?pgearth (.*)$", blocks, re.M)
+    assert len(lines) >= 30
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        command: click.Command | None = pgearth
+        while isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), words.pop(0))
+        assert command, line
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
 
 
 def test_every_make_target_exists() -> None:

@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyfuncs
-from pyfuncs import encoder_client, encoder_protocol, encoder_server
+from pyfuncs import encoder_client, encoder_protocol, encoder_queue, encoder_server
+from pyfuncs.encoder_cache import EncoderCache, UnknownEncoderError
 from pyfuncs.encoder_client import NotServedError
 from pyfuncs.encoder_protocol import (
     LARGEST_MEMORY,
@@ -39,7 +40,8 @@ from pyfuncs.encoder_protocol import (
     write_reply,
     write_request,
 )
-from pyfuncs.encoder_server import EncoderCache, EncoderServer, Queue, Request, UnknownEncoderError
+from pyfuncs.encoder_queue import Queue, Request
+from pyfuncs.encoder_server import EncoderServer
 from pyfuncs.encoders import Encoder, encode_batch
 from pyfuncs.errors import PgearthError
 from pyfuncs.spectral import BANDS, DIMENSION
@@ -368,12 +370,24 @@ def test_sessions_share_batches(archive: Archive) -> None:
         assert counts["batches"] == 4, "the first, four and two of the same shapes, and the others"
 
 
-def test_waiting_for_others_fills_batches(archive: Archive) -> None:
-    with serving(archive, max_batch=4, max_wait=5.0) as server, ThreadPoolExecutor(4) as pool:
+def test_sessions_that_ask_again_share_batches(archive: Archive) -> None:
+    """Four of them, however they fall in at first; an empty place in a batch costs no more than a wait."""
+
+    def ask(path: Path, encoder_id: int) -> None:
+        encoder_client.encode_batch(path, spectral(encoder_id), pixels(1), no_pause)
+
+    with serving(archive, max_batch=4, max_wait=2.0) as server, ThreadPoolExecutor(4) as pool:
         started = time.monotonic()
-        list(pool.map(lambda _: encoder_client.encode_batch(server._path, spectral(1), pixels(1), no_pause), range(4)))
-        assert time.monotonic() - started < 4, "a full batch does not wait"
-        assert status(server._path)["counts"]["batches"] == 1
+        ask(server._path, 1)
+        assert time.monotonic() - started < 2, "a session that is alone does not wait"
+        archive.unlocked.clear()
+        asked = [pool.submit(lambda: [ask(server._path, 2) for _ in range(10)]) for _ in range(4)]
+        wait_for(lambda: status(server._path)["queue"]["requests"] == 3)
+        archive.unlocked.set()
+        for each in asked:
+            each.result(10)
+        counts = status(server._path)["counts"]
+        assert (counts["patches"], counts["batches"]) == (41, 1 + 1 + 10), "alone; who came first; then four at a time"
 
 
 def test_a_request_larger_than_a_batch_is_cut(archive: Archive) -> None:
@@ -409,7 +423,7 @@ def test_a_session_that_gives_up_is_taken_out_of_the_queue(archive: Archive, pat
 def test_a_full_queue_makes_sessions_wait_and_then_says_busy(
     archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_server, "MOST_QUEUED", 2)
+    monkeypatch.setattr(encoder_queue, "MOST_QUEUED", 2)
     archive.unlocked.clear()
     with ThreadPoolExecutor(8) as pool:
         running = [
@@ -484,6 +498,24 @@ def test_the_process_ends_with_what_it_serves(
         wait_for(lambda: server._stopping)
 
 
+def test_the_process_outlives_a_restart_of_postgresql_but_not_its_end(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_server, "SECONDS_BETWEEN_CHECKS", 0.01)
+    monkeypatch.setattr(encoder_server, "SECONDS_WITHOUT_POSTGRES", 0.5)
+    postmaster = tmp_path / "postmaster.pid"
+    postmaster.touch()
+    with serving(archive, postmaster=postmaster) as server:
+        for _ in range(3):
+            postmaster.unlink()
+            time.sleep(0.2)
+            postmaster.touch()
+            time.sleep(0.1)
+        assert not server._stopping
+        postmaster.unlink()
+        wait_for(lambda: server._stopping)
+
+
 # The server and others
 
 
@@ -555,7 +587,9 @@ def test_only_its_own_user_is_answered() -> None:
     code = """
 import os, sys, tempfile
 from pathlib import Path
-from pyfuncs import encoder_client, encoder_server
+from pyfuncs import encoder_client
+from pyfuncs.encoder_cache import EncoderCache
+from pyfuncs.encoder_server import EncoderServer
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 if sys.argv[1] == "ask":
     try:
@@ -563,8 +597,8 @@ if sys.argv[1] == "ask":
     except Exception as error:
         print(type(error).__name__, error)
 else:
-    cache = encoder_server.EncoderCache(None, 1)
-    server = encoder_server.EncoderServer(Path(sys.argv[2]), cache)
+    cache = EncoderCache(None, 1)
+    server = EncoderServer(Path(sys.argv[2]), cache)
     print("ready", flush=True)
     server.serve()
 """
@@ -613,6 +647,27 @@ def test_the_oldest_request_decides_what_is_taken_next() -> None:
     assert queue.close() == [requests[5]]
     assert queue.take() == []
     assert not queue.put(request())
+
+
+def test_a_batch_waits_for_as_many_as_there_were() -> None:
+    queue = Queue(max_batch=16, max_wait=0.3)
+
+    def take(asking_again: int) -> tuple[int, bool]:
+        started = time.monotonic()
+        again = threading.Timer(0.05, put, [asking_again])
+        again.start()
+        taken = len(queue.take())
+        again.join()
+        return taken, time.monotonic() - started >= 0.25
+
+    def put(count: int) -> None:
+        assert all(queue.put(request()) for _ in range(count))
+
+    assert take(asking_again=1) == (1, False), "nobody else was there"
+    put(2)  # while the first is being encoded
+    assert take(asking_again=1) == (3, False), "so many were there at a time"
+    assert take(asking_again=2) == (2, True), "the third has not come"
+    assert take(asking_again=2) == (2, False), "and is not expected any more"
 
 
 def test_encoders_used_least_recently_are_dropped_first(archive: Archive) -> None:
