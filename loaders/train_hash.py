@@ -209,11 +209,15 @@ def fit(
 def fit_milan(
     settings: Settings, training: Sample, validation: Sample, state: Path | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Weights of MiLaN as they were when its codes did best on the validation, and what it was trained with."""
+    """Weights of MiLaN as they were when its codes did best on the validation, and what it was trained with.
+
+    Best is what has the greatest nDCG, which grades results by the number of shared labels: whether results share any
+    is soon answered, and does not tell later weights apart.
+    """
     from pyfuncs.hashing.milan_training import train
 
     def evaluate(weights: dict[str, np.ndarray]) -> float:
-        return measure(milan.hash_codes(weights, validation.vectors), validation.labels)["map"]
+        return measure(milan.hash_codes(weights, validation.vectors), validation.labels)["ndcg"]
 
     with progress(range(0), "training", "steps", settings.steps) as bar:
 
@@ -310,7 +314,7 @@ def hash_function(
     click.echo(
         f"{stored}, {hashing.bits} bits of {record['encoder']}, was trained on {data['training']:,} patches. On"
         f" {data['validation']:,} others: {metrics['distinct_codes']:,} distinct codes"
-        + (f", mAP@{RESULTS} {metrics['map']:.3f}" if "map" in metrics else "")
+        + (f", mAP@{RESULTS} {metrics['map']:.3f}, nDCG@{RESULTS} {metrics['ndcg']:.3f}" if "map" in metrics else "")
         + (f". Left out: {', '.join(left_out)}" if left_out else "")
         + f".\nTo encode the archive with it: pgearth encode --encoder {stored}"
     )

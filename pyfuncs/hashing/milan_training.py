@@ -120,8 +120,8 @@ def train(
                     hint="Lower the learning rate.",
                 )
             weights = scaling | {name: value.detach().cpu().numpy().copy() for name, value in parameters.items()}
-            metrics = {"step": position.step, "loss": mean_loss, "map": evaluate(weights)}
-            if position.best < 0 or metrics["map"] > position.history[position.best]["map"]:
+            metrics = {"step": position.step, "loss": mean_loss, "validation": evaluate(weights)}
+            if position.best < 0 or metrics["validation"] > position.history[position.best]["validation"]:
                 position.best, best = len(position.history), weights
             position.history.append(metrics)
             if state:
