@@ -52,10 +52,10 @@ server-packages: ## Install PostgreSQL, PostGIS, plpython3u and pgvector (Debian
 	docker/install-server.sh
 
 qgis-packages: ## Install QGIS with its Python bindings (Debian)
-	docker/install-qgis.sh
+	docker/install-optional.sh qgis
 
 spark-packages: ## Install Java, which Spark runs on (Debian)
-	docker/install-spark.sh
+	docker/install-optional.sh spark
 
 .venv/.installed: pyproject.toml constraints.txt docker/install-server.sh | server-packages
 	$(PYTHON) -m venv .venv

@@ -22,7 +22,7 @@ from loaders.errors import InputError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-SPARK_HINT = "It needs Java 17 (docker/install-spark.sh, as root) and PySpark (pip install 'pgearth[spark]')."
+SPARK_HINT = "It needs Java 17 (docker/install-optional.sh spark, as root) and PySpark (pip install 'pgearth[spark]')."
 
 
 @dataclass(frozen=True)

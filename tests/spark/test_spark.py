@@ -90,7 +90,7 @@ def test_no_tasks_need_no_spark(behave, monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_java(behave, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"(?s)needs Java.*docker/install-spark.sh"):
+    with pytest.raises(InputError, match=r"(?s)needs Java.*docker/install-optional.sh spark"):
         list(run_tasks(behave, [("good", tmp_path)], TWO_WORKERS))
     monkeypatch.undo()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
