@@ -46,7 +46,6 @@ ENCODERS = ("spectral", "cnn")
 METHODS = ("lsh", "itq", "kslsh", "trivial", "sign", "milan")
 BITS = (32, 64, 128)
 K = 20
-MAX_QUERIES = 500
 SCHEME = "ben19"
 TEST = {"sources": ["synthetic"], "splits": ["test"]}
 OTHER_PLACES = {"sources": ["synthetic"], "splits": ["train", "validation"]}
@@ -188,8 +187,8 @@ def evaluate_all(connection: Connection, size: Size) -> None:
             if stored_metrics(connection, name, archive, relevance) is None:
                 progress(f"{name}: {relevance} {json.dumps(archive)}")
                 connection.execute(
-                    "select from eo.evaluate(%s, %s, %s, %s, %s, max_queries => %s)",
-                    (name, Jsonb(TEST), Jsonb(archive), K, relevance, MAX_QUERIES),
+                    "select from eo.evaluate(%s, %s, %s, %s, %s)",
+                    (name, Jsonb(TEST), Jsonb(archive), K, relevance),
                 )
 
 
@@ -273,10 +272,10 @@ def held_out_section(connection: Connection) -> list[str]:
     about = (
         f"{sum(patches.values()):,} synthetic patches in four seasons, split by place (train {patches['train']:,},"
         f" validation {patches['validation']:,}, test {patches['test']:,}): no encoder and no hash function has seen"
-        f" anything of the test places. Queries: {counts['queries']['value']:,.0f} patches of the test split. They are"
-        f" searched among all {counts['archive']['value']:,.0f} of it, three of which show the query's place in other"
-        f" seasons, and (other places) among those of the other splits. Labels: {SCHEME}. Relevant is what shares a"
-        " label (any), or half of all labels of both (half)."
+        f" anything of the test places. Queries: all {counts['queries']['value']:,.0f} patches of the test split, each"
+        " searched among the others, three of which show its place in other seasons, and (other places) among those of"
+        f" the other splits. Labels: {SCHEME}. Relevant is what shares a label (any), or half of all labels of both"
+        " (half)."
         f" Measures at {K} results, ties by expectation; `map_hits_found` is AP as MiLaN's authors compute it; r <= 2:"
         " lookups of codes that differ in at most two bits. `cnn` is a ResNet-18 of width"
         f" {cnn['parameters']['width']}, {len(cnn['metrics']['epochs'])} epochs (validation mAP of its classes"
@@ -383,7 +382,7 @@ def map_of_vectors(
         None,
     )
     assert patches.encoded.all()
-    measured = evaluate(patches, queries, found, K, relevance_rule(relevance), MAX_QUERIES)
+    measured = evaluate(patches, queries, found, K, relevance_rule(relevance))
     return next(number for name, number, _ in measured if name == "map")
 
 

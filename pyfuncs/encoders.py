@@ -13,8 +13,8 @@ from pyfuncs.errors import UNDEFINED_OBJECT, PgearthError
 from pyfuncs.hashing import itq, kslsh, lsh, milan, sign, trivial
 
 BATCH_SIZE = 16
-"""Patches that go through a network at once on a CPU: of more, malloc does not keep the largest arrays for the next
-batch, and new memory takes half the time."""
+"""Patches that go through a network at once on a CPU: of more, the arrays of a wide one are larger than malloc can be
+told to keep for the next batch."""
 
 Function = TypeVar("Function", bound=Callable[..., np.ndarray])
 Weights = Mapping[str, np.ndarray]

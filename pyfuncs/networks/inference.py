@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from pyfuncs.encoders import Batch, Encoder
 from pyfuncs.errors import DATA_CORRUPTED, PgearthError
+from pyfuncs.networks.memory import keep_freed_memory
 from pyfuncs.networks.resnet import ResNet, load_weights
 from pyfuncs.rasters import NODATA
 
@@ -27,6 +28,7 @@ def encode_batch(encoder: Encoder, batch: Batch) -> np.ndarray:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if encoder not in _models:
+        keep_freed_memory()
         _models[encoder] = build(encoder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
         return _models[encoder](stack(batch, encoder.bands, device)).cpu().numpy()

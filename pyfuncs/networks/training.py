@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from pyfuncs.data import ArchiveDataset
 from pyfuncs.errors import PgearthError
 from pyfuncs.networks import checkpoint
+from pyfuncs.networks.memory import keep_freed_memory
 from pyfuncs.networks.resnet import ResNet, load_weights, weights_of
 
 WEIGHT_DECAY = 0.01
@@ -115,6 +116,7 @@ def train(
     Raises PgearthError when the loss is no longer finite.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         encoder = ResNet(settings.architecture, normalisation["mean"], normalisation["std"], settings.width)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from itertools import pairwise
@@ -162,6 +164,31 @@ def test_patches_of_several_sizes_go_through_together() -> None:
     patches = [patch(SENTINEL_2, size, size) for size in (120, 60, 120, 24)]
     for vector, each in zip(encode(used, patches), patches, strict=True):
         np.testing.assert_allclose(vector, encode(used, [each])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_batches_take_over_the_memory_of_those_before() -> None:
+    """In a process of its own, for what malloc keeps depends on all that came before."""
+    code = """
+import resource
+import numpy as np
+from pyfuncs.encoders import BATCH_SIZE, Encoder, encode_batch
+from pyfuncs.networks.resnet import ResNet, weights_of
+
+model = ResNet("resnet18", [0.0] * 12, [1.0] * 12, 16)
+bands = tuple(f"B{number}" for number in range(12))
+encoder = Encoder(
+    1, "cnn", 1, "resnet18", bands, None, model.dimension, None, weights_of(model), {"mean": [0] * 12, "std": [1] * 12}
+)
+batch = {band: np.ones((BATCH_SIZE, 120, 120), np.uint16) for band in bands}
+for _ in range(4):
+    encode_batch(encoder, batch)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    encode_batch(encoder, batch)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 8)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1000, "pages that are new to the process, of 7,000 that a batch fills"
 
 
 # The input stage
