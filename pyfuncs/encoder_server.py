@@ -41,6 +41,7 @@ from pyfuncs.encoder_protocol import (
 from pyfuncs.encoder_queue import Queue, Request
 from pyfuncs.encoders import BATCH_SIZE, encode_batch
 from pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, PgearthError
+from pyfuncs.networks.memory import keep_freed_memory
 
 MOST_CONNECTIONS = 400
 """Each takes two descriptors of the 1,024 that a process commonly may have; what is more waits to be accepted."""
@@ -360,6 +361,7 @@ def main() -> None:
         reader.check_version()
         # OpenMP's threads would spin while they wait; the sessions, which prepare what is next, need the cores, too.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        keep_freed_memory()
         import torch
 
         device, batch = f"cpu, {torch.get_num_threads()} threads", BATCH_SIZE
