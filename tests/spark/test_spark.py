@@ -110,10 +110,12 @@ def test_no_pyspark(behave, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def products(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three real products, and between them one whose band B04 is cut off."""
-    folder = tmp_path_factory.mktemp("products") / "S2A_MSIL2A_20170729T153111_N0205_R025_T19UDQ_20170729T153112"
+    """Three real products, and between them one by another name, whose band B04 is cut off."""
+    folder = tmp_path_factory.mktemp("products") / "cut"
     shutil.copytree(sample / L2A, folder)
     subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+    metadata = folder / "tileInfo.json"
+    metadata.write_text(metadata.read_text().replace("20200401T051009", "20200401T051010"))
     band = folder / "R10m" / "B04.jp2"
     band.write_bytes(band.read_bytes()[:5_000])
     return [sample / L1C, folder, sample / L2A, sample / COG]
