@@ -1,6 +1,6 @@
 """How well every hash function retrieves: over two encoders, at 32, 64 and 128 bits, with the vectors as the ceiling.
 
-    python -m benchmarks.retrieval                  all parts, about 45 minutes on two cores
+    python -m benchmarks.retrieval                  all parts, half an hour on two cores
     python -m benchmarks.retrieval --part real      one part, those before it having been run
 
 The archive is a synthetic one of 20,280 patches: 5,070 places of a made-up landscape, each in four seasons. Its splits

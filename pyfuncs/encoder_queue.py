@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Condition
 
 from pyfuncs.encoder_protocol import EncodeRequest
@@ -21,7 +21,6 @@ class Request:
     connection: socket.socket
     content: EncodeRequest
     memory: mmap.mmap
-    received: float = field(default_factory=time.monotonic)
 
     @property
     def group(self) -> tuple[object, ...]:
