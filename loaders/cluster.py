@@ -121,12 +121,12 @@ class Cluster:
         except PermissionError:  # another user's cluster
             return PGconn.ping(self.dsn().encode()) in (Ping.OK, Ping.REJECT)
 
-    def start(self, durable: bool = True, listen: str | None = None) -> bool:
+    def start(self, durable: bool = True, listen: str | None = None, memory: int | None = None) -> bool:
         """Start the server and return True, or return False if it is running; create cluster and database if missing.
 
         `listen`, as ADDRESS[:PORT], opens TCP for the superuser with the password in PGEARTH_PASSWORD. `durable=False`
-        trades safety against power failure for speed: for tests. Raises InputError with the reason when the server
-        cannot start.
+        trades safety against power failure for speed: for tests. `memory`: bytes that the settings are made for; None:
+        default_memory(). Raises InputError with the reason when the server cannot start.
         """
         address, port = parse_address(listen) if listen else ("", PORT)
         password = os.environ.get("PGEARTH_PASSWORD", "") if listen else ""
@@ -141,11 +141,16 @@ class Cluster:
             self._settle()
             with self._locked():
                 if not self.running():
-                    self._start(durable, address, port, password)
+                    self._start(durable, address, port, password, memory or default_memory())
                     return True
                 if listen and (self._setting("listen_addresses"), self.port) != (address, port):
                     raise InputError(
                         f"The server runs already and does not listen on {listen}.", "Run `pgearth server stop` first."
+                    )
+                if memory and self._setting("shared_buffers") != settings(memory)["shared_buffers"]:
+                    raise InputError(
+                        f"The server runs already, with shared buffers of {self._setting('shared_buffers')}.",
+                        "Run `pgearth server stop` first.",
                     )
                 self._python_environment()  # a mirror follows the checkout
                 self._create_database(password)
@@ -337,12 +342,12 @@ class Cluster:
 
     # Starting
 
-    def _start(self, durable: bool, address: str, port: int, password: str) -> None:
+    def _start(self, durable: bool, address: str, port: int, password: str, memory: int) -> None:
         pg_ctl = self._binary("pg_ctl")
         environment = self._python_environment()
         if not self.data.exists():
             self._initialise(durable)
-        self._configure(durable, address, port)
+        self._configure(durable, address, port, memory)
         logged = self.log.stat().st_size
         path = f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         command = (pg_ctl, "start", "-D", self.data, "-l", self.log, "-w", "-t", WAIT_SECONDS)
@@ -381,7 +386,7 @@ class Cluster:
             configuration.write("\ninclude = '../pgearth.conf'\n")
         partial.rename(self.data)
 
-    def _configure(self, durable: bool, address: str, port: int) -> None:
+    def _configure(self, durable: bool, address: str, port: int, memory: int) -> None:
         folder = self.folder
         values = {
             "listen_addresses": address,
@@ -389,7 +394,7 @@ class Cluster:
             "unix_socket_directories": str(self.socket_directory),
             "hba_file": str(folder / "pg_hba.conf"),
             "ident_file": str(folder / "pg_ident.conf"),
-            **settings(psutil.virtual_memory().total),
+            **settings(memory),
         }
         if not durable:
             values |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -503,8 +508,13 @@ def parse_address(text: str) -> tuple[str, int]:
     return found["bracketed"] or found["plain"], int(found["port"] or PORT)
 
 
+def default_memory() -> int:
+    """Bytes that a private server may plan with: an eighth of the machine's, for it is seldom alone there."""
+    return min(psutil.virtual_memory().total // 8, 4 * GIGABYTE)
+
+
 def settings(memory: int) -> dict[str, str]:
-    """PostgreSQL's settings for a machine with `memory` bytes: a quarter is shared buffers, as its manual advises."""
+    """PostgreSQL's settings for a server with `memory` bytes: a quarter is shared buffers, as its manual advises."""
 
     def megabytes(size: int) -> str:
         return f"{size // MEGABYTE}MB"

@@ -9,7 +9,7 @@ import sys
 import click
 import psycopg
 
-from loaders.cluster import INSTALL_HINT, Cluster, default_home
+from loaders.cluster import INSTALL_HINT, MEGABYTE, Cluster, default_home
 from loaders.database import dsn, require_server
 from loaders.errors import InputError
 
@@ -30,13 +30,21 @@ def server() -> None:
     metavar="ADDRESS[:PORT]",
     help="Open TCP too, for the user postgres with the password in PGEARTH_PASSWORD.",
 )
-def start(listen: str | None) -> None:
+@click.option(
+    "--memory",
+    type=click.IntRange(256),
+    metavar="MEGABYTES",
+    help="Memory that the server may plan with: give a large archive most of the machine's. "
+    "Without: an eighth of it, at most 4096.",
+)
+def start(listen: str | None, memory: int | None) -> None:
     """Start the server; create the cluster and the database `pgearth` where missing.
 
     When the server runs already nothing happens.
     """
     cluster = Cluster(default_home())
-    click.echo("Started." if cluster.start(listen=listen) else "The server is running already.")
+    started = cluster.start(listen=listen, memory=memory * MEGABYTE if memory else None)
+    click.echo("Started." if started else "The server is running already.")
     click.echo(f"DSN: {cluster.dsn()}")
 
 

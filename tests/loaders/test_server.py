@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 import loaders.cluster
 import pyfuncs
 from loaders import database
-from loaders.cluster import Cluster, explain, parse_address
+from loaders.cluster import Cluster, default_memory, explain, parse_address
 from loaders.errors import InputError
 
 ROOT = os.geteuid() == 0
@@ -176,6 +176,29 @@ def test_settings_and_access(running: Cluster) -> None:
     }
     assert running.data.stat().st_mode & 0o777 == 0o700
     assert running.account.pw_name == ("postgres" if ROOT else Path(running.home).owner())
+
+
+def test_a_server_takes_modest_memory_unless_told(running: Cluster) -> None:
+    """Five private servers fit on one machine (case C13); a running server's memory is not changed without a word."""
+    total = psutil.virtual_memory().total
+    with psycopg.connect(running.dsn()) as connection:
+        row = connection.execute("select pg_size_bytes(current_setting('shared_buffers'))").fetchone()
+    assert row is not None
+    assert row[0] <= min(total // 32, 1 << 30)
+    assert not running.start(memory=default_memory())
+    with pytest.raises(
+        InputError, match=r"runs already, with shared buffers of \d+MB.*\nHint: Run `pgearth server stop`"
+    ):
+        running.start(memory=2 * default_memory())
+
+
+def test_more_memory_by_option(stopped: Cluster) -> None:
+    """`--memory` is what the settings are made for."""
+    for memory, shared_buffers in ((256 << 20, "64MB"), (512 << 20, "128MB")):
+        stopped.start(durable=False, memory=memory)
+        with psycopg.connect(stopped.dsn()) as connection:
+            assert connection.execute("select current_setting('shared_buffers')").fetchone() == (shared_buffers,)
+        stopped.stop()
 
 
 def test_another_user_may_neither_start_nor_stop(running: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
