@@ -28,7 +28,7 @@ $$;
 create or replace function eo.runtime()
 returns table (component text, version text, note text)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 rows 16 cost 100000
 set search_path = eo, public, pg_temp

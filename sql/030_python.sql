@@ -5,7 +5,7 @@
 create or replace function eo_internal.python_runtime()
 returns jsonb
 language plpython3u
-stable parallel restricted
+stable parallel unsafe
 security invoker
 cost 100000
 set search_path = eo, public, pg_temp
@@ -18,7 +18,7 @@ $$;
 create or replace function eo_internal.encode(encoder_id smallint, patch_numbers integer[], bands text[], rasters bytea[])
 returns setof vector
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 rows 64 cost 100000
 set search_path = eo, public, pg_temp
@@ -31,7 +31,7 @@ $$;
 create or replace function eo_internal.encode_image(encoder_id smallint, image bytea, bands text[])
 returns vector
 language plpython3u
-stable parallel restricted
+stable parallel unsafe
 security invoker
 cost 100000
 set search_path = eo, public, pg_temp
@@ -44,7 +44,7 @@ $$;
 create or replace function eo_internal.hash(encoder_id smallint, vectors bytea[])
 returns setof bit varying
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 rows 64 cost 100000
 set search_path = eo, public, pg_temp
@@ -57,7 +57,7 @@ $$;
 create or replace function eo_internal.rgb_png(bands text[], rasters bytea[])
 returns bytea
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 cost 100000
 set search_path = eo, public, pg_temp
@@ -106,7 +106,7 @@ create or replace function eo_internal.packed_codes(
 )
 returns record
 language plpython3u
-stable parallel restricted
+stable parallel unsafe
 security invoker
 cost 10000
 set search_path = eo, public, pg_temp
@@ -129,7 +129,7 @@ create or replace function eo_internal.packed_patches(
 )
 returns record
 language plpython3u
-stable parallel restricted
+stable parallel unsafe
 security invoker
 cost 10000
 set search_path = eo, public, pg_temp
@@ -142,7 +142,7 @@ $$;
 create or replace function eo_internal.stretch_limits(rasters bytea[])
 returns double precision[]
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 cost 100000
 set search_path = eo, public, pg_temp
@@ -155,7 +155,7 @@ $$;
 create or replace function eo_internal.stretched(raster bytea, limits double precision[])
 returns bytea
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 cost 10000
 set search_path = eo, public, pg_temp
@@ -168,7 +168,7 @@ $$;
 create or replace function eo_internal.overview_tile(rasters bytea[], x double precision, y double precision)
 returns bytea
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 cost 10000
 set search_path = eo, public, pg_temp
@@ -181,7 +181,7 @@ $$;
 create or replace function eo_internal.contact_sheet(captions text[], numbers integer[], bands text[], rasters bytea[], columns integer)
 returns bytea
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 cost 1000000
 set search_path = eo, public, pg_temp
@@ -194,7 +194,7 @@ $$;
 create or replace function eo_internal.encode_regions(encoder_id smallint, image bytea, bands text[], segmentation jsonb)
 returns setof vector
 language plpython3u
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 4 cost 100000
 set search_path = eo, public, pg_temp
@@ -217,7 +217,7 @@ create or replace function eo_internal.retrieval_metrics(
 )
 returns table (metric text, value double precision, chance double precision)
 language plpython3u
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 20 cost 1000000
 set search_path = eo, public, pg_temp
@@ -230,7 +230,7 @@ $$;
 create or replace function eo_internal.code_statistics(encoder_id smallint, patch_ids bigint[])
 returns table (statistic text, value double precision)
 language plpython3u
-stable parallel restricted strict
+stable parallel unsafe strict
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp

@@ -208,7 +208,7 @@ comment on function eo.retire_encoder(text) is
 create or replace function eo.encode(patch_ids bigint[], encoder text default null)
 returns table (patch_id bigint, embedding vector)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 rows 64 cost 100000
 set search_path = eo, public, pg_temp
@@ -248,7 +248,7 @@ comment on function eo.encode(bigint[], text) is
 create or replace function eo.encode(rasters raster[], encoder text default null)
 returns vector
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 cost 100000
 set search_path = eo, public, pg_temp
@@ -283,7 +283,7 @@ comment on function eo.encode(raster[], text) is
 create or replace function eo.encode_image(image bytea, encoder text default null, bands text[] default null)
 returns vector
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 cost 100000
 set search_path = eo, public, pg_temp
@@ -302,7 +302,7 @@ comment on function eo.encode_image(bytea, text, text[]) is
 create or replace function eo.hash(vec vector, encoder text default null)
 returns bit varying
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 cost 100000
 set search_path = eo, public, pg_temp

@@ -16,7 +16,7 @@ create or replace function eo_internal.nearest_codes(
     out complete boolean
 )
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 cost 10000
 set search_path = eo, public, pg_temp
@@ -49,7 +49,7 @@ create or replace function eo_internal.nearest_packed_patches(
     out distances integer[]
 )
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 cost 10000
 set search_path = eo, public, pg_temp

@@ -126,7 +126,7 @@ create or replace function eo_internal.nearest_patches_filtered(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -247,7 +247,7 @@ create or replace function eo_internal.nearest_patches(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -329,7 +329,7 @@ create or replace function eo.similar_to_code(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -372,7 +372,7 @@ create or replace function eo.within_distance(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -447,7 +447,7 @@ create or replace function eo.similar(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -494,7 +494,7 @@ create or replace function eo.similar_to_image(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -540,7 +540,7 @@ create or replace function eo.similar_to_examples(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp

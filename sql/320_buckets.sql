@@ -27,7 +27,7 @@ comment on function eo.bucket_members(bit varying, text) is
 create or replace function eo.buckets_within(code bit varying, radius integer, encoder text default null)
 returns table (bucket_no integer, bucket_code bit varying, distance integer, patches bigint)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 100 cost 100000
 set search_path = eo, public, pg_temp

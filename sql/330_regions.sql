@@ -3,7 +3,7 @@
 create or replace function eo_internal.near_regions(encoder_id smallint, codes bit varying[], wanted integer, radius integer, patch_ids bigint[])
 returns bigint[]
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 cost 100000
 set search_path = eo, public, pg_temp
@@ -69,7 +69,7 @@ create or replace function eo.similar_to_regions(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -157,7 +157,7 @@ create or replace function eo.similar_regions(
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = eo, public, pg_temp
@@ -199,7 +199,7 @@ comment on function eo.similar_regions(text, integer, text, geometry, timestampt
 create or replace function eo.region_codes(image bytea, encoder text default null, bands text[] default null)
 returns bit varying[]
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 cost 100000
 set search_path = eo, public, pg_temp

@@ -98,7 +98,7 @@ create or replace function eo.retrieval_metrics(
 )
 returns table (metric text, value double precision, chance double precision)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 rows 20 cost 1000000
 set search_path = eo, public, pg_temp
@@ -172,7 +172,7 @@ comment on function eo.evaluate(text, jsonb, jsonb, integer, text, text, integer
 create or replace function eo.code_statistics(encoder text default null, patches jsonb default '{}')
 returns table (statistic text, value double precision)
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 rows 10 cost 100000
 set search_path = eo, public, pg_temp

@@ -3,7 +3,7 @@
 create or replace function eo.rgb(patch text)
 returns bytea
 language plpgsql
-stable parallel restricted strict
+stable parallel unsafe strict
 security definer
 cost 100000
 set search_path = eo, public, pg_temp
@@ -35,7 +35,7 @@ create or replace function eo.contact_sheet(
 )
 returns bytea
 language plpgsql
-stable parallel restricted
+stable parallel unsafe
 security definer
 cost 1000000
 set search_path = eo, public, pg_temp

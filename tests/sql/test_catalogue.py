@@ -11,6 +11,7 @@ from pglast import ast as nodes
 from pglast import parse_sql
 
 from migrations.sqlfiles import SqlFile, sql_files
+from tests.sql.call_graph import OWN_SCHEMAS, Routine, border_reaches_query, callees, parallel_labels, read_routines
 
 FILES = sql_files()
 RERUNNABLE = (
@@ -100,6 +101,56 @@ def test_search_path_is_pinned_where_it_must_be(module_archive: psycopg.Connecti
         "select count(*) from pg_proc where pronamespace = 'eo_internal'::regnamespace and prokind = 'p'"
     ).fetchone()
     assert unpinned_procedures == (0,)
+
+
+@pytest.fixture(scope="module")
+def routines(module_archive: psycopg.Connection) -> dict[int, Routine]:
+    return read_routines(module_archive)
+
+
+def test_parallel_safety_is_the_truth(module_archive: psycopg.Connection, routines: dict[int, Routine]) -> None:
+    """As strict as what a routine does and calls, by its body; stricter only where it is volatile, which costs nothing."""
+    labels = parallel_labels(routines)
+    volatile = {oid for (oid,) in module_archive.execute("select oid from pg_proc where provolatile = 'v'")}
+    own = {
+        oid: routine
+        for oid, routine in routines.items()
+        if routine.schema in OWN_SCHEMAS and routine.language != "view"
+    }
+    wrong = {
+        routine.signature: f"{routine.parallel}, should be {labels[oid]}"
+        for oid, routine in own.items()
+        if routine.parallel != labels[oid] and not (routine.parallel == "u" and oid in volatile)
+    }
+    assert wrong == {}
+    # It would find nothing if it did not see what is called: from a search to PL/Python, through dynamic SQL, and a view.
+    names = {oid: f"{routine.schema}.{routine.name}" for oid, routine in routines.items()}
+    calls = {(names[oid], names[target]) for oid, targets in callees(routines).items() for target in targets}
+    assert calls >= {
+        ("eo.similar", "eo_internal.nearest_patches"),
+        ("eo_internal.nearest_patches", "eo_internal.nearest_codes"),
+        ("eo_internal.nearest_codes", "eo_internal.packed_codes"),
+        ("eo_internal.vector_candidates", "eo.patches"),
+        ("eo.contact_sheet", "eo.map_patch"),
+        ("eo_internal.ranking_id", "eo_internal.encoder_id"),
+    }
+    assert {routine.parallel for routine in own.values() if routine.language == "plpython3u"} == {"u"}
+    assert border_reaches_query("check_version") and border_reaches_query("hash")
+    assert not border_reaches_query("share_processor") and not border_reaches_query("reported")
+
+
+def test_operators_and_casts_in_use_are_parallel_safe(module_archive: psycopg.Connection) -> None:
+    """The call graph does not follow them: those that are not safe are few, and none of them is used."""
+    unsafe = module_archive.execute(
+        """
+        select format('%s %s', oprname, oprleft::regtype) from pg_operator o join pg_proc p on p.oid = o.oprcode
+        where p.proparallel <> 's'
+        union
+        select format('%s as %s', castsource::regtype, casttarget::regtype) from pg_cast c join pg_proc p on p.oid = c.castfunc
+        where p.proparallel <> 's'
+        """
+    ).fetchall()
+    assert set(unsafe) == {("&& geography",), ("&& gidx",), ("raster as geometry",)}
 
 
 def test_filters_are_inlined(module_archive: psycopg.Connection) -> None:
