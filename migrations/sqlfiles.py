@@ -59,10 +59,18 @@ def sql_files(folder: Path = SQL_FOLDER) -> list[SqlFile]:
 
 
 def run_sql(connection: Connection, sql: str) -> None:
-    """Run a script as it stands, by psycopg itself: SQLAlchemy would take `:name` and `%s` in bodies for parameters."""
+    """Run a script as it stands, by psycopg itself: SQLAlchemy would take `:name` and `%s` in bodies for parameters.
+
+    Names in the script mean what they mean in pg_catalog and eo. A schema in which others may create, as public once
+    let everybody, could hold functions and operators that fit a call better, and they would run as whoever migrates.
+    """
     driver_connection = connection.connection.driver_connection
     assert isinstance(driver_connection, psycopg.Connection)
+    found = driver_connection.execute("select current_setting('search_path')").fetchone()
+    assert found is not None
+    driver_connection.execute("set local search_path = pg_catalog, eo, pg_temp")
     driver_connection.execute(sql.encode())
+    driver_connection.execute("select set_config('search_path', %s, true)", found)
 
 
 def plpython_is_available(connection: Connection) -> bool:

@@ -43,10 +43,10 @@ PATCHES_QUERY = """
 select count(*) as patches, max(patch_id) as last,
        string_agg(int8send(patch_id), '') as patch_ids,
        string_agg(int4send(bucket_no), '') as bucket_nos,
-       string_agg(float8send(ST_XMin(footprint)), '') as west,
-       string_agg(float8send(ST_YMin(footprint)), '') as south,
-       string_agg(float8send(ST_XMax(footprint)), '') as east,
-       string_agg(float8send(ST_YMax(footprint)), '') as north,
+       string_agg(float8send(public.ST_XMin(footprint::public.box3d)), '') as west,
+       string_agg(float8send(public.ST_YMin(footprint::public.box3d)), '') as south,
+       string_agg(float8send(public.ST_XMax(footprint::public.box3d)), '') as east,
+       string_agg(float8send(public.ST_YMax(footprint::public.box3d)), '') as north,
        string_agg(timestamptz_send(sensing_time), '') as times,
        array_agg(coalesce(array_to_string(label_ids, ','), '')) as label_sets,
        array_agg(concat_ws(e'\\x1f', platform, source, coalesce(split, ''), season,
@@ -80,7 +80,7 @@ TRAINING_PATCHES_QUERY = """
 with found as materialized (
     select p.patch_id, p.cell,
            case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
-    from eo.patches(%(area)s::geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(seasons)s, %(labels)s,
+    from eo.patches(%(area)s::public.geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(seasons)s, %(labels)s,
                     coalesce(%(label_match)s::eo.label_match, 'some'), %(countries)s, %(splits)s, %(sources)s,
                     %(seasonal_snow)s, %(cloud_or_shadow)s, %(max_cloud)s::real, %(scene_classes)s, %(cells)s,
                     %(patch_ids)s) p
@@ -107,7 +107,7 @@ from checked c
 # The order is that of the rows' pointers to pixels; what is outside of the subquery is done as rows are sent.
 TRAINING_COPY = """
 copy (
-    select s.patch_id, s.label_ids, s.bands, ST_AsWKB(s.rast, true)
+    select s.patch_id, s.label_ids, s.bands, public.ST_AsWKB(s.rast, true)
     from (
         select w.number, w.patch_id, r.bands, r.rast,
                case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids

@@ -14,7 +14,7 @@ returns void
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     if not eo_internal.has_python() then
@@ -31,7 +31,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 rows 16 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     python jsonb;

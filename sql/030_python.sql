@@ -8,7 +8,7 @@ language plpython3u
 stable parallel unsafe
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -16,12 +16,12 @@ return session.runtime(plpy)
 $$;
 
 create or replace function eo_internal.encode(encoder_id smallint, patch_numbers integer[], bands text[], rasters bytea[])
-returns setof vector
+returns setof public.vector
 language plpython3u
 stable parallel unsafe strict
 security invoker
 rows 64 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -29,12 +29,12 @@ return session.encode(plpy, GD, encoder_id, patch_numbers, bands, rasters)
 $$;
 
 create or replace function eo_internal.encode_image(encoder_id smallint, image bytea, bands text[])
-returns vector
+returns public.vector
 language plpython3u
 stable parallel unsafe
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -47,7 +47,7 @@ language plpython3u
 stable parallel unsafe strict
 security invoker
 rows 64 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -60,7 +60,7 @@ language plpython3u
 stable parallel unsafe strict
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -73,7 +73,7 @@ language plpython3u
 volatile parallel unsafe strict
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -86,7 +86,7 @@ language plpython3u
 volatile parallel unsafe strict
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -109,7 +109,7 @@ language plpython3u
 stable parallel unsafe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -132,7 +132,7 @@ language plpython3u
 stable parallel unsafe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -145,7 +145,7 @@ language plpython3u
 stable parallel unsafe strict
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -158,7 +158,7 @@ language plpython3u
 stable parallel unsafe strict
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -171,7 +171,7 @@ language plpython3u
 stable parallel unsafe strict
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -184,7 +184,7 @@ language plpython3u
 stable parallel unsafe strict
 security invoker
 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -192,12 +192,12 @@ return session.contact_sheet(plpy, GD, captions, numbers, bands, rasters, column
 $$;
 
 create or replace function eo_internal.encode_regions(encoder_id smallint, image bytea, bands text[], segmentation jsonb)
-returns setof vector
+returns setof public.vector
 language plpython3u
 stable parallel unsafe
 security invoker
 rows 4 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -220,7 +220,7 @@ language plpython3u
 stable parallel unsafe
 security invoker
 rows 20 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 
@@ -233,7 +233,7 @@ language plpython3u
 stable parallel unsafe strict
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session
 

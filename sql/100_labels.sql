@@ -12,7 +12,7 @@ language plpgsql
 immutable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     -- A name that several nomenclatures use means the classes of all of them.
@@ -56,7 +56,7 @@ language plpgsql
 immutable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     groups eo_internal.label_group[];
@@ -95,7 +95,7 @@ language plpgsql
 immutable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     perform eo_internal.check_inlined();

@@ -10,7 +10,7 @@ returns void
 language plpgsql
 volatile parallel unsafe strict
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     partition_name text := (select relname from pg_class where oid = parent) || '__' || key;
@@ -24,40 +24,40 @@ end
 $$;
 
 create or replace function eo_internal.patch_extent(patch_srid integer)
-returns geometry
+returns public.geometry
 language sql
 stable parallel safe strict
 security invoker
 begin atomic
     -- Segmentized: a straight edge in one reference system is a curve in another.
-    select ST_Segmentize(box, (ST_XMax(box) - ST_XMin(box) + ST_YMax(box) - ST_YMin(box)) / 200)
-    from (select ST_MakeEnvelope(min(west), min(south), max(east), max(north), patch_srid) as box
+    select public.ST_Segmentize(box, (public.ST_XMax(box::public.box3d) - public.ST_XMin(box::public.box3d) + public.ST_YMax(box::public.box3d) - public.ST_YMin(box::public.box3d)) / 200)
+    from (select public.ST_MakeEnvelope(min(west), min(south), max(east), max(north), patch_srid) as box
           from eo.patch
           where srid = patch_srid) extent;
 end;
 
-create or replace function eo_internal.pieces(geom geometry, srid integer)
-returns setof geometry
+create or replace function eo_internal.pieces(geom public.geometry, srid integer)
+returns setof public.geometry
 language sql
 immutable parallel safe strict
 security invoker
 rows 10 cost 10000
 begin atomic
-    select ST_Subdivide(case when ST_IsValid(projected) then projected
-                             else ST_CollectionExtract(ST_MakeValid(projected), 3) end, 128)
-    from ST_Transform(geom, srid) as projected;
+    select public.ST_Subdivide(case when public.ST_IsValid(projected) then projected
+                             else public.ST_CollectionExtract(public.ST_MakeValid(projected), 3) end, 128, -1::double precision)
+    from public.ST_Transform(geom, srid) as projected;
 end;
 
-create or replace function eo.derive_corine_parts(srids integer[] default null, area geometry default null)
+create or replace function eo.derive_corine_parts(srids integer[] default null, area public.geometry default null)
 returns bigint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     patch_srid integer;
-    extent geometry;
+    extent public.geometry;
     parts bigint;
     total bigint := 0;
 begin
@@ -66,11 +66,11 @@ begin
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.corine_part', patch_srid);
         -- A variable, or the archive would be aggregated for every polygon.
-        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 3035);
+        extent := public.ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 3035);
         insert into eo.corine_part (srid, corine_id, label_id, geom)
         select patch_srid, c.corine_id, c.label_id, piece
         from eo.corine c, eo_internal.pieces(c.geom, patch_srid) as piece
-        where c.geom && extent
+        where c.geom operator(public.&&) extent
           and not exists (select from eo.corine_part done where done.corine_id = c.corine_id and done.srid = patch_srid);
         get diagnostics parts = row_count;
         total := total + parts;
@@ -78,19 +78,19 @@ begin
     return total;
 end
 $$;
-comment on function eo.derive_corine_parts(integer[], geometry) is
+comment on function eo.derive_corine_parts(integer[], public.geometry) is
 'Reprojects CORINE polygons near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
 
-create or replace function eo.derive_nuts_parts(srids integer[] default null, area geometry default null)
+create or replace function eo.derive_nuts_parts(srids integer[] default null, area public.geometry default null)
 returns bigint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     patch_srid integer;
-    extent geometry;
+    extent public.geometry;
     parts bigint;
     total bigint := 0;
 begin
@@ -98,19 +98,19 @@ begin
     perform pg_advisory_xact_lock('eo.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.nuts_part', patch_srid);
-        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 4326);
+        extent := public.ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 4326);
         insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
-        from eo.nuts n, ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
+        from eo.nuts n, public.ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
         where n.level = (select max(level) from eo.nuts lower where lower.country_code = n.country_code)
-          and n.geom && extent
+          and n.geom operator(public.&&) extent
           and case
                   when n.level = 3 then not exists (select from eo.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
                   -- Overseas parts of a country lie outside the validity of a European reference system.
-                  else part.geom && extent
+                  else part.geom operator(public.&&) extent
                        and not exists (select from eo.nuts_part done
                                        where done.nuts_id = n.nuts_id and done.srid = patch_srid
-                                         and ST_Intersects(done.geom, ST_Transform(ST_PointOnSurface(part.geom), patch_srid)))
+                                         and public.ST_Intersects(done.geom, public.ST_Transform(public.ST_PointOnSurface(part.geom), patch_srid)))
               end;
         get diagnostics parts = row_count;
         total := total + parts;
@@ -118,11 +118,11 @@ begin
     return total;
 end
 $$;
-comment on function eo.derive_nuts_parts(integer[], geometry) is
+comment on function eo.derive_nuts_parts(integer[], public.geometry) is
 'Reprojects NUTS regions (of level 3, or the lowest level that a country has) near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
 
-create or replace function eo_internal.land_cover_raster(west double precision, south double precision, east double precision, north double precision, srid integer, polygons geomval[])
-returns raster
+create or replace function eo_internal.land_cover_raster(west double precision, south double precision, east double precision, north double precision, srid integer, polygons public.geomval[])
+returns public.raster
 language sql
 immutable parallel safe
 security invoker
@@ -130,20 +130,22 @@ cost 100000
 begin atomic
     -- 10 m pixels, as many as fit best; a pixel has the class of the polygon that its centre is in. Polygons are cut to
     -- what lies near, or a raster of the whole of each would be made.
-    select ST_SetValues(
-        ST_AddBand(
-            ST_MakeEmptyRaster(size.columns, size.rows, west, north, (east - west) / size.columns, (south - north) / size.rows, 0, 0, srid),
-            '16BUI'::text, 0::double precision, 0::double precision),
+    select public.ST_SetValues(
+        public.ST_AddBand(
+            public.ST_MakeEmptyRaster(size.columns, size.rows, west, north, (east - west) / size.columns, (south - north) / size.rows,
+                                      0::double precision, 0::double precision, srid),
+            array[(1, '16BUI', 0, 0)::public.addbandarg]),
         1,
         array(
-            select (cut.geom, cut.val)::geomval
+            select (cut.geom, cut.val)::public.geomval
             from (
-                select ST_ClipByBox2D(p.geom, ST_MakeEnvelope(west - 10, south - 10, east + 10, north + 10, srid)) as geom, p.val, p.number
+                select public.ST_ClipByBox2D(p.geom, public.ST_MakeEnvelope(west - 10, south - 10, east + 10, north + 10, srid)::public.box2d) as geom, p.val, p.number
                 from unnest(polygons) with ordinality as p (geom, val, number)
             ) cut
-            where not ST_IsEmpty(cut.geom)
+            where not public.ST_IsEmpty(cut.geom)
             order by cut.number
-        ))
+        ),
+        false)
     from (select round((east - west) / 10)::integer as columns, round((north - south) / 10)::integer as rows) size;
 end;
 
@@ -201,7 +203,7 @@ stable parallel safe
 security invoker
 rows 100000
 set plan_cache_mode = force_custom_plan
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -229,13 +231,13 @@ language plpgsql
 volatile parallel unsafe
 security invoker
 set plan_cache_mode = force_custom_plan
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     perform case when 'land_cover' = any (what) then eo.derive_corine_parts(array[extent.srid], extent.area) end,
             case when 'country' = any (what) then eo.derive_nuts_parts(array[extent.srid], extent.area) end
     from (
-        select e.srid, ST_Segmentize(ST_MakeEnvelope(e.west, e.south, e.east, e.north, e.srid), (e.east - e.west + e.north - e.south) / 200) as area
+        select e.srid, public.ST_Segmentize(public.ST_MakeEnvelope(e.west, e.south, e.east, e.north, e.srid), (e.east - e.west + e.north - e.south) / 200) as area
         from (
             select p.srid, min(p.west) as west, min(p.south) as south, max(p.east) as east, max(p.north) as north
             from eo_internal.unannotated_in(cells, what, derive_parts.source, "replace") p
@@ -244,6 +246,8 @@ begin
     ) extent;
 end
 $$;
+
+-- _ST_ValueCount, here and below: ST_ValueCount, which calls it, looks names up in the caller's search_path.
 
 -- How many rows a step has, the planner cannot know: without nested loops nothing can go badly wrong. Joins that are to go
 -- through an index are lateral (offset 0).
@@ -257,7 +261,7 @@ rows 10000 cost 1000000
 set plan_cache_mode = force_custom_plan
 set enable_nestloop = off
 set enable_hashjoin = on
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 begin
@@ -267,7 +271,7 @@ begin
         from eo_internal.unannotated_in(cells, what, annotations.source, "replace") p
     ),
     place as materialized (
-        select row_number() over () as place_id, p.*, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
+        select row_number() over () as place_id, p.*, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
                (p.east - p.west) * (p.north - p.south) as area
         from (
             select cell, srid, west, south, east, north, array_agg(patch_id) as patch_ids,
@@ -278,7 +282,7 @@ begin
         ) p
     ),
     block as materialized (
-        select b.*, ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
+        select b.*, public.ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
         from (
             select cell, srid, min(west) as west, min(south) as south, max(east) as east, max(north) as north,
                    bool_or(unlabelled) as unlabelled, bool_or(unlocated) as unlocated
@@ -292,9 +296,9 @@ begin
         from block b
         cross join lateral (
             select part_id, label_id, geom,
-                   ST_XMin(geom) as west, ST_YMin(geom) as south, ST_XMax(geom) as east, ST_YMax(geom) as north
+                   public.ST_XMin(geom::public.box3d) as west, public.ST_YMin(geom::public.box3d) as south, public.ST_XMax(geom::public.box3d) as east, public.ST_YMax(geom::public.box3d) as north
             from eo.corine_part
-            where srid = b.srid and geom && b.geom
+            where srid = b.srid and geom operator(public.&&) b.geom
             offset 0
         ) c
         where b.unlabelled
@@ -303,7 +307,7 @@ begin
     overlap as (
         select o.place_id, o.label_id, sum(o.area) / o.place_area as fraction
         from (
-            select p.place_id, p.area as place_area, c.label_id, ST_Area(ST_ClipByBox2D(c.geom, p.geom)) as area
+            select p.place_id, p.area as place_area, c.label_id, public.ST_Area(public.ST_ClipByBox2D(c.geom, p.geom::public.box2d)) as area
             from place p
             join cover c on c.cell = p.cell and c.srid = p.srid
                         and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
@@ -318,7 +322,7 @@ begin
             select p.place_id,
                    eo_internal.land_cover_raster(
                        p.west, p.south, p.east, p.north, p.srid,
-                       array_agg((c.geom, l.code::double precision)::geomval order by c.part_id)) as rast
+                       array_agg((c.geom, l.code::double precision)::public.geomval order by c.part_id)) as rast
             from place p
             join cover c on c.cell = p.cell and c.srid = p.srid
                         and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
@@ -326,7 +330,7 @@ begin
             where annotations.rule = 'bigearthnet-v2' and p.unlabelled and least(p.east - p.west, p.north - p.south) >= 5
             group by p.place_id, p.west, p.south, p.east, p.north, p.srid
         ) p
-        cross join lateral (select ST_ValueCount(p.rast, 1, false) as value_count) v
+        cross join lateral (select public._ST_ValueCount(p.rast, 1, false, null::double precision[], 0::double precision) as value_count) v
         left join eo.label l on l.scheme = 'clc' and l.code = (v.value_count).value::integer::text
     ),
     share as (
@@ -346,25 +350,25 @@ begin
     ),
     -- A region mostly holds a whole cell; then nothing is left to clip.
     region as materialized (
-        select r.*, ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
+        select r.*, public.ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
         from (
-            select b.cell, b.srid, n.nuts_id, n.level, n.country_code, ST_ClipByBox2D(n.geom, b.geom) as geom, ST_Area(b.geom) as area
+            select b.cell, b.srid, n.nuts_id, n.level, n.country_code, public.ST_ClipByBox2D(n.geom, b.geom::public.box2d) as geom, public.ST_Area(b.geom) as area
             from block b
             cross join lateral (
                 select nuts_id, level, country_code, geom
                 from eo.nuts_part
-                where srid = b.srid and geom && b.geom
+                where srid = b.srid and geom operator(public.&&) b.geom
                 offset 0
             ) n
             where b.unlocated
         ) r
-        where ST_Area(r.geom) > 0
+        where public.ST_Area(r.geom) > 0
     ),
     located as materialized (
         select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area) as area
         from (
             select p.place_id, r.nuts_id, r.level, r.country_code,
-                   case when r.whole then p.area else ST_Area(ST_ClipByBox2D(r.geom, p.geom)) end as area
+                   case when r.whole then p.area else public.ST_Area(public.ST_ClipByBox2D(r.geom, p.geom::public.box2d)) end as area
             from place p
             join region r on r.cell = p.cell and r.srid = p.srid
             where p.unlocated
@@ -410,7 +414,7 @@ volatile parallel unsafe
 security invoker
 set enable_hashjoin = off
 set enable_mergejoin = off
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     changed bigint;
@@ -439,14 +443,14 @@ language plpgsql
 volatile parallel unsafe
 security invoker
 set plan_cache_mode = force_custom_plan
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 declare
     changed bigint;
 begin
     with pixels as (
-        select p.patch_id, p.cell, ST_ValueCount(r.rast, array_position(r.bands, 'SCL'), true) as value_count
+        select p.patch_id, p.cell, public._ST_ValueCount(r.rast, array_position(r.bands, 'SCL'), true, null::double precision[], 0::double precision) as value_count
         from eo_internal.unannotated_in(cells, '{scene_classes}', annotate_scene_classes.source, "replace") p
         cross join lateral (
             select pr.rast, pr.bands
@@ -480,7 +484,8 @@ begin
 end
 $$;
 
--- A procedure that commits can neither be security definer nor pin a search_path: every name is qualified.
+-- A procedure that commits can neither be security definer nor pin a search_path: every name is qualified, and operands have
+-- one type, so that pg_catalog's operators fit best.
 
 create or replace procedure eo.annotate(
     what text[] default null,
@@ -511,7 +516,7 @@ begin
         raise exception 'there is no rule "%"', rule
             using errcode = 'invalid_parameter_value', hint = 'overlap or bigearthnet-v2.';
     end if;
-    if minimal_overlap < 0 or minimal_overlap > 1 or minimal_overlap > 0 and rule <> 'overlap' then
+    if minimal_overlap < 0::real or minimal_overlap > 1::real or minimal_overlap > 0::real and rule <> 'overlap' then
         raise exception 'minimal_overlap cannot be % by the rule %', minimal_overlap, rule
             using errcode = 'invalid_parameter_value', hint = 'It is a share of the patch''s area, 0 to 1, for the rule overlap.';
     end if;
@@ -531,7 +536,7 @@ begin
         select pg_catalog.array_agg(c.cell order by c.cell), pg_catalog.sum(c.patches)
         from (
             select u.cell, u.patches,
-                   pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell) - u.patches, batch_size) as number
+                   pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell) - u.patches::numeric, batch_size::numeric) as number
             from eo.unannotated_cells(kinds, annotate.source, annotate.cells, annotate."replace") u
         ) c
         group by c.number
@@ -553,17 +558,17 @@ comment on procedure eo.annotate(text[], text, real, text, text[], boolean, inte
 'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS regions that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call. Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
 
 create or replace function eo.reference_map(patch text)
-returns raster
+returns public.raster
 language plpgsql
 stable parallel safe
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     place record;
 begin
-    select p.srid, p.west, p.south, p.east, p.north, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
+    select p.srid, p.west, p.south, p.east, p.north, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
     into place
     from eo.patch p
     where p.name = patch
@@ -580,16 +585,16 @@ begin
     return eo_internal.land_cover_raster(
         place.west, place.south, place.east, place.north, place.srid,
         array(
-            select (c.geom, l.code::double precision)::geomval
+            select (c.geom, l.code::double precision)::public.geomval
             from (
                 select d.part_id, d.label_id, d.geom
                 from eo.corine_part d
-                where d.srid = place.srid and d.geom && place.geom
+                where d.srid = place.srid and d.geom operator(public.&&) place.geom
                 union all
                 -- Pieces are derived for patches when they are annotated.
                 select null, w.label_id, piece
                 from eo.corine w, eo_internal.pieces(w.geom, place.srid) as piece
-                where w.geom && ST_Transform(place.geom, 3035)
+                where w.geom operator(public.&&) public.ST_Transform(place.geom, 3035)
                   and not exists (select from eo.corine_part d where d.corine_id = w.corine_id and d.srid = place.srid)
             ) c
             join eo.label l on l.label_id = c.label_id

@@ -17,7 +17,7 @@ returns smallint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     sum_of_weights text;
@@ -72,7 +72,7 @@ begin
     returning encoder_id into new_id;
     if dimension is not null then
         perform eo_internal.ensure_partition('eo.embedding', new_id);
-        execute format('alter table eo.%I add check (vector_dims(embedding) = %s)', 'embedding__' || new_id, dimension);
+        execute format('alter table eo.%I add check (public.vector_dims(embedding) = %s)', 'embedding__' || new_id, dimension);
     end if;
     return new_id;
 end
@@ -85,7 +85,7 @@ returns smallint
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     found_id smallint;
@@ -111,7 +111,7 @@ returns smallint
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     found_id smallint;
@@ -142,7 +142,7 @@ returns void
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.version_id(encoder);
@@ -163,7 +163,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint;
@@ -206,12 +206,12 @@ comment on function eo.retire_encoder(text) is
 'Retires a version of an encoder or hash function (name:version): removes its vectors or codes with their indexes, and returns how many those of patches and regions were. Its row stays for those who want to know what was made from it, but no search can name it any longer. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';
 
 create or replace function eo.encode(patch_ids bigint[], encoder text default null)
-returns table (patch_id bigint, embedding vector)
+returns table (patch_id bigint, embedding public.vector)
 language plpgsql
 stable parallel unsafe
 security definer
 rows 64 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
@@ -234,7 +234,7 @@ begin
                 -- The coarsest first: of a band in several resolutions the last is taken.
                 select array_agg(wanted.number::integer order by wanted.number, r.resolution desc) as numbers,
                        array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution desc) as bands,
-                       array_agg(ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
+                       array_agg(public.ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
                 from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
                 join eo.patch_raster r on r.patch_id = wanted.id
             ) input,
@@ -245,18 +245,18 @@ $$;
 comment on function eo.encode(bigint[], text) is
 'Vectors of stored patches under an encoder (a name or name:version; null: the current one), in the order of patch_ids. The same numbers as pgearth encode stores. Raises no_data_found for a patch without pixels.';
 
-create or replace function eo.encode(rasters raster[], encoder text default null)
-returns vector
+create or replace function eo.encode(rasters public.raster[], encoder text default null)
+returns public.vector
 language plpgsql
 stable parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
     wanted text[] := (select e.bands from eo.encoder e where e.encoder_id = used_encoder);
-    given integer := (select sum(ST_NumBands(r)) from unnest(rasters) as r);
+    given integer := (select sum(public.ST_NumBands(r)) from unnest(rasters) as r);
 begin
     perform eo_internal.require_python();
     if given is distinct from cardinality(wanted) then
@@ -267,26 +267,26 @@ begin
     return (
         select e.embedding
         from (
-            select array_agg(1) as numbers, array_agg(ST_AsWKB(rast, true) order by number) as rasters,
-                   array_agg(array_to_string(wanted[first_band:first_band + ST_NumBands(rast) - 1], ',') order by number) as bands
+            select array_agg(1) as numbers, array_agg(public.ST_AsWKB(rast, true) order by number) as rasters,
+                   array_agg(array_to_string(wanted[first_band:first_band + public.ST_NumBands(rast) - 1], ',') order by number) as bands
             from (
-                select rast, number, 1 + coalesce(sum(ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
+                select rast, number, 1 + coalesce(sum(public.ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
                 from unnest(encode.rasters) with ordinality as r (rast, number)
             ) placed
         ) input, eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) as e (embedding)
     );
 end
 $$;
-comment on function eo.encode(raster[], text) is
+comment on function eo.encode(public.raster[], text) is
 'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order.';
 
 create or replace function eo.encode_image(image bytea, encoder text default null, bands text[] default null)
-returns vector
+returns public.vector
 language plpgsql
 stable parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     perform eo_internal.require_python();
@@ -299,13 +299,13 @@ $$;
 comment on function eo.encode_image(bytea, text, text[]) is
 'Vector of an uploaded GeoTIFF, of any size. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there.';
 
-create or replace function eo.hash(vec vector, encoder text default null)
+create or replace function eo.hash(vec public.vector, encoder text default null)
 returns bit varying
 language plpgsql
 stable parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -313,14 +313,14 @@ declare
                        where e.encoder_id = used_encoder);
 begin
     perform eo_internal.require_python();
-    if vector_dims(vec) <> wanted then
-        raise exception 'the vector has % dimensions, but the hash function reads %', vector_dims(vec), wanted
+    if public.vector_dims(vec) <> wanted then
+        raise exception 'the vector has % dimensions, but the hash function reads %', public.vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';
     end if;
-    return (select h.code from eo_internal.hash(used_encoder, array[vector_send(vec)]) as h (code));
+    return (select h.code from eo_internal.hash(used_encoder, array[public.vector_send(vec)]) as h (code));
 end
 $$;
-comment on function eo.hash(vector, text) is
+comment on function eo.hash(public.vector, text) is
 'Hash code of a vector under a hash function (a name or name:version; null: the current one). The same bits as pgearth encode stores.';
 
 create or replace function eo.store_codes(encoder_id smallint, patch_ids bigint[], segments smallint[], codes bit varying[])
@@ -328,7 +328,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe strict
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     wanted integer;

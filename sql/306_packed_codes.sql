@@ -19,7 +19,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     if current_setting('pgearth.code_scan', true) is distinct from 'sql' and eo_internal.has_python() then
@@ -52,7 +52,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     if current_setting('pgearth.code_scan', true) is distinct from 'sql' and eo_internal.has_python() then
@@ -68,7 +68,7 @@ language plpgsql
 volatile parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);

@@ -32,7 +32,7 @@ create or replace function eo.similar_change(
     after text,
     max_results integer default 10,
     encoder text default null,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -57,12 +57,12 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
-    wanted vector := eo_internal.example_embedding(after, used_encoder) - eo_internal.example_embedding(before, used_encoder);
+    wanted public.vector := eo_internal.example_embedding(after, used_encoder) operator(public.-) eo_internal.example_embedding(before, used_encoder);
 begin
     return query
         with passing as materialized (
@@ -73,7 +73,7 @@ begin
         select row_number() over (order by found.distance, found.after_patch_id), found.*
         from (
             select c.before_patch_id, c.after_patch_id, c.cell, c.before_name, c.after_name,
-                   (later.embedding - earlier.embedding) <-> wanted as distance
+                   (later.embedding operator(public.-) earlier.embedding) operator(public.<->) wanted as distance
             from eo.change c
             join passing on passing.patch_id = c.after_patch_id and passing.cell = c.cell
             join eo.embedding earlier
@@ -89,5 +89,5 @@ begin
         order by 1;
 end
 $$;
-comment on function eo.similar_change(text, text, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_change(text, text, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch passes the filters of eo.patches. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the current one. Exact.';

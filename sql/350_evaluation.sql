@@ -16,7 +16,7 @@ returns bigint[]
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -35,7 +35,7 @@ begin
     end if;
     select * into f
     from jsonb_to_record(filters) as given (
-        area geometry, from_time timestamptz, to_time timestamptz, platforms text[], seasons text[], labels text[],
+        area public.geometry, from_time timestamptz, to_time timestamptz, platforms text[], seasons text[], labels text[],
         label_match eo.label_match, countries text[], splits text[], sources text[], seasonal_snow boolean,
         cloud_or_shadow boolean, max_cloud real, scene_classes text[], cells text[], patch_ids bigint[]);
     return array(
@@ -66,7 +66,7 @@ begin atomic
         group by c.descendant_id
     ),
     patch as (
-        select p.patch_id, coalesce(varbit_send(b.code), vector_send(e.embedding)) as features,
+        select p.patch_id, coalesce(varbit_send(b.code), public.vector_send(e.embedding)) as features,
                case when labelled_features.scheme = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
         from unnest(wanted) as w (patch_id)
         join eo.patch p on p.patch_id = w.patch_id
@@ -101,7 +101,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 rows 20 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.ranking_id(encoder);
@@ -148,7 +148,7 @@ language plpgsql
 volatile parallel unsafe
 security invoker
 rows 20 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     return query
@@ -175,7 +175,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -211,7 +211,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 30 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := case when encoder is not null then eo_internal.ranking_id(encoder) end;
@@ -227,12 +227,12 @@ begin
     return query
         select 'distance', e.name || ':' || e.version || coalesce(' (' || e.bits || ' bits)', ''), null::text, null::text, stored.distance
         from (
-            select va.encoder_id, va.embedding <-> vb.embedding as distance
+            select va.encoder_id, va.embedding operator(public.<->) vb.embedding as distance
             from eo.embedding va
             join eo.embedding vb on vb.encoder_id = va.encoder_id
             where (va.patch_id, va.cell) = (patch_a.patch_id, patch_a.cell) and (vb.patch_id, vb.cell) = (patch_b.patch_id, patch_b.cell)
             union all
-            select pa.encoder_id, hamming_distance(ba.code, bb.code)
+            select pa.encoder_id, public.hamming_distance(ba.code::pg_catalog.bit, bb.code::pg_catalog.bit)
             from eo.patch_bucket pa
             join eo.patch_bucket pb on pb.encoder_id = pa.encoder_id
             join eo.bucket ba on ba.encoder_id = pa.encoder_id and ba.bucket_no = pa.bucket_no
@@ -274,9 +274,9 @@ begin
             ('place', 'cell', patch_a.cell, patch_b.cell, null),
             ('place', 'countries', array_to_string(patch_a.country_codes, ', '), array_to_string(patch_b.country_codes, ', '), null),
             ('place', 'km between centres', null, null,
-             ST_Distance(ST_Centroid(patch_a.footprint)::geography, ST_Centroid(patch_b.footprint)::geography) / 1000),
+             public.ST_Distance(public.ST_Centroid(patch_a.footprint)::public.geography, public.ST_Centroid(patch_b.footprint)::public.geography, true) / 1000),
             ('place', 'overlap, of the smaller footprint', null, null,
-             ST_Area(ST_Intersection(patch_a.footprint, patch_b.footprint)) / least(ST_Area(patch_a.footprint), ST_Area(patch_b.footprint))),
+             public.ST_Area(public.ST_Intersection(patch_a.footprint, patch_b.footprint, -1::double precision)) / least(public.ST_Area(patch_a.footprint), public.ST_Area(patch_b.footprint))),
             ('time', 'sensing time, days between', patch_a.sensing_time::text, patch_b.sensing_time::text,
              extract(epoch from patch_b.sensing_time - patch_a.sensing_time)::double precision / 86400),
             ('time', 'season', patch_a.season::text, patch_b.season::text, null),

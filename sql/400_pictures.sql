@@ -6,14 +6,14 @@ language plpgsql
 stable parallel unsafe strict
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     input record;
 begin
     perform eo_internal.require_python();
     select array_agg(array_to_string(r.bands, ',') order by r.resolution) as bands,
-           array_agg(ST_AsWKB(r.rast) order by r.resolution) as rasters into input
+           array_agg(public.ST_AsWKB(r.rast, false) order by r.resolution) as rasters into input
     from eo.patch_raster r
     where r.patch_id = (select p.patch_id from eo.patch p
                         where p.name = rgb.patch and exists (select from eo.patch_raster o where o.patch_id = p.patch_id)
@@ -38,7 +38,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     max_patches constant integer := 200;
@@ -75,7 +75,7 @@ begin
     join eo.map_patch p on p.patch_id = s.patch_id;
     select coalesce(array_agg(s.number::integer), '{}') as numbers,
            coalesce(array_agg(array_to_string(b.names, ',')), '{}') as bands,
-           coalesce(array_agg(ST_AsWKB(ST_Band(r.rast, b.places))), '{}') as rasters
+           coalesce(array_agg(public.ST_AsWKB(public.ST_Band(r.rast, b.places), false)), '{}') as rasters
     into drawn
     from unnest(patch_ids) with ordinality as s (patch_id, number)
     join eo.patch_raster r on r.patch_id = s.patch_id

@@ -67,11 +67,26 @@ def test_upgrade_downgrade_upgrade(empty_url: str) -> None:
 
 
 def test_every_revision_can_be_stepped(empty_url: str) -> None:
-    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"):
+    for revision in (
+        "0001",
+        "0002",
+        "0003",
+        "0004",
+        "0005",
+        "0006",
+        "0007",
+        "0008",
+        "0009",
+        "0010",
+        "0011",
+        "0012",
+        "0013",
+    ):
         upgrade(empty_url, revision)
     upgrade(empty_url)
     first = inventory(empty_url)
     for revision in (
+        "0013",
         "0012",
         "0011",
         "0010",
@@ -89,6 +104,56 @@ def test_every_revision_can_be_stepped(empty_url: str) -> None:
         downgrade(empty_url, revision)
     upgrade(empty_url)
     assert inventory(empty_url) == first
+
+
+FILL_0013 = """
+insert into eo.product (name, platform, level, sensing_time) values ('p', 'sentinel-2a', 'L2A', '2020-01-01 00:00+00');
+insert into eo.patch (cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south, east, north)
+select 'u' || lpad(number::text, 4, '0'), 'p' || number, 'test', p.product_id, 'sentinel-2a', '2020-01-01 00:00+00',
+       'SRID=4326;POLYGON((9 50,9 51,10 51,10 50,9 50))', 32632, 0, 0, 10, 10
+from generate_series(1, 50) as number, eo.product p;
+insert into eo.patch_raster (patch_id, resolution, cell, bands, rast)
+select patch_id, 10, cell, '{B02,B03}',
+       st_addband(st_makeemptyraster(1, 1, 0, 10, 10, -10, 0, 0, 32632), array[row(1, '16BUI', 5, 0), row(2, '16BUI', 6, 0)]::addbandarg[])
+from eo.patch;
+insert into eo.label (label_id, scheme, code, level, name) values (1, 'clc', '1', 1, 'one');
+insert into eo.corine (source, label_id, geom) values ('s', 1, 'SRID=3035;MULTIPOLYGON(((0 0,0 1,1 1,1 0,0 0)))');
+create table eo.corine_part__32632 partition of eo.corine_part for values in (32632);
+insert into eo.corine_part (srid, corine_id, label_id, geom)
+select 32632, corine_id, 1, 'SRID=32632;POLYGON((0 0,0 1,1 1,1 0,0 0))' from eo.corine;
+"""
+
+
+def test_constraints_that_postgis_can_read_replace_older_ones(empty_url: str) -> None:
+    """Revision 0014 on a filled archive, its partitions included; and back, and again."""
+    upgrade(empty_url, "0013")
+    engine = sqlalchemy.create_engine(empty_url)
+    with engine.begin() as connection:
+        run_sql_as_it_is(connection, FILL_0013)
+    for views_work in (False, True, False, True):
+        with engine.connect() as connection:
+            for view in ("raster_columns", "geometry_columns"):
+                if views_work:
+                    assert len(connection.exec_driver_sql(f"select * from {view}").all()) >= 9
+                else:
+                    with pytest.raises(sqlalchemy.exc.DataError, match="invalid input syntax for type integer"):
+                        connection.exec_driver_sql(f"select * from {view}")
+                    connection.rollback()
+            assert connection.exec_driver_sql("select count(*) from eo.patch_raster").scalar() == 50
+            for statement in (
+                "update eo.patch_raster set bands = '{B02}' where patch_id = (select max(patch_id) from eo.patch)",
+                "update eo.corine_part set geom = st_setsrid(geom, 32633)",
+            ):
+                with pytest.raises(sqlalchemy.exc.IntegrityError, match="violates check constraint"):
+                    connection.exec_driver_sql(statement)
+                connection.rollback()
+        (downgrade if views_work else upgrade)(empty_url, "0013" if views_work else "0014")
+
+
+def run_sql_as_it_is(connection: sqlalchemy.Connection, script: str) -> None:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    driver.execute(script.encode())
 
 
 def test_second_upgrade_does_not_replace_functions(empty_url: str) -> None:

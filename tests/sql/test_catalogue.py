@@ -83,10 +83,11 @@ def test_every_function_comes_from_a_file(module_archive: psycopg.Connection) ->
 
 
 def test_search_path_is_pinned_where_it_must_be(module_archive: psycopg.Connection) -> None:
+    """To schemas in which nobody else may create: a function of a stranger's that fits a call better would run instead."""
     for name, language, kind, definer, settings, atomic in module_archive.execute(
         """
         select oid::regprocedure::text, (select lanname from pg_language where oid = prolang), prokind::text, prosecdef,
-               coalesce(array_to_string(proconfig, ';'), ''), prosqlbody is not null
+               coalesce(proconfig, '{}'), prosqlbody is not null
         from pg_proc where pronamespace::regnamespace::text in ('eo', 'eo_internal')
         """
     ):
@@ -96,11 +97,44 @@ def test_search_path_is_pinned_where_it_must_be(module_archive: psycopg.Connecti
             assert atomic, f"{name}: SQL functions are begin atomic"
             assert not settings, f"{name}: a setting would prevent inlining"
         else:
-            assert "search_path=eo, public, pg_temp" in settings, name
+            assert "search_path=pg_catalog, eo, pg_temp" in settings, name
     unpinned_procedures = module_archive.execute(
         "select count(*) from pg_proc where pronamespace = 'eo_internal'::regnamespace and prokind = 'p'"
     ).fetchone()
     assert unpinned_procedures == (0,)
+
+
+def test_nobody_else_may_create_in_the_search_path(module_archive: psycopg.Connection) -> None:
+    """Also of functions of other schemas that belong to eo_owner."""
+    paths = module_archive.execute(
+        """
+        select distinct btrim(schema, ' "')
+        from pg_proc p, unnest(p.proconfig) as setting, string_to_table(split_part(setting, '=', 2), ',') as schema
+        where p.proowner = 'eo_owner'::regrole and setting like 'search_path=%'
+        """
+    ).fetchall()
+    assert set(paths) == {("pg_catalog",), ("eo",), ("pg_temp",)}
+    assert (
+        module_archive.execute(
+            """
+            select n.nspname, r.rolname from pg_namespace n, pg_roles r
+            where n.nspname in ('pg_catalog', 'eo', 'eo_internal', 'eo_layers') and not r.rolsuper and r.rolname <> 'eo_owner'
+              and has_schema_privilege(r.rolname, n.oid, 'create')
+            """
+        ).fetchall()
+        == []
+    )
+
+
+def test_names_of_extensions_have_their_schema(routines: dict[int, Routine]) -> None:
+    """Under the pinned search_path they are not found without, and a body is looked at only when it runs."""
+    schemas: dict[str, set[str]] = {}
+    for routine in routines.values():
+        schemas.setdefault(routine.name.lower(), set()).add(routine.schema)
+    for routine in routines.values():
+        if routine.schema in OWN_SCHEMAS:
+            missed = {name for schema, name in routine.names() if schema is None and schemas.get(name) == {"public"}}
+            assert missed == set(), routine.signature
 
 
 @pytest.fixture(scope="module")
