@@ -278,7 +278,7 @@ def list_versions() -> None:
                    on v.encoder_id = e.encoder_id
             left join (select encoder_id, count(*) as patches from eo.patch_bucket where segment = 0
                        group by encoder_id) b on b.encoder_id = e.encoder_id
-            order by e.name, e.version
+            order by e.name collate "C", e.version
             """
         ).fetchall()
     lines = [("version", "kind", "architecture", "makes", "patches", "state"), *rows]

@@ -276,7 +276,7 @@ select ST_GeoHash(ST_Transform(ST_Point((s.west + s.east) / 2, (s.south + s.nort
        s.seasonal_snow, s.cloud_or_shadow, s.pair_name, s.metadata
 from staged_patch s
 join eo.product p on p.name = s.product
-order by s.name
+order by s.name collate "C"
 on conflict (name, source, cell) do nothing
 """
 # Patches are looked up by name one by one (lateral, limit): an index scan each. A plain join would be planned by

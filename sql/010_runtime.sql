@@ -82,7 +82,7 @@ begin
                       null),
                      ('encoding so far', format('%s requests, %s patches in %s batches', process -> 'counts' ->> 'requests',
                                                 process -> 'counts' ->> 'patches', process -> 'counts' ->> 'batches'),
-                      (select string_agg(c.value || ' ' || c.key, ', ' order by c.key)
+                      (select string_agg(c.value || ' ' || c.key, ', ' order by c.key collate "C")
                        from jsonb_each_text(process -> 'counts' || jsonb_build_object('evicted', process -> 'evicted')) c
                        where c.key not in ('requests', 'patches', 'batches') and c.value <> '0'))) part (component, version, note)
         where process ? 'pid'

@@ -361,10 +361,10 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     return query
-        select distinct on (c.cell) c.cell, c.geom
+        select distinct on (c.cell collate "C") c.cell, c.geom
         from public.ST_Dump(eo_internal.search_area(area)) d,
              eo_internal.cells_of_part(d.geom, eo_internal.check_precision("precision")) c
-        order by c.cell;
+        order by c.cell collate "C";
 end
 $$;
 comment on function eo.cells(public.geometry, integer) is
@@ -389,7 +389,7 @@ begin
         select distinct public.ST_GeoHash(
             public.ST_Point(case when x + dx * width > 180 then x + dx * width - 360
                           when x + dx * width < -180 then x + dx * width + 360
-                          else x + dx * width end, y + dy * height, 4326), length(cell))
+                          else x + dx * width end, y + dy * height, 4326), length(cell)) collate "C"
         from generate_series(-1, 1) as dx, generate_series(-1, 1) as dy
         where (dx, dy) <> (0, 0) and y + dy * height between -90 and 90
         order by 1;
@@ -415,6 +415,6 @@ begin
             using errcode = 'invalid_parameter_value',
                   hint = 'A geohash has 1 to 12 characters out of 0123456789bcdefghjkmnpqrstuvwxyz.';
     end if;
-    return array(select distinct left(c.cell, longest) from unnest(cells) as c (cell) order by 1);
+    return array(select distinct left(c.cell, longest) collate "C" from unnest(cells) as c (cell) order by 1);
 end
 $$;

@@ -325,7 +325,7 @@ begin
                (sum(s.patches) / (select sum(every.patches) from value_set every))::double precision
         from value_set s, unnest(s.elements) as v (value)
         group by v.value
-        order by 2 desc, 1;
+        order by 2 desc, v.value collate "C";
 end
 $$;
 comment on function eo.patch_statistics(text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is

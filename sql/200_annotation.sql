@@ -383,8 +383,8 @@ begin
                array_agg(f.label_id order by f.label_id) filter (where f.counts) as label_ids,
                array_agg(least(f.share, 1)::real order by f.label_id) filter (where f.counts) as label_fraction,
                bool_or(not f.is_label) as located,
-               array_agg(f.country_code order by f.share desc, f.country_code) filter (where f.country_code is not null) as country_codes,
-               coalesce(array_agg(f.nuts_id order by f.share desc, f.nuts_id) filter (where f.nuts_id is not null), '{}') as nuts_ids
+               array_agg(f.country_code order by f.share desc, f.country_code collate "C") filter (where f.country_code is not null) as country_codes,
+               coalesce(array_agg(f.nuts_id order by f.share desc, f.nuts_id collate "C") filter (where f.nuts_id is not null), '{}') as nuts_ids
         from (
             select place_id, true as is_label, label_id, fraction as share, counts, null as country_code, null as nuts_id
             from share
@@ -533,10 +533,10 @@ begin
             using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth load nuts FILE';
     end if;
     for batch, visiting in
-        select pg_catalog.array_agg(c.cell order by c.cell), pg_catalog.sum(c.patches)
+        select pg_catalog.array_agg(c.cell order by c.cell collate "C"), pg_catalog.sum(c.patches)
         from (
             select u.cell, u.patches,
-                   pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell) - u.patches::numeric, batch_size::numeric) as number
+                   pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell collate "C") - u.patches::numeric, batch_size::numeric) as number
             from eo.unannotated_cells(kinds, annotate.source, annotate.cells, annotate."replace") u
         ) c
         group by c.number

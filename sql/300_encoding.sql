@@ -24,7 +24,7 @@ declare
     known_id smallint;
     new_id smallint;
 begin
-    if name is null or name !~ '^[^:[:space:]]+$' then
+    if name is null or name collate "C" !~ '^[^:[:space:]]+$' then
         raise exception '"%" is no name for an encoder', name
             using errcode = 'invalid_parameter_value', hint = 'Give a name without spaces and colons: NAME:VERSION names a version.';
     end if;

@@ -195,14 +195,14 @@ stable parallel safe
 security invoker
 rows 12
 begin atomic
-    select distinct on (b.band) b.band,
+    select distinct on (b.band collate "C") b.band,
            format('%s ± %s (%s to %s)', round(b.mean::numeric, 1), round(b.std::numeric, 1), b.least, b.most)
            || case when b.valid < 1 then format(', %s %% valid', round((100 * b.valid)::numeric, 1)) else '' end,
            b.mean
     from eo.patch_raster r,
          unnest(r.bands, r.band_mean, r.band_std, r.band_min, r.band_max, r.valid_fraction) as b (band, mean, std, least, most, valid)
     where r.patch_id = band_statistics.patch_id and r.cell = band_statistics.cell
-    order by b.band, r.resolution;
+    order by b.band collate "C", r.resolution;
 end;
 
 create or replace function eo.explain_similarity(a text, b text, encoder text default null)
@@ -286,7 +286,7 @@ begin
         select 'band', band, in_a.statistics, in_b.statistics, (in_b.mean - in_a.mean)::double precision
         from eo_internal.band_statistics(patch_a.patch_id, patch_a.cell) in_a
         full join eo_internal.band_statistics(patch_b.patch_id, patch_b.cell) in_b using (band)
-        order by replace(band, 'B8A', 'B08A');
+        order by replace(band, 'B8A', 'B08A') collate "C";
 end
 $$;
 comment on function eo.explain_similarity(text, text, text) is

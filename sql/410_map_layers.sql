@@ -471,7 +471,7 @@ as $$
 declare
     source eo.product := (select p from eo.product p where p.name = make_raster_layer.product);
     -- Unlike a product's name, this fits beside the prefix of an overview into PostgreSQL's 63 bytes.
-    made text := coalesce(layer, left(trim('_' from regexp_replace(lower(product), '[^a-z0-9]+', '_', 'g')), 44)
+    made text := coalesce(layer, left(trim('_' from regexp_replace(lower(product collate "C"), '[^a-z0-9]+', '_', 'g')), 44)
                                  || '_' || source.product_id);
     description text := format('%s: %s%s', product, array_to_string(bands, ', '),
                                case when stretch then ', stretched from the 2nd to the 98th percentile' end);
