@@ -21,6 +21,10 @@ RERUNNABLE = (
     nodes.GrantStmt,
     nodes.DoStmt,
 )
+# Types after `::` or as those of variables, and pgvector's operators; PostGIS's share their names with pg_catalog's.
+TYPES = "geometry|geography|raster|vector|halfvec|geomval|box2d|box3d|addbandarg"
+EXTENSION_TYPE = re.compile(rf"::\s*(?:{TYPES})\b|^\s+\w+ (?:{TYPES})(?:\[\])?(?:;| :=)", re.M)
+EXTENSION_OPERATOR = re.compile(r"(?<!public\.)(?:<->|<~>|<#>|<=>|<%>)")
 HEADER_ORDER = ["language", "volatility", "parallel", "security", "rows", "cost", "set"]
 HEADER_WORDS = {
     "language": "language",
@@ -135,6 +139,9 @@ def test_names_of_extensions_have_their_schema(routines: dict[int, Routine]) -> 
         if routine.schema in OWN_SCHEMAS:
             missed = {name for schema, name in routine.names() if schema is None and schemas.get(name) == {"public"}}
             assert missed == set(), routine.signature
+            if routine.language == "plpgsql":
+                assert EXTENSION_TYPE.findall(routine.text) == [], routine.signature
+                assert EXTENSION_OPERATOR.findall(routine.text) == [], routine.signature
 
 
 @pytest.fixture(scope="module")
