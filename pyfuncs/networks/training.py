@@ -297,7 +297,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     for key, value in kinds["optimizer"].items():
         place, _, name = key.partition("/")
         number = int(place)
-        # As the parameters lie in memory: AdamW takes all at once only where they lie alike, and else a fifth longer.
+        # As the parameters lie in memory: only where they lie alike does AdamW take all at once on a GPU.
         moments.setdefault(number, {})[name] = (
             torch.tensor(value.item())
             if name == "step"

@@ -597,18 +597,20 @@ def test_a_gpu_that_is_full_gives_an_error_and_goes_on() -> None:
     expected = encode(used, patches, batch_size=64)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(
-        (torch.cuda.memory_reserved() + (40 << 20)) / torch.cuda.mem_get_info()[1]
+        (torch.cuda.memory_reserved() + (120 << 20)) / torch.cuda.mem_get_info()[1]
     )
     try:
         with pytest.raises(PgearthError, match="the GPU has too little memory") as caught:
             encode(used, patches, batch_size=64)
         assert caught.value.sqlstate == "53000"
+        del caught  # its traceback keeps what was computed so far
+        gc.collect()
         assert encode(used, patches[:1]).shape == (1, 512)
         with pytest.raises(PgearthError, match="the GPU has too little memory"):
             trained(settings(width=64))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    np.testing.assert_array_equal(encode(used, patches, batch_size=64), expected)
+    np.testing.assert_allclose(encode(used, patches, batch_size=64), expected, rtol=1e-4, atol=1e-4)
 
 
 @on_a_gpu
@@ -652,7 +654,7 @@ for _ in range(2):
 
 @on_a_gpu
 def test_a_training_on_a_gpu_learns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16. A GPU does not promise the same sums again, though an H100 was seen to give them."""
+    """In bfloat16. A GPU does not promise the same sums again, so the losses are only to be near."""
     chosen = settings(width=16, epochs=4)
     unbroken = trained(chosen, count=64)
     losses = [metrics["loss"] for metrics in unbroken.history]
