@@ -20,3 +20,7 @@ class PgearthError(Exception):
         super().__init__(message)
         self.sqlstate = sqlstate
         self.hint = hint
+
+
+class DeviceFailedError(PgearthError):
+    """The GPU has failed, and for this process it stays so: only a new one can use it again."""

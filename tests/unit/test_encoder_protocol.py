@@ -43,7 +43,7 @@ from pyfuncs.encoder_protocol import (
 from pyfuncs.encoder_queue import Queue, Request
 from pyfuncs.encoder_server import EncoderServer
 from pyfuncs.encoders import Encoder, encode_batch
-from pyfuncs.errors import PgearthError
+from pyfuncs.errors import SYSTEM_ERROR, DeviceFailedError, PgearthError
 from pyfuncs.spectral import BANDS, DIMENSION
 
 U2 = np.dtype("u2")
@@ -67,7 +67,7 @@ def no_pause() -> None:
 
 
 class Archive:
-    """Has the `spectral` encoder under each id below 100; reads none while it is `locked`."""
+    """Has the `spectral` encoder under each id below 98; reads none while it is `locked`."""
 
     def __init__(self) -> None:
         self.unlocked = threading.Event()
@@ -78,6 +78,8 @@ class Archive:
         self.unlocked.wait(10)
         if encoder_id >= 100:
             raise UnknownEncoderError
+        if encoder_id == 98:
+            raise DeviceFailedError("the GPU is lost", sqlstate=SYSTEM_ERROR)
         if encoder_id == 99:
             raise RuntimeError("the disk is on fire")
         make_room(1000 * encoder_id)
@@ -461,6 +463,25 @@ def test_what_is_queued_when_the_process_stops_is_left_to_the_sessions(archive: 
         assert first.result(10).shape == (1, DIMENSION)
         with pytest.raises(NotServedError):
             queued.result(10)
+
+
+def test_without_its_gpu_the_process_ends_and_leaves_the_work_to_the_sessions(archive: Archive) -> None:
+    with serving(archive) as server, ThreadPoolExecutor(4) as pool:
+        archive.unlocked.clear()
+        first = pool.submit(encoder_client.encode_batch, server._path, spectral(98), pixels(1), no_pause)
+        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        queued = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        wait_for(lambda: status(server._path)["queue"]["requests"] == 1)
+        archive.unlocked.set()
+        with pytest.raises(PgearthError, match="the GPU is lost") as caught:
+            first.result(10)
+        assert caught.value.sqlstate == "58000"
+        with pytest.raises(NotServedError):
+            queued.result(10)
+        wait_for(lambda: not server._path.exists())
+        assert server.device_failed
+        with pytest.raises(NotServedError):
+            encoder_client.encode_batch(server._path, spectral(1), pixels(1), no_pause)
 
 
 def test_nobody_sees_an_error_when_the_process_stops(archive: Archive) -> None:
