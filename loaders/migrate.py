@@ -9,7 +9,6 @@ from pathlib import Path
 import alembic.command
 import alembic.config
 import click
-import psycopg
 import sqlalchemy
 from alembic.script import ScriptDirectory
 from psycopg import errors, sql
@@ -18,7 +17,7 @@ import migrations
 import pyfuncs
 from loaders.database import sqlalchemy_url
 from loaders.errors import InputError
-from migrations.sqlfiles import DEPENDENT_HINT, drop_functions
+from migrations.sqlfiles import DEPENDENT_HINT, drop_functions, has_python_functions
 
 OLDEST_SERVER = 15
 BASE = "base"
@@ -30,7 +29,7 @@ LOCK = "select pg_advisory_xact_lock(hashtextextended('pgearth migrate', 0))"
 
 DATABASE = """
 select current_database(), getdatabaseencoding(), current_setting('server_version_num')::integer / 10000,
-       pg_is_in_recovery(),
+       current_setting('transaction_read_only')::boolean,
        array(select name from unnest('{postgis,postgis_raster,vector}'::text[]) as name
              where name not in (select extname from pg_extension union all select name from pg_available_extensions))
 """
@@ -117,7 +116,7 @@ from (
 cross join lateral (select n.nspname::text as schema from pg_namespace n where n.oid = thing.namespace) n
 where schema !~ '^pg_|^information_schema$'
   and not exists (select from pg_depend d where d.classid = thing.class and d.objid = thing.oid and d.deptype = 'e')
-  and (schema not in ('eo', 'eo_internal') or kind in ('table', 'column'))
+  and (schema <> 'eo' or kind in ('table', 'column')) and schema <> 'eo_internal'
 """
 
 Report = Callable[[str], object]
@@ -167,22 +166,26 @@ def transaction(url: sqlalchemy.URL | str, report: Report) -> Iterator[sqlalchem
             f"The database cannot be reached: {' '.join(str(error.orig).split())}",
             "Check that the server runs, and what PGEARTH_DSN or libpq's PG* variables name.",
         ) from error
+    with unwrapped(), connection, connection.begin():
+        require_suitable(connection)
+        if not connection.exec_driver_sql(TRY_LOCK).scalar():
+            report("Another migration of this database is running; this one waits for its end.")
+            connection.exec_driver_sql(LOCK)
+        yield connection
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise psycopg's errors instead of SQLAlchemy's."""
     try:
-        with connection, connection.begin():
-            require_suitable(connection)
-            if not connection.exec_driver_sql(TRY_LOCK).scalar():
-                report("Another migration of this database is running; this one waits for its end.")
-                connection.exec_driver_sql(LOCK)
-            yield connection
+        yield
     except sqlalchemy.exc.DBAPIError as error:
-        if isinstance(error.orig, psycopg.Error):
-            raise error.orig from error
-        raise
+        raise error.orig or error from None
 
 
 def require_suitable(connection: sqlalchemy.Connection) -> None:
     """Raise InputError unless the database can hold an archive."""
-    name, encoding, version, standby, unavailable = connection.exec_driver_sql(DATABASE).one()
+    name, encoding, version, read_only, unavailable = connection.exec_driver_sql(DATABASE).one()
     if encoding != "UTF8":
         raise InputError(
             f"The database {name} has the encoding {encoding}; an archive needs UTF8.",
@@ -190,8 +193,11 @@ def require_suitable(connection: sqlalchemy.Connection) -> None:
         )
     if version < OLDEST_SERVER:
         raise InputError(f"The server is PostgreSQL {version}; pgearth needs {OLDEST_SERVER} or newer.")
-    if standby:
-        raise InputError("The server is a standby, which only reads.", "Run pgearth migrate on its primary.")
+    if read_only:
+        raise InputError(
+            f"The database {name} can only be read: its server is a standby, or default_transaction_read_only is on.",
+            "Run pgearth migrate on the primary, or without the setting.",
+        )
     if unavailable:
         raise InputError(
             f"The server lacks the extension {', '.join(unavailable)}.",
@@ -251,12 +257,10 @@ def require_rights(connection: sqlalchemy.Connection, current: str) -> None:
 
 @contextmanager
 def explained(used: list[str]) -> Iterator[None]:
-    """Say what to do about errors for want of rights, or because of a user's own objects; `used` says what they need."""
+    """Say what to do about errors for want of rights, or because of a user's objects; `used` says what they need."""
     try:
-        yield
-    except sqlalchemy.exc.DBAPIError as error:
-        with explained(used):
-            raise error.orig or error from error
+        with unwrapped():
+            yield
     except (
         errors.DependentObjectsStillExist,
         errors.InvalidFunctionDefinition,
@@ -273,29 +277,36 @@ def explained(used: list[str]) -> Iterator[None]:
         ) from error
 
 
-def upgrade(url: sqlalchemy.URL | str, revision: str = HEAD, report: Report = str) -> None:
-    """Upgrade the database at `url` to `revision` in one transaction; at head, functions and privileges follow.
+def upgrade(url: sqlalchemy.URL | str, revision: str = HEAD, report: Report = str) -> str:
+    """Upgrade the database at `url` to `revision` in one transaction, and return the number of this revision.
 
-    Raises InputError for an older revision than the database's, or whatever else stands in the way.
+    At head, functions, roles and privileges are made whole. Raises InputError for a revision that is older than the
+    database's, and for whatever else stands in the way.
     """
     known = known_revisions()
     numbers = list(known)
     target = resolve(revision, numbers)
+    if target == BASE:
+        raise InputError("base, no schema, is nothing to upgrade to.", "To remove it: pgearth migrate --down base")
     with transaction(url, report) as connection:
         current = current_revision(connection, numbers)
-        pending = [number for number in numbers if (current == BASE or number > current) and number <= target]
-        if target == BASE or (current != BASE and target < current):
+        if current != BASE and target < current:
             raise InputError(
-                f"The schema is at revision {current}, newer than {revision}.",
+                f"The database holds {describe(current)}, which is newer than {revision}.",
                 f"To downgrade it: pgearth migrate --down {revision}",
             )
+        pending = [number for number in numbers if (current == BASE or number > current) and number <= target]
         require_rights(connection, current)
-        report(f"The schema is at revision {current}." if current != BASE else "The database holds no archive yet.")
+        if pending:
+            report(f"The database holds {describe(current)}.")
         for number in pending:
             report(f"Applying {number}: {known[number]}")
         used = drop_functions(connection) if pending and current != BASE else []
         with explained(used):
             alembic.command.upgrade(configuration(connection), target)
+        if target == numbers[-1] and not has_python_functions(connection):
+            report("PL/Python is missing: functions that encode, hash or draw, see docs/without_python.md.")
+    return target
 
 
 def downgrade(url: sqlalchemy.URL | str, revision: str, report: Report = str) -> None:
@@ -312,38 +323,47 @@ def losses(url: sqlalchemy.URL | str, revision: str, report: Report = str) -> li
     numbers = list(known_revisions())
     target = resolve(revision, numbers)
     with transaction(url, report) as connection:
-        report(f"The schema is at revision {require_newer(connection, numbers, target)}.")
+        report(f"The database holds {describe(require_newer(connection, numbers, target))}.")
         things, rows = inventory(connection), row_counts(connection)
         savepoint = connection.begin_nested()
         step_down(connection, target)
         left, rows_left = inventory(connection), row_counts(connection)
         savepoint.rollback()
         lost = [thing for thing in things if thing not in left]
-        tables = {name for kind, name in lost if kind.endswith("table")}
-        found = []
-        for kind, name in lost:
-            if kind == "table":
-                found.append(f"table {name} ({count(connection, name)} rows)")
-            elif kind == "column" and name.rpartition(".")[0] not in tables:
-                table, _, column = name.rpartition(".")
-                found.append(f"column {name} (in {count(connection, table, column)} rows not null)")
-            elif name.rpartition(".")[0] not in tables:
-                found.append(f"{kind} {name}")
-        return found + [
-            f"{number - rows_left[name]} of the {number} rows of {name}"
-            for name, number in rows.items()
-            if number > rows_left.get(name, number)
-        ]
+        return say(connection, lost, {name: (rows[name], rows_left.get(name, 0)) for name in rows})
+
+
+def say(connection: sqlalchemy.Connection, lost: list[Thing], rows: dict[str, tuple[int, int]]) -> list[str]:
+    """Lines about the things that are `lost`, and about tables of `rows` before and after."""
+    tables = {name for kind, name in lost if kind == "table"}
+    found, empty = [], 0
+    for kind, name in lost:
+        table, _, column = name.rpartition(".")
+        if kind == "table" or (kind == "column" and table not in tables):
+            number = count(connection, name) if kind == "table" else count(connection, table, column)
+            empty += not number
+            if number:
+                found.append(f"{kind} {name}: {number} rows")
+        elif table not in tables:
+            found.append(f"{kind} {name}")
+    found += [
+        f"{before - after} of the {before} rows of {name}"
+        for name, (before, after) in rows.items()
+        if after < before and name not in tables
+    ]
+    return [*found, f"empty tables and columns: {empty}"] if empty else found
+
+
+def describe(revision: str) -> str:
+    """What a database at `revision` holds."""
+    return "no archive" if revision == BASE else f"an archive at revision {revision}"
 
 
 def require_newer(connection: sqlalchemy.Connection, numbers: list[str], target: str) -> str:
     """Return the revision of the database. Raises InputError unless it is newer than `target`."""
     current = current_revision(connection, numbers)
     if current == BASE or (target != BASE and target >= current):
-        raise InputError(
-            "The database holds no archive." if current == BASE else f"The schema is at revision {current}.",
-            "Nothing is to be downgraded.",
-        )
+        raise InputError(f"The database holds {describe(current)}: nothing is to be downgraded.")
     return current
 
 
@@ -386,17 +406,17 @@ def migrate(revision: str, down: bool, yes: bool) -> None:
     url = sqlalchemy_url()
     if down:
         lost = losses(url, revision, click.echo)
-        click.echo(
-            "\n".join(["Lost by the downgrade:", *lost]) if lost else "No stored data are lost by the downgrade."
-        )
+        click.echo("\n  ".join([f"A downgrade to {revision} deletes:", *(lost or ["no stored data"])]))
         if not yes and not confirmed():
             raise InputError("Nothing was changed.", "Answer y, or pass --yes.")
         downgrade(url, revision, click.echo)
-        click.echo(f"The schema is at revision {revision}; its functions come from the checkout of that revision.")
+        click.echo(f"The database holds {describe(revision)}.")
+        if revision != BASE:
+            click.echo("Its functions come from the checkout of that revision: pgearth migrate")
     else:
-        upgrade(url, revision, click.echo)
-        target = resolve(revision, list(known_revisions()))
-        click.echo(f"The schema is at revision {target} (pgearth {pyfuncs.__version__}).")
+        click.echo(
+            f"The database holds {describe(upgrade(url, revision, click.echo))} (pgearth {pyfuncs.__version__})."
+        )
 
 
 def confirmed() -> bool:

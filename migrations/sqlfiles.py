@@ -41,7 +41,10 @@ select exists (
 """
 INSUFFICIENT_PRIVILEGE = "42501"
 DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
-DEPENDENT_HINT = "Nothing was changed. Keep their definitions (pg_dump --schema-only), drop them, run pgearth migrate, and make them again."
+DEPENDENT_HINT = (
+    "Nothing was changed. Keep their definitions (pg_dump --schema-only), drop them, run pgearth migrate,"
+    " and make them again."
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Extensions and schemas; the roles are made by every migration: see migrations.roles."""
+"""Extensions and schemas."""
 
 from alembic import op
 
@@ -9,6 +9,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    # Every migration makes the roles: see migrations.roles.
     # plpython3u is not needed by any revision and not to be had on every server: see migrations.sqlfiles.has_plpython.
     run_sql(
         op.get_bind(),
