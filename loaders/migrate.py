@@ -17,7 +17,7 @@ import migrations
 import pyfuncs
 from loaders.database import sqlalchemy_url
 from loaders.errors import InputError
-from migrations.sqlfiles import DEPENDENT_HINT, drop_functions, has_python_functions
+from migrations.sqlfiles import DEPENDENT_HINT, drop_functions, has_python_functions, run_sql
 
 OLDEST_SERVER = 15
 BASE = "base"
@@ -117,6 +117,13 @@ cross join lateral (select n.nspname::text as schema from pg_namespace n where n
 where schema !~ '^pg_|^information_schema$'
   and not exists (select from pg_depend d where d.classid = thing.class and d.objid = thing.oid and d.deptype = 'e')
   and (schema <> 'eo' or kind in ('table', 'column')) and schema <> 'eo_internal'
+"""
+
+# Refused while functions of pgearth depend on those of PostGIS; nothing is done where there is nothing newer.
+UPGRADE_EXTENSIONS = """
+set local client_min_messages = warning;
+select public.postgis_extensions_upgrade();
+alter extension vector update;
 """
 
 Report = Callable[[str], object]
@@ -277,11 +284,11 @@ def explained(used: list[str]) -> Iterator[None]:
         ) from error
 
 
-def upgrade(url: sqlalchemy.URL | str, revision: str = HEAD, report: Report = str) -> str:
+def upgrade(url: sqlalchemy.URL | str, revision: str = HEAD, report: Report = str, *, extensions: bool = False) -> str:
     """Upgrade the database at `url` to `revision` in one transaction, and return the number of this revision.
 
-    At head, functions, roles and privileges are made whole. Raises InputError for a revision that is older than the
-    database's, and for whatever else stands in the way.
+    At head, functions, roles and privileges are made whole. `extensions`: PostGIS and pgvector are upgraded first.
+    Raises InputError for a revision that is older than the database's, and for whatever else stands in the way.
     """
     known = known_revisions()
     numbers = list(known)
@@ -301,8 +308,10 @@ def upgrade(url: sqlalchemy.URL | str, revision: str = HEAD, report: Report = st
             report(f"The database holds {describe(current)}.")
         for number in pending:
             report(f"Applying {number}: {known[number]}")
-        used = drop_functions(connection) if pending and current != BASE else []
+        used = drop_functions(connection) if (pending or extensions) and current != BASE else []
         with explained(used):
+            if extensions and current != BASE:
+                run_sql(connection, UPGRADE_EXTENSIONS)
             alembic.command.upgrade(configuration(connection), target)
         if target == numbers[-1] and not has_python_functions(connection):
             report("PL/Python is missing: functions that encode, hash or draw, see docs/without_python.md.")
@@ -398,11 +407,14 @@ def count(connection: sqlalchemy.Connection, table: str, column: str | None = No
 @click.argument("revision", default=HEAD)
 @click.option("--down", is_flag=True, help="Downgrade to REVISION (`base` removes everything) instead of upgrading.")
 @click.option("--yes", is_flag=True, help="With --down: do not ask.")
-def migrate(revision: str, down: bool, yes: bool) -> None:
+@click.option("--extensions", is_flag=True, help="Upgrade PostGIS and pgvector to what the server has installed, too.")
+def migrate(revision: str, down: bool, yes: bool, extensions: bool) -> None:
     """Upgrade the schema to REVISION (head unless given), and make functions, roles and privileges whole.
 
     Running it again changes nothing. It is one transaction: whatever ends it early leaves the database as it was.
     """
+    if extensions and down:
+        raise click.UsageError("--extensions upgrades: it does not go with --down.")
     url = sqlalchemy_url()
     if down:
         lost = losses(url, revision, click.echo)
@@ -414,9 +426,8 @@ def migrate(revision: str, down: bool, yes: bool) -> None:
         if revision != BASE:
             click.echo("Its functions come from the checkout of that revision: pgearth migrate")
     else:
-        click.echo(
-            f"The database holds {describe(upgrade(url, revision, click.echo))} (pgearth {pyfuncs.__version__})."
-        )
+        reached = upgrade(url, revision, click.echo, extensions=extensions)
+        click.echo(f"The database holds {describe(reached)} (pgearth {pyfuncs.__version__}).")
 
 
 def confirmed() -> bool:
