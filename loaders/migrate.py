@@ -17,7 +17,7 @@ import migrations
 import pyfuncs
 from loaders.database import sqlalchemy_url
 from loaders.errors import InputError
-from migrations.sqlfiles import DEPENDENT_HINT, drop_functions, has_python_functions, run_sql
+from migrations.sqlfiles import DEPENDENT_HINT, drop_functions, has_python_functions
 
 OLDEST_SERVER = 15
 BASE = "base"
@@ -120,11 +120,11 @@ where schema !~ '^pg_|^information_schema$'
 """
 
 # Refused while functions of pgearth depend on those of PostGIS; nothing is done where there is nothing newer.
-UPGRADE_EXTENSIONS = """
-set local client_min_messages = warning;
-select public.postgis_extensions_upgrade();
-alter extension vector update;
-"""
+UPGRADE_EXTENSIONS = (
+    "set local client_min_messages = warning",
+    "select public.postgis_extensions_upgrade()",
+    "alter extension vector update",
+)
 
 Report = Callable[[str], object]
 Thing = tuple[str, str]
@@ -311,7 +311,8 @@ def upgrade(url: sqlalchemy.URL | str, revision: str = HEAD, report: Report = st
         used = drop_functions(connection) if (pending or extensions) and current != BASE else []
         with explained(used):
             if extensions and current != BASE:
-                run_sql(connection, UPGRADE_EXTENSIONS)
+                for statement in UPGRADE_EXTENSIONS:
+                    connection.exec_driver_sql(statement)
             alembic.command.upgrade(configuration(connection), target)
         if target == numbers[-1] and not has_python_functions(connection):
             report("PL/Python is missing: functions that encode, hash or draw, see docs/without_python.md.")

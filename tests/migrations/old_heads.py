@@ -44,16 +44,22 @@ class Head:
                 if revision > current:
                     module = ModuleType(f"revision_{revision}")
                     exec(text, module.__dict__)
+                    module.run_sql = run  # type: ignore[attr-defined]
                     module.upgrade()
         connection.exec_driver_sql("delete from public.pgearth_version")
         connection.exec_driver_sql("insert into public.pgearth_version values (%s)", (self.revision,))
-        driver_connection = connection.connection.driver_connection
-        assert isinstance(driver_connection, psycopg.Connection)
-        driver_connection.execute("create extension if not exists plpython3u")
+        run(connection, "create extension if not exists plpython3u")
         connection.exec_driver_sql("delete from eo_internal.sql_file")
         for file in self.sql:
-            driver_connection.execute(file.text.encode())
+            run(connection, file.text)
             connection.exec_driver_sql("insert into eo_internal.sql_file values (%s, %s)", (file.name, file.sha256))
+
+
+def run(connection: sqlalchemy.Connection, text: str) -> None:
+    """Run a script as it stands, as migrations.sqlfiles.run_sql did in those checkouts."""
+    driver_connection = connection.connection.driver_connection
+    assert isinstance(driver_connection, psycopg.Connection)
+    driver_connection.execute(text.encode())
 
 
 def old_heads() -> Iterator[Head]:

@@ -14,10 +14,10 @@ import sqlalchemy
 from loaders.errors import InputError
 from loaders.migrate import upgrade
 from migrations.functions import created_names
-from migrations.sqlfiles import published_names, run_sql
+from migrations.sqlfiles import published_names
 from pyfuncs.errors import PgearthError
 from tests.migrations.catalogue import catalogue
-from tests.migrations.old_heads import Head, old_heads
+from tests.migrations.old_heads import Head, old_heads, run
 
 HEADS = {head.commit: head for head in old_heads()}
 BEFORE_FILTERS = HEADS["c947e95"]
@@ -159,10 +159,10 @@ def make(databases: Databases, head: Head) -> str:
 
 def fill(connection: sqlalchemy.Connection, head: Head) -> None:
     renamed = "'product'" in head.revisions.get("0012", "")
-    run_sql(connection, FILL.replace("'scene'", "'product'") if renamed else FILL)
+    run(connection, FILL.replace("'scene'", "'product'") if renamed else FILL)
     for revision, statement in FILL_SINCE.items():
         if revision <= head.revision:
-            run_sql(connection, statement)
+            run(connection, statement)
 
 
 def rows(connection: sqlalchemy.Connection) -> Rows:
@@ -170,10 +170,17 @@ def rows(connection: sqlalchemy.Connection) -> Rows:
         "select oid::regclass::text from pg_class"
         " where relnamespace = 'eo'::regnamespace and relkind in ('r', 'p') and not relispartition"
     )
-    return {
+    found = {
         table: [row for (row,) in connection.exec_driver_sql(f"select to_jsonb(t) from {table} t")]
         for table in tables.scalars().all()
     }
+    # What a footprint covers, whatever its type.
+    for table, key in (("eo.patch", "patch_id"), ("eo.product", "product_id")):
+        covered = dict(
+            map(tuple, connection.exec_driver_sql(f"select {key}, st_astext(st_multi(footprint)) from {table}"))
+        )
+        found[table] = [row | {"footprint": covered[row[key]]} for row in found[table]]
+    return found
 
 
 def assert_kept(before: Rows, after: Rows) -> None:
@@ -234,21 +241,21 @@ def test_a_database_that_went_through_older_heads(
 
 USERS_OBJECTS = """
 create schema mine;
-create view mine.layer as select name, geom from eo.map_patch;
-create view mine.of_the_layer as select name from mine.layer;
-create materialized view mine.cells as select eo.cell_of(footprint) as cell from eo.patch;
-create function mine.forests() returns bigint language sql stable begin atomic
-    select count(*) from eo.patches(labels => '{Forests}');
+create view mine.region as select name, geom from eo.map_nuts;
+create view mine.of_the_region as select name from mine.region;
+create materialized view mine.cells as select eo.cell_of(st_centroid(geom)) as cell from eo.nuts;
+create function mine.forests() returns integer language sql stable begin atomic
+    select cardinality(eo.label_members(array['Forests']));
 end;
 create table mine.place (
     patch_id bigint,
     patch_cell text,
-    patch eo.map_patch,
-    geom public.geometry check (eo.cell_of(geom) <> ''),
-    cell text default eo.cell_of(public.st_point(7, 51, 4326)),
+    region eo.map_nuts,
+    geom geometry check (eo.cell_of(geom) <> ''),
+    cell text default eo.cell_of(st_point(7, 51, 4326)),
     foreign key (patch_id, patch_cell) references eo.patch
 );
-insert into mine.place (geom) values (public.st_point(7, 51, 4326));
+insert into mine.place (geom) values (st_point(7, 51, 4326));
 create index on mine.place (eo.cell_of(geom));
 create policy near on mine.place using (eo.cell_of(geom) like 'u1%');
 """
@@ -268,14 +275,14 @@ order by 1, 2
 def test_what_a_user_made_of_what_stays_is_left_alone(databases: Databases, fresh: set[tuple[str, str, str]]) -> None:
     url = make(databases, BEFORE_LEARNING)
     with begin(url) as connection:
-        run_sql(connection, USERS_OBJECTS)
+        run(connection, USERS_OBJECTS)
         before = connection.exec_driver_sql(MINE).all()
     assert len(before) >= 9
     upgrade(url)
     with begin(url) as connection:
         assert connection.exec_driver_sql(MINE).all() == before
         assert catalogue(connection) == fresh
-        assert connection.exec_driver_sql("select mine.forests(), count(*) from mine.of_the_layer").one() == (5, 5)
+        assert connection.exec_driver_sql("select mine.forests(), count(*) from mine.of_the_region").one() == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +299,7 @@ def test_what_a_user_made_of_what_goes_is_named_and_nothing_is_changed(
 ) -> None:
     url = make(databases, HEADS[commit])
     with begin(url) as connection:
-        run_sql(connection, f"create schema mine; create view mine.thing as {query}")
+        run(connection, f"create schema mine; create view mine.thing as {query}")
         before, mine = catalogue(connection), connection.exec_driver_sql(MINE).all()
     with pytest.raises((InputError, PgearthError)) as caught:
         upgrade(url)
@@ -301,7 +308,7 @@ def test_what_a_user_made_of_what_goes_is_named_and_nothing_is_changed(
     with begin(url) as connection:
         assert catalogue(connection) == before
         assert connection.exec_driver_sql(MINE).all() == mine
-        run_sql(connection, "drop schema mine cascade")
+        run(connection, "drop schema mine cascade")
     upgrade(url)
     with begin(url) as connection:
         assert catalogue(connection) == fresh
