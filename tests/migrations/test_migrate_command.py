@@ -110,7 +110,7 @@ def test_it_says_what_is_and_what_it_does(empty: psycopg.Connection, pgearth: Ca
 USERS_OBJECTS = """
 create schema mine;
 create table mine.note (patch_id bigint, cell text, constraint of_patch foreign key (patch_id, cell) references eo.patch);
-create view mine.forest as select eo.label_members(array['Forests']);
+create view mine.forest as select name from eo.map_nuts;
 create function mine.patches() returns bigint language sql stable begin atomic select count(*) from eo.patch; end;
 create materialized view mine.season as select season from eo.product;
 """
