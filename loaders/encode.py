@@ -125,9 +125,7 @@ def is_packed(connection: Connection, hashing: Encoder) -> bool:
     row = connection.execute(
         """
         select from eo.code_index i
-        where i.encoder_id = %s and not exists (
-            select from eo.patch_change c
-            where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot))
+        where i.encoder_id = %s and eo_internal.unproved_codes(i) is null and eo_internal.unproved_patches(i) is null
         """,
         (hashing.encoder_id,),
     ).fetchone()

@@ -401,7 +401,8 @@ class CodeIndex(Base):
     buckets: Mapped[int] = mapped_column(Integer)
     patches: Mapped[int] = mapped_column()
     bytes: Mapped[int] = mapped_column()
-    snapshot: Mapped[str] = mapped_column()
+    codes_guard: Mapped[str | None]
+    patches_guard: Mapped[str | None]
     built_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -409,10 +410,12 @@ class PatchChange(Base):
     """A transaction that stored or changed patches or their codes."""
 
     __tablename__ = "patch_change"
-    __table_args__ = {"schema": "eo"}  # noqa: RUF012
+    __table_args__ = (Index("patch_change_changed_by", "changed_by"), {"schema": "eo"})
 
-    changed_by: Mapped[int] = mapped_column(primary_key=True, server_default=text("pg_current_xact_id()::text::bigint"))
+    change_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    changed_by: Mapped[int] = mapped_column(server_default=text("pg_current_xact_id()::text::bigint"))
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_by: Mapped[list[int]] = mapped_column(server_default=text("'{}'"))
 
 
 class PatchBucket(Base):
