@@ -383,7 +383,7 @@ class Bucket(Base):
     """A distinct hash code of one hash function."""
 
     __tablename__ = "bucket"
-    __table_args__ = (UniqueConstraint("encoder_id", "code"), {"schema": "eo"})
+    __table_args__ = (UniqueConstraint("code", "encoder_id"), {"schema": "eo"})
 
     encoder_id: Mapped[int] = mapped_column(ForeignKey("eo.encoder.encoder_id"), primary_key=True)
     bucket_no: Mapped[int] = mapped_column(Integer, primary_key=True)

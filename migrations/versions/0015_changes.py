@@ -68,6 +68,15 @@ alter table eo.bucket enable always trigger keep_buckets_whole;
 alter table eo.bucket enable always trigger keep_buckets_in_use;
 """
 
+# By code first: by hash function first, an index looks as good as the primary key for finding a bucket by its number (a
+# foreign key does, for each patch) while statistics know nothing of a new hash function, and reads all of its buckets.
+INDEXES = """
+alter table eo.bucket drop constraint bucket_encoder_id_code_key, add unique (code, encoder_id);
+"""
+OLD_INDEXES = """
+alter table eo.bucket drop constraint bucket_code_encoder_id_key, add unique (encoder_id, code);
+"""
+
 OLD_TABLES = """
 drop function if exists eo_internal.change_guard(text);
 drop function if exists eo_internal.unproved_codes(eo.code_index);
@@ -115,9 +124,9 @@ alter table eo.bucket enable trigger keep_buckets_in_use;
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), TABLES + TRIGGERS)
+    run_sql(op.get_bind(), TABLES + TRIGGERS + INDEXES)
 
 
 def downgrade() -> None:
     # Functions of the older revision come from the older checkout.
-    run_sql(op.get_bind(), OLD_TRIGGERS + OLD_TABLES)
+    run_sql(op.get_bind(), OLD_INDEXES + OLD_TRIGGERS + OLD_TABLES)
