@@ -211,6 +211,8 @@ class Patch(Base):
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
     scene_class_fraction: Mapped[list[float] | None]
     nuts_ids: Mapped[list[str] | None]
+    label_edition: Mapped[str | None]
+    nuts_edition: Mapped[str | None]
 
 
 def patch_reference() -> ForeignKeyConstraint:
@@ -238,6 +240,17 @@ class PatchRaster(Base):
     band_mean: Mapped[list[float] | None]
     band_std: Mapped[list[float] | None]
     valid_fraction: Mapped[list[float] | None]
+
+
+class Edition(Base):
+    """Which edition of CORINE or of NUTS the archive holds."""
+
+    __tablename__ = "edition"
+    __table_args__ = (CheckConstraint("reference in ('corine', 'nuts')"), {"schema": "eo"})
+
+    reference: Mapped[str] = mapped_column(primary_key=True)
+    edition: Mapped[str]
+    loaded_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Corine(Base):

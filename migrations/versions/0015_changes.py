@@ -1,4 +1,4 @@
-"""Changes are noted however rows change; packed codes say what they rest on."""
+"""Changes are noted however rows change; packed codes say what they rest on; editions of CORINE and NUTS have names."""
 
 from alembic import op
 
@@ -73,6 +73,71 @@ alter table eo.bucket enable always trigger keep_buckets_in_use;
 INDEXES = """
 alter table eo.bucket drop constraint bucket_encoder_id_code_key, add unique (code, encoder_id);
 """
+# The edition of what was loaded before is in the names of the files, mostly.
+EDITIONS = """
+create table eo.edition (
+    reference text primary key check (reference in ('corine', 'nuts')),
+    edition text not null,
+    loaded_at timestamptz not null default now()
+);
+alter table eo.edition owner to eo_owner;
+comment on table eo.edition is 'Which edition of CORINE and of NUTS the archive holds: one of each, loaded in one file or several';
+comment on column eo.edition.reference is 'corine or nuts';
+comment on column eo.edition.edition is 'Its year: the land cover''s, or that of the classification of regions';
+comment on column eo.edition.loaded_at is 'When its first file was loaded';
+insert into eo.edition (reference, edition)
+select named.reference, min(named.edition)
+from (
+    select distinct 'corine' as reference, (regexp_match(source, 'clc5?[_-]?((?:19|20)[0-9]{2})', 'i'))[1] as edition
+    from eo.corine where not starts_with(source, 'synthetic, seed ')
+    union
+    select 'nuts', (regexp_match(source, '(?<![0-9])20[0-9]{2}(?![0-9])'))[1]
+    from eo.load where loader = 'nuts' and state = 'done'
+) named
+group by named.reference
+having count(*) = 1 and count(named.edition) = 1;
+
+alter table eo.patch add column label_edition text, add column nuts_edition text;
+comment on column eo.patch.label_edition is 'Edition of CORINE (eo.edition) that eo.annotate found label_ids in; null: they are the data set''s, or not known, or were annotated by an older pgearth';
+comment on column eo.patch.nuts_edition is 'Edition of NUTS (eo.edition) that eo.annotate found nuts_ids in; null: not known, or annotated by an older pgearth';
+
+-- Pieces of a polygon are made again when it has changed. Rows that replication deletes take none along.
+create function eo_internal.forget_pieces() returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if tg_table_name = 'corine' then
+        delete from eo.corine_part where corine_id = old.corine_id;
+    else
+        delete from eo.nuts_part where nuts_id = old.nuts_id;
+    end if;
+    return null;
+end
+$$;
+create trigger forget_pieces after update of label_id, geom on eo.corine
+    for each row execute function eo_internal.forget_pieces();
+create trigger forget_pieces after update of level, country_code, geom on eo.nuts
+    for each row execute function eo_internal.forget_pieces();
+create trigger forget_pieces_replicated after delete on eo.corine
+    for each row execute function eo_internal.forget_pieces();
+create trigger forget_pieces_replicated after delete on eo.nuts
+    for each row execute function eo_internal.forget_pieces();
+alter table eo.corine enable always trigger forget_pieces, enable replica trigger forget_pieces_replicated;
+alter table eo.nuts enable always trigger forget_pieces, enable replica trigger forget_pieces_replicated;
+"""
+OLD_EDITIONS = """
+drop trigger forget_pieces on eo.corine;
+drop trigger forget_pieces on eo.nuts;
+drop trigger forget_pieces_replicated on eo.corine;
+drop trigger forget_pieces_replicated on eo.nuts;
+drop function eo_internal.forget_pieces();
+alter table eo.patch drop column label_edition cascade, drop column nuts_edition cascade;
+drop table eo.edition cascade;
+drop function if exists eo_internal.edition(text);
+drop function if exists eo_internal.check_cover(double precision, text, integer, double precision, double precision);
+"""
 OLD_INDEXES = """
 alter table eo.bucket drop constraint bucket_code_encoder_id_key, add unique (encoder_id, code);
 """
@@ -124,9 +189,9 @@ alter table eo.bucket enable trigger keep_buckets_in_use;
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), TABLES + TRIGGERS + INDEXES)
+    run_sql(op.get_bind(), TABLES + TRIGGERS + INDEXES + EDITIONS)
 
 
 def downgrade() -> None:
     # Functions of the older revision come from the older checkout.
-    run_sql(op.get_bind(), OLD_INDEXES + OLD_TRIGGERS + OLD_TABLES)
+    run_sql(op.get_bind(), OLD_EDITIONS + OLD_INDEXES + OLD_TRIGGERS + OLD_TABLES)
