@@ -12,6 +12,7 @@ from psycopg import Connection, Cursor
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
+from loaders.database import planner
 from pyfuncs.rasters import Raster, band_statistics, to_wkb
 
 BATCH = 10_000
@@ -107,7 +108,7 @@ class Patch:
 
 def write_products(connection: Connection, products: Iterable[Product]) -> None:
     """Store products that are not stored yet; a product comes after the one it is derived from."""
-    with connection.cursor() as cursor:
+    with planner(connection, enable_seqscan="off"), connection.cursor() as cursor:
         cursor.executemany(
             """
             insert into eo.product
@@ -156,7 +157,7 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
     """
     stored = 0
     batch: list[Patch] = []
-    with connection.cursor() as cursor:
+    with planner(connection, enable_seqscan="off"), connection.cursor() as cursor:
         cursor.execute(STAGE)
         for patch in patches:
             batch.append(patch)

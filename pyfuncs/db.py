@@ -22,18 +22,17 @@ where encoder_id = """
 ENCODER_SIZE_QUERY = "select octet_length(weights) from eo.encoder where encoder_id = %s"
 SCHEMA_VERSION_QUERY = "select version from eo_internal.schema_version"
 CODE_STATE_QUERY = """
-select 'eo.bucket'::regclass::oid::bigint as table_oid,
-       (select i.version::text from eo.code_index i where i.encoder_id = $1) as version,
+select g.guard,
+       (select i.version::text from eo.code_index i where i.encoder_id = $1 and i.codes_guard = g.guard) as version,
        coalesce((select max(b.bucket_no) + 1 from eo.bucket b where b.encoder_id = $1), 0) as buckets,
        pg_current_xact_id_if_assigned() is null as settled
+from (select eo_internal.change_guard('codes') as guard offset 0) g
 """
 CODE_BITS_QUERY = "select bits from eo.encoder where encoder_id = $1"
 UNCHANGED_QUERY = """
-select not exists (select from eo.patch_change c
-                   where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot)) as unchanged
-from eo.code_index i
-where i.encoder_id = $1
+select eo_internal.unproved_patches(i) is null as unchanged from eo.code_index i where i.encoder_id = $1
 """
+PACKED_QUERY = "select encoder_id, version::text from eo.code_index"
 CODES_QUERY = """
 select coalesce(string_agg(varbit_send(b.code), ''::bytea order by b.bucket_no), '') as codes
 from eo.bucket b

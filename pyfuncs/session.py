@@ -31,6 +31,7 @@ def runtime(plpy: Any) -> str:
             "torch": version("torch"),
             "package": pyfuncs.__version__,
             "encoder_process": encoder_process(plpy),
+            "packed": unreadable_files(plpy),
         }
     )
 
@@ -344,6 +345,22 @@ def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> 
     return state.buckets, len(columns["patch_ids"]), size
 
 
+def unreadable_files(plpy: Any) -> dict[str, str]:
+    """Why files of packed codes or patches cannot be read, by version; those that can be are left out."""
+    from pyfuncs.mapped_tensors import map_tensors
+
+    reasons = {}
+    for row in plpy.execute(db.PACKED_QUERY):
+        try:
+            for kind in ("codes", "patches"):
+                map_tensors(packed_file(plpy, row["encoder_id"], row["version"], kind))
+        except FileNotFoundError:
+            reasons[row["version"]] = "the files are not on this server, as after a restore or on a standby"
+        except OSError as error:
+            reasons[row["version"]] = f"a file cannot be read ({error.strerror or error})"
+    return reasons
+
+
 def remove_packed_files(plpy: Any, encoder_id: int) -> None:
     """Remove what was packed of a hash function."""
     for file in packed_file(plpy, encoder_id, "", "").parent.glob(f"{encoder_id}-*"):
@@ -394,7 +411,7 @@ def code_state(plpy: Any, GD: dict[str, Any], encoder_id: int, bits: int) -> Any
     from pyfuncs.code_cache import CodeState
 
     row = plpy.execute(prepared(plpy, GD, db.CODE_STATE_QUERY, "smallint"), [encoder_id])[0]
-    return CodeState(row["table_oid"], row["version"], bits, row["buckets"], row["settled"])
+    return CodeState(row["guard"], row["version"], bits, row["buckets"], row["settled"])
 
 
 def packed_file(plpy: Any, encoder_id: int, version: str, kind: str) -> Any:

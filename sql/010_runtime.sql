@@ -92,12 +92,16 @@ begin
                     when python is not null then 'does not match the package: run pgearth migrate, then open a new session' end
         union all
         select 'packed codes of ' || e.name || ':' || e.version, i.buckets || ' codes, ' || i.patches || ' patches',
-               case when exists (select from eo.patch_change c
-                                 where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot))
-                    then 'patches changed since, so filtered searches are slower: run pgearth index codes' end
+               case
+                   when python is null then 'searches run in plain SQL'
+                   when python -> 'packed' ? i.version::text
+                       then (python -> 'packed' ->> i.version::text) || ', so searches are slower: run pgearth index codes'
+                   else coalesce(eo_internal.unproved_codes(i) || ', so searches are slower: run pgearth index codes',
+                                 eo_internal.unproved_patches(i) || ', so filtered searches are slower: run pgearth index codes')
+               end
         from eo.code_index i
         join eo.encoder e on e.encoder_id = i.encoder_id;
 end
 $$;
 comment on function eo.runtime() is
-'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that networks run on, the encoder process (see pgearth encoder) with what it has loaded and done, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index). Warns about pgvector older than 0.8.3.';
+'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that networks run on, the encoder process (see pgearth encoder) with what it has loaded and done, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index), with why they do not serve where they do not. Warns about pgvector older than 0.8.3.';

@@ -67,12 +67,18 @@ from pyfuncs import session
 return session.rgb_png(plpy, GD, bands, rasters)
 $$;
 
+-- It reads patches in parts, by patch_id: each part from an index, or each would read all.
 create or replace function eo_internal.pack_codes(encoder_id smallint, version uuid, out buckets integer, out patches bigint, out bytes bigint)
 returns record
 language plpython3u
 volatile parallel unsafe strict
 security invoker
 cost 100000
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set search_path = pg_catalog, eo, pg_temp
 as $$
 from pyfuncs import session

@@ -98,6 +98,10 @@ begin
     perform pg_advisory_xact_lock('eo.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.nuts_part', patch_srid);
+        -- Of countries whose regions of level 3 came later than they did.
+        delete from eo.nuts_part done
+        where done.srid = patch_srid
+          and done.level < (select max(n.level) from eo.nuts n where n.country_code = done.country_code);
         extent := public.ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 4326);
         insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
@@ -148,6 +152,34 @@ begin atomic
         false)
     from (select round((east - west) / 10)::integer as columns, round((north - south) / 10)::integer as rows) size;
 end;
+
+-- The edition that patches are annotated with; a word where its polygons were not loaded by pgearth.
+create or replace function eo_internal.edition(reference text)
+returns text
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select coalesce((select e.edition from eo.edition e where e.reference = edition.reference), 'unknown');
+end;
+
+-- Where classes cover a patch more than once, polygons overlap, and no share is right. Official polygons meet to the metre.
+create or replace function eo_internal.check_cover(share double precision, cell text, srid integer, west double precision, south double precision)
+returns boolean
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if share > 1.001 then
+        raise exception 'polygons of eo.corine overlap: they cover % times the patch at % % (EPSG:%) in cell %', round(share::numeric, 3), west, south, srid, cell
+            using errcode = 'data_exception',
+                  hint = 'Load one edition, each place once: pgearth load corine --replace puts a file in place of all that was loaded.';
+    end if;
+    return true;
+end
+$$;
 
 create or replace function eo_internal.unannotated(what text[], source text, "replace" boolean)
 returns setof eo.patch
@@ -379,7 +411,7 @@ begin
     ),
     -- One grouping instead of joins: of how many rows these would be, the planner has no idea.
     found as (
-        select f.place_id, bool_or(f.is_label) as covered,
+        select f.place_id, bool_or(f.is_label) as covered, sum(f.share) filter (where f.is_label) as covered_share,
                array_agg(f.label_id order by f.label_id) filter (where f.counts) as label_ids,
                array_agg(least(f.share, 1)::real order by f.label_id) filter (where f.counts) as label_fraction,
                bool_or(not f.is_label) as located,
@@ -399,12 +431,27 @@ begin
         ) f
         group by f.place_id
     )
-    select unnest(p.patch_ids), p.cell, f.covered, f.label_ids, f.label_fraction, f.located, f.country_codes, f.nuts_ids
-    from found f
-    join place p on p.place_id = f.place_id
+    select unnest(p.patch_ids), p.cell, coalesce(f.covered, false), f.label_ids, f.label_fraction, coalesce(f.located, false),
+           f.country_codes, case when f.located then f.nuts_ids end
+    from place p
+    left join found f on f.place_id = p.place_id
+    where (f.place_id is not null or "replace")
+      and eo_internal.check_cover(f.covered_share, p.cell, p.srid, p.west, p.south)
     order by 1;
 end
 $$;
+
+-- Whether what is known of a patch gives way to what was found, or to nothing: what is known stays, unless it is to be
+-- replaced and something was found (of several patches of a place one may be without labels and one have those of its data
+-- set), or nothing was and it is an older annotation's.
+create or replace function eo_internal.gives_way(found boolean, anew boolean, known boolean, annotated boolean)
+returns boolean
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    select case when found then anew or not known else anew and annotated end;
+end;
 
 -- Each patch by its key (no other joins): the whole archive is never read for a batch.
 create or replace function eo_internal.annotate_cells(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
@@ -418,20 +465,35 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     changed bigint;
+    land_cover_edition constant text := eo_internal.edition('corine');
+    regions_edition constant text := eo_internal.edition('nuts');
+    anew_labels constant boolean := "replace" and 'land_cover' = any (what);
+    anew_regions constant boolean := "replace" and 'country' = any (what);
 begin
-    -- What is known stays, unless it is to be replaced and something was found: of several patches of a place one may be
-    -- without labels and one have those of its data set.
+    -- Where nothing was found, what was found is null.
     update eo.patch p
-    set label_ids = case when a.covered and ("replace" or p.label_ids is null) then a.label_ids else p.label_ids end,
-        label_fraction = case when a.covered and ("replace" or p.label_ids is null) then a.label_fraction else p.label_fraction end,
-        country_codes = case when a.located and ("replace" or p.nuts_ids is null) then a.country_codes else p.country_codes end,
-        nuts_ids = case when a.located and ("replace" or p.nuts_ids is null) then a.nuts_ids else p.nuts_ids end
+    set label_ids = case when eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+                         then a.label_ids else p.label_ids end,
+        label_fraction = case when eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+                              then a.label_fraction else p.label_fraction end,
+        label_edition = case when eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+                             then case when a.label_ids is not null then land_cover_edition end else p.label_edition end,
+        country_codes = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+                             then case when a.located then a.country_codes when p.source_country is not null then array[p.source_country] end
+                             else p.country_codes end,
+        nuts_ids = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+                        then a.nuts_ids else p.nuts_ids end,
+        nuts_edition = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+                            then case when a.located then regions_edition end else p.nuts_edition end
     from eo_internal.annotations(cells, array_remove(what, 'scene_classes'), rule, minimal_overlap, annotate_cells.source, "replace") a
     where p.patch_id = a.patch_id and p.cell = a.cell
-      and (a.covered and ("replace" or p.label_ids is null)
-           and (p.label_ids is distinct from a.label_ids or p.label_fraction is distinct from a.label_fraction)
-           or a.located and ("replace" or p.nuts_ids is null)
-              and (p.country_codes is distinct from a.country_codes or p.nuts_ids is distinct from a.nuts_ids));
+      and (eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+           and (p.label_ids, p.label_fraction, p.label_edition)
+               is distinct from (a.label_ids, a.label_fraction, case when a.label_ids is not null then land_cover_edition end)
+           or eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+              and (p.nuts_ids, p.nuts_edition, p.country_codes)
+                  is distinct from (a.nuts_ids, case when a.located then regions_edition end,
+                                    case when a.located then a.country_codes when p.source_country is not null then array[p.source_country] end));
     get diagnostics changed = row_count;
     return changed;
 end
@@ -450,7 +512,7 @@ declare
     changed bigint;
 begin
     with pixels as (
-        select p.patch_id, p.cell, public._ST_ValueCount(r.rast, array_position(r.bands, 'SCL'), true, null::double precision[], 0::double precision) as value_count
+        select p.patch_id, p.cell, v.value as class, v.count::double precision as pixels
         from eo_internal.unannotated_in(cells, '{scene_classes}', annotate_scene_classes.source, "replace") p
         cross join lateral (
             select pr.rast, pr.bands
@@ -459,24 +521,22 @@ begin
             order by pr.resolution
             limit 1
         ) r
+        left join lateral public._ST_ValueCount(r.rast, array_position(r.bands, 'SCL'), true, null::double precision[], 0::double precision) v on v.value > 0
     ),
+    -- Of a patch without any classified pixel all is null.
     scene as (
-        select v.patch_id, v.cell, array_agg(l.label_id order by l.label_id) as class_ids,
-               array_agg((v.pixels / v.classified)::real order by l.label_id) as fraction,
-               bool_or(v.class in (3, 8, 9, 10)) as cloud_or_shadow, bool_or(v.class = 11) as snow
-        from (
-            select x.patch_id, x.cell, (x.value_count).value as class, (x.value_count).count::double precision as pixels,
-                   sum((x.value_count).count) over (partition by x.patch_id) as classified
-            from pixels x
-            where (x.value_count).value > 0
-        ) v
-        join eo.label l on l.scheme = 'scl' and l.code = v.class::integer::text
+        select v.patch_id, v.cell, array_agg(l.label_id order by l.label_id) filter (where l.label_id is not null) as class_ids,
+               array_agg((v.pixels / v.classified)::real order by l.label_id) filter (where l.label_id is not null) as fraction,
+               bool_or(v.class in (3, 8, 9, 10)) filter (where l.label_id is not null) as cloud_or_shadow,
+               bool_or(v.class = 11) filter (where l.label_id is not null) as snow
+        from (select x.*, sum(x.pixels) over (partition by x.patch_id) as classified from pixels x) v
+        left join eo.label l on l.scheme = 'scl' and l.code = v.class::integer::text
         group by v.patch_id, v.cell
     )
     update eo.patch p
     set scene_class_ids = s.class_ids, scene_class_fraction = s.fraction, cloud_or_shadow = s.cloud_or_shadow, seasonal_snow = s.snow
     from scene s
-    where p.patch_id = s.patch_id and p.cell = s.cell
+    where p.patch_id = s.patch_id and p.cell = s.cell and (s.class_ids is not null or "replace")
       and (p.scene_class_ids is distinct from s.class_ids or p.scene_class_fraction is distinct from s.fraction
            or p.cloud_or_shadow is distinct from s.cloud_or_shadow or p.seasonal_snow is distinct from s.snow);
     get diagnostics changed = row_count;
@@ -555,7 +615,7 @@ begin
 end
 $$;
 comment on procedure eo.annotate(text[], text, real, text, text[], boolean, integer, bigint) is
-'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS regions that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call. Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
+'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS regions that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call; with "replace" they lose what an earlier annotation found (scene classes: also what the data set says). label_edition and nuts_edition say by which edition of CORINE and NUTS a patch was annotated. Raises data_exception where polygons of eo.corine overlap in a patch (rule overlap). Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
 
 create or replace function eo.reference_map(patch text)
 returns public.raster

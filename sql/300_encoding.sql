@@ -323,11 +323,16 @@ $$;
 comment on function eo.hash(public.vector, text) is
 'Hash code of a vector under a hash function (a name or name:version; null: the current one). The same bits as pgearth encode stores.';
 
+-- Whatever the planner believes of a table that it last saw before the hash function was registered, every look-up is one
+-- step into one index: the order that is asked for is that of the index by code, and to sort is forbidden.
 create or replace function eo.store_codes(encoder_id smallint, patch_ids bigint[], segments smallint[], codes bit varying[])
 returns bigint
 language plpgsql
 volatile parallel unsafe strict
 security definer
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
@@ -355,13 +360,28 @@ begin
     select store_codes.encoder_id, next_number + (row_number() over (order by new.first))::integer - 1, new.code
     from (select code, min(number) as first
           from unnest(codes) with ordinality as given (code, number)
-          where not exists (select from eo.bucket b where b.encoder_id = store_codes.encoder_id and b.code = given.code)
-          group by code) new;
+          group by code) new
+    left join lateral (
+        select true as stored
+        from eo.bucket b
+        where b.encoder_id = store_codes.encoder_id and b.code between new.code and new.code
+        order by b.code
+        limit 1
+    ) known on true
+    where known.stored is null;
     insert into eo.patch_bucket (patch_id, segment, encoder_id, cell, bucket_no)
     select p.patch_id, given.segment, store_codes.encoder_id, p.cell, b.bucket_no
     from unnest(patch_ids, segments, codes) as given (patch_id, segment, code)
-    join eo.patch p on p.patch_id = given.patch_id
-    join eo.bucket b on b.encoder_id = store_codes.encoder_id and b.code = given.code
+    cross join lateral (
+        select own.patch_id, own.cell from eo.patch own where own.patch_id = given.patch_id offset 0
+    ) p
+    cross join lateral (
+        select own.bucket_no
+        from eo.bucket own
+        where own.encoder_id = store_codes.encoder_id and own.code between given.code and given.code
+        order by own.code
+        limit 1
+    ) b
     on conflict do nothing;
     get diagnostics stored = row_count;
     return stored;

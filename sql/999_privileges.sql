@@ -58,6 +58,8 @@ revoke all on all routines in schema eo, eo_internal from public, eo_reader, eo_
 grant usage on schema eo, eo_internal to eo_reader;
 grant select on all tables in schema eo to eo_reader;
 grant insert, update, delete on all tables in schema eo to eo_writer;
+-- What proves that packed files serve is left to the functions that pack.
+revoke insert, update, delete on eo.code_index, eo.patch_change from eo_writer;
 grant usage on all sequences in schema eo to eo_writer;
 -- Row-level security leaves readers only their own rows of these.
 grant insert, update, delete on eo.collection, eo.collection_patch, eo.feedback to eo_reader;

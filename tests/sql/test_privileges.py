@@ -132,6 +132,13 @@ INTERNAL_READER = {
     "probe_codes",
     "require_python",
     "cell_number",
+    "change_guard",
+    "check_cover",
+    "edition",
+    "gives_way",
+    "unproved_codes",
+    "unproved_patches",
+    "watched_triggers",
     "fill_symbol",
     "map_styles",
     "product_tiles",
@@ -152,6 +159,7 @@ OWNER_ONLY = {
     "encode_image",
     "encode_regions",
     "ensure_partition",
+    "forget_pieces",
     "note_patch_change",
     "hash",
     "pack_codes",
@@ -249,9 +257,10 @@ def test_tables(module_archive: psycopg.Connection, outsider: str) -> None:
     assert "eo.patch" in tables
     for table in tables:
         own_rows = table in ("eo.collection", "eo.collection_patch", "eo.feedback")
+        of_packing = table in ("eo.code_index", "eo.patch_change")
         for role, allowed in {
             "eo_reader": {"select", "insert", "update", "delete"} if own_rows else {"select"},
-            "eo_writer": {"select", "insert", "update", "delete"},
+            "eo_writer": {"select"} if of_packing else {"select", "insert", "update", "delete"},
             outsider: set(),
         }.items():
             held = {
