@@ -119,6 +119,14 @@ def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None
                     "Remove one of the files; each product needs a folder of its own.",
                 )
         bands.append(finest)
+    for band in bands:
+        if band.file.unknown_units:
+            raise InputError(
+                band.file.unknown_units,
+                "Say what they mean with --scale and --offset: reflectance = scale * pixel + offset. As ESA delivers"
+                " Sentinel-2, they are 0.0001 and, since baseline 04.00, -0.1; the offset is 0 before, and where a"
+                " service has applied it. Reflectance itself has --scale 1.",
+            )
     check_crs(files, bands)
     return bands
 
@@ -231,6 +239,12 @@ class Time(click.ParamType):
 @click.option("--name", help="Product name. Parts of one product that lie in several folders need a name each.")
 @click.option("--time", "sensing_time", type=Time(), help="Start of sensing, ISO 8601; UTC if no zone is given.")
 @click.option("--platform", help="Satellite, as STAC writes it: sentinel-2a, landsat-8, ...")
+@click.option(
+    "--scale", type=float, help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
+)
+@click.option(
+    "--offset", type=click.FloatRange(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0."
+)
 @engine_options
 def product(
     paths: tuple[Path, ...],
@@ -241,17 +255,20 @@ def product(
     name: str | None,
     sensing_time: datetime | None,
     platform: str | None,
+    scale: float | None,
+    offset: float | None,
 ) -> None:
     """Load satellite products, each PATH a folder or an archive file, and cut them into patches.
 
-    What a product is, is read from its metadata or its name; --name, --time and --platform say so where neither does.
+    What a product is, and what its pixels mean, is read from its metadata or its name; --name, --time, --platform,
+    --scale and --offset say so where neither does.
     """
     if len(paths) > 1 and (name or sensing_time):
         raise click.UsageError("--name and --time are of one product: give one PATH.")
     if grid:
         parse_grid(grid)
     options = Options(
-        given=Given(name, sensing_time, platform),
+        given=Given(name, sensing_time, platform, scale, offset),
         grid=grid,
         bands=tuple(bands.split(",")) if bands else None,
         nodata=nodata,

@@ -16,6 +16,11 @@ def open_product(path: Path, given: Given) -> ProductFiles:
     """Find out what product a path is. Raises InputError if no format knows it, and for damaged metadata."""
     for product_format in FORMATS:
         if found := product_format.open_product(path, given):
+            if product_format is not sentinel2 and (given.scale, given.offset) != (None, None):
+                raise InputError(
+                    f"{path}: --scale and --offset are for Sentinel-2",
+                    f"Of {found.product.platform}, metadata tell both.",
+                )
             return found
     raise InputError(
         f"{path}: no product of a known format",
