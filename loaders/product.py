@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -25,8 +25,8 @@ from loaders.engine import Engine, engine_options, run_tasks
 from loaders.errors import InputError
 from loaders.grids import Grid, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
-from loaders.patches import Patch, write_patches, write_products
-from loaders.product_files import BandFile, Given, ProductFiles, bounds_of, parse_time
+from loaders.patches import Patch, Product, write_patches, write_products
+from loaders.product_files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, parse_time
 from loaders.product_formats import open_product
 from loaders.progress import progress
 
@@ -62,9 +62,10 @@ def load_task(task: Task) -> Counter[str]:
 def load_product(connection: Connection, path: Path, options: Options | None = None) -> Counter[str]:
     """Load a product in one transaction, decoding in `options.threads` threads beside this one.
 
-    Returns counts: patches; without_data, patches dropped since no reflectance band has a valid pixel in them;
-    with_nodata_dropped and masked, by the option `nodata`; loaded_before. Raises InputError, with nothing loaded, for a
-    missing or unreadable band, grids that do not fit together, and a product that cannot be named or dated.
+    A product that is stored keeps its row, which gets what it lacks. Returns counts: patches; without_data, patches
+    dropped since no reflectance band has a valid pixel in them; with_nodata_dropped and masked, by the option `nodata`;
+    loaded_before. Raises InputError, with nothing loaded, for a missing or unreadable band, grids that do not fit
+    together, pixels of unknown units, and a product that cannot be named or dated.
     """
     options = options or Options()
     files = open_product(path, options.given)
@@ -74,16 +75,38 @@ def load_product(connection: Connection, path: Path, options: Options | None = N
     # The same product with other bands is not what was loaded before.
     choice = f"{','.join(band.name for band in bands)} {options.nodata}"
     checksum = hashlib.sha256(f"{listing_checksum(list(files.sources))} {choice}".encode()).hexdigest()
-    with load_item(connection, LOADER, f"{files.product.name}|{grid.text}", checksum) as item:
+    with load_item(connection, LOADER, f"{files.product.name}|{grid.text}", checksum, again=cut is None) as item:
         if item is None:
             return Counter(loaded_before=1)
-        write_products(connection, [files.product])
-        if cut is not None:
-            srid = bands[0].srid
-            assert srid is not None
-            cutting = Cutting(files.product, srid, files.classes, options.nodata, options.threads, item.details)
-            item.rows = write_patches(connection, SOURCE, cut(cutting))
+        changed = write_products(connection, [files.product])
+        product = as_stored(connection, path, files.product)
+        if cut is None:
+            return Counter(products=1) if changed else Counter(loaded_before=1)
+        srid = bands[0].srid
+        assert srid is not None
+        cutting = Cutting(product, srid, files.classes, options.nodata, options.threads, item.details)
+        item.rows = write_patches(connection, SOURCE, cut(cutting))
         return Counter(products=1, patches=item.rows) + item.details
+
+
+def as_stored(connection: Connection, path: Path, product: Product) -> Product:
+    """The product with the platform and time that its row has, which its patches share.
+
+    Raises InputError where the row is of another product: of another platform, level or time.
+    """
+    row = connection.execute(
+        "select platform, level, sensing_time from eo.product where name = %s", (product.name,)
+    ).fetchone()
+    assert row is not None
+    platform, level, sensing_time = row
+    apart = abs(sensing_time - product.sensing_time)
+    if (platform, level) != (product.platform, product.level) or apart > LONGEST_DATA_TAKE:
+        raise InputError(
+            f"{path}: {product.name} is stored as a product of {platform}, {level}, {sensing_time}; this one is of"
+            f" {product.platform}, {product.level}, {product.sensing_time}",
+            "Load it under another name: --name.",
+        )
+    return replace(product, sensing_time=sensing_time)
 
 
 def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None) -> list[Band]:

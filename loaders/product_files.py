@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +31,8 @@ from rasterio.windows import Window
 from loaders.errors import InputError
 from loaders.patches import Product
 
+# What a product's name has as its time is the start of the data take; metadata may have the granule's own.
+LONGEST_DATA_TAKE = timedelta(hours=2)
 MOST_FILES = 100_000  # far more than a product has: a folder of a whole archive was named
 # Of macOS (also inside archives made there) and Windows.
 LEFT_BY_DESKTOPS = re.compile(r"(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
@@ -177,15 +179,21 @@ def open_folder(path: Path) -> Folder | None:
                 system = "vsizip"
             case ".tar":
                 with tarfile.open(path, "r:") as tar:
-                    sizes = {member.name: member.size for member in tar if member.isfile()}
+                    found = [member for member in tar if member.isfile()]
+                if any("path" in member.pax_headers for member in found):
+                    raise InputError(
+                        f"{path}: a tar with long names in the POSIX format, which GDAL does not read",
+                        "Unpack it and load the folder, or make the tar with --format=gnu.",
+                    )
+                sizes = {member.name: member.size for member in found}
                 system = "vsitar"
             case _:
                 return None
     except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise InputError(f"{path}: a damaged archive: {error}", "Download it again.") from error
     members = {posix_path(name): name for name in sizes if not name.endswith("\\")}
-    found = make_folder(path, {name: sizes[member] for name, member in members.items()})
-    return replace(found, archive=system, members={name: own for name, own in members.items() if name != own})
+    folder = make_folder(path, {name: sizes[member] for name, member in members.items()})
+    return replace(folder, archive=system, members={name: own for name, own in members.items() if name != own})
 
 
 def posix_path(name: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from loaders import landsat, modis, sentinel1, sentinel2
 from loaders.errors import InputError
-from loaders.product_files import Given, ProductFiles
+from loaders.product_files import Given, ProductFiles, open_folder
 
 # The most liberal last: Sentinel-2 takes any folder with files like B02.tif.
 FORMATS = (sentinel1, landsat, modis, sentinel2)
+INSIDE = re.compile(r"(.+)/(?:MTD_MSI(?:L1C|L2A)\.xml|manifest\.safe|L\w+_MTL\.(?:json|xml|txt))", re.IGNORECASE)
 
 
 def open_product(path: Path, given: Given) -> ProductFiles:
@@ -22,6 +24,12 @@ def open_product(path: Path, given: Given) -> ProductFiles:
                     f"Of {found.product.platform}, metadata tell both.",
                 )
             return found
+    inside = products_inside(path)
+    if inside:
+        raise InputError(
+            f"{path}: no product itself, but {len(inside)} in folders inside it, such as {inside[0]}",
+            "Name each of them, or move it into a folder of its own.",
+        )
     raise InputError(
         f"{path}: no product of a known format",
         "A product is a .SAFE folder, a zip of one, or a folder with metadata and files of single bands: Sentinel-2"
@@ -29,3 +37,10 @@ def open_product(path: Path, given: Given) -> ProductFiles:
         " (manifest.safe), Landsat 8 and 9 (_MTL.json; or the tar), MODIS (files such as"
         " MCD43A4.A2017006.h21v11.006.2017018074804_B01.TIF).",
     )
+
+
+def products_inside(path: Path) -> list[str]:
+    """Folders somewhere inside a folder or archive that have a product's main metadata file."""
+    folder = open_folder(path)
+    files = folder.sizes if folder else {}
+    return sorted({f"{folder.top}{place[1]}" for file in files if folder and (place := INSIDE.fullmatch(file))})

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -29,6 +29,7 @@ from shapely.errors import ShapelyError
 from loaders.errors import InputError
 from loaders.patches import PLATFORMS, Product
 from loaders.product_files import (
+    LONGEST_DATA_TAKE,
     BandFile,
     Folder,
     Given,
@@ -54,13 +55,12 @@ OFFSET_BASELINE = "04.00"
 OFFSET_SINCE = datetime(2022, 1, 25, tzinfo=UTC)
 # Of processors run outside ESA's ground segment, which keep the offset of what they are given.
 UNKNOWN_BASELINE = "99.99"
-# The name has the start of the data take, metadata that of the granule.
-LONGEST_DATA_TAKE = timedelta(hours=2)
 # Up to nine tenths of MTD_TL.xml, which also has the mean angles.
 ANGLE_GRIDS = frozenset({"Sun_Angles_Grid", "Viewing_Incidence_Angles_Grids"})
 
 BAND_FILE = re.compile(r"(?:^|.*_)(B(?:0?[1-9]|1[0-2]|8A)|SCL)(?:_\d+m)?\.(?:tiff?|jp2)", re.IGNORECASE)
 BAND_FOLDER = re.compile(r"(GRANULE/[^/]+/IMG_DATA)?/?(?:R\d+m)?")
+OLD_FORMAT = re.compile(r"S2[AB]_(?:OPER|USER)_MTD_\w+\.xml", re.IGNORECASE)
 PRODUCT_METADATA = re.compile(r"MTD_MSI(?:L1C|L2A)\.xml", re.IGNORECASE)
 GRANULE_METADATA = re.compile(r"GRANULE/[^/]+/MTD_TL\.xml", re.IGNORECASE)
 OFFICIAL_NAME = re.compile(
@@ -125,6 +125,14 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
     folder = open_folder(path)
     if folder is None:
         return None
+    if old := [file for file in folder.sizes if OLD_FORMAT.fullmatch(file)]:
+        granules = {match[0] for file in folder.sizes if (match := re.match(r"GRANULE/[^/]+", file))}
+        raise InputError(
+            f"{folder.label(old[0])}: a Sentinel-2 product in the format of before December 2016, of {len(granules)}"
+            " granules: not supported",
+            "Download the tiles in today's format (ESA has processed them again), or load the IMG_DATA folder of each"
+            " granule by itself, with --name, --time, --platform and --offset 0.",
+        )
     files = find_band_files(folder)
     documents = read_metadata(folder)
     if not files and not documents:

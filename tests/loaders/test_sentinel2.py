@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -227,6 +228,181 @@ def test_zip_is_read_without_unpacking(complete, tmp_path, top):
             assert inside.transform == outside.transform
             np.testing.assert_array_equal(one.read(inside, window), other.read(outside, window))
     assert list(tmp_path.iterdir()) == [archive]
+
+
+# ---- odd but honest packages ----
+
+
+def pack(folder: Path, archive: Path, form: str) -> Path:
+    """Pack a product's folder as different machines do."""
+    files = {file.relative_to(folder.parent).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    if form == "tar .":
+        archive = archive.with_suffix(".tar")
+        with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
+            for name, file in files.items():
+                tar.add(file, f"./{name}")
+        return archive
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, file in files.items():
+            match form:
+                case "windows":
+                    zipped.write(file, name.replace("/", "\\"))
+                case "macos":
+                    zipped.write(file, name)
+                    zipped.writestr(f"__MACOSX/{name.rpartition('/')[0]}/._{file.name}", b"\0\5\x16\7")
+                case "one folder too many":
+                    zipped.write(file, f"{folder.name}/{name}")
+                case "with a checksum beside":
+                    zipped.write(file, f"download/{name}")
+        if form == "macos":
+            zipped.writestr(f"{folder.name}/.DS_Store", b"\0\0\0\1Bud1")
+            zipped.writestr("__MACOSX/._" + folder.name, b"\0\5\x16\7")
+        if form == "with a checksum beside":
+            zipped.writestr("download/product.md5", "0123")
+            zipped.writestr("download/quicklook.jpg", b"")
+        if form == "windows":
+            zipped.writestr(f"{folder.name}\\GRANULE\\", b"")
+            zipped.writestr(f"{folder.name}\\Thumbs.db", b"")
+    return archive
+
+
+@pytest.mark.parametrize("form", ["windows", "macos", "one folder too many", "with a checksum beside", "tar ."])
+def test_packages_of_other_machines(complete, tmp_path, form):
+    folder = open_path(complete[SINCE_OFFSET])
+    packed = open_path(pack(complete[SINCE_OFFSET], tmp_path / "product.zip", form))
+    known = {"source_path": None}
+    assert {**vars(packed.product), **known} == {**vars(folder.product), **known}
+    assert [band.name for band in packed.bands] == [band.name for band in folder.bands]
+    assert {band.offset for band in packed.bands if band.name != "SCL"} == {-1000}
+    with packed.bands[1].open() as inside, folder.bands[1].open() as outside:
+        np.testing.assert_array_equal(inside.read(1), outside.read(1))
+
+
+def test_tar_that_gdal_cannot_read(safe, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(safe, safe.name)
+    with pytest.raises(InputError, match="long names in the POSIX format, which GDAL does not read") as error:
+        open_path(tmp_path / "a.tar")
+    assert "--format=gnu" in error.value.hint
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_folders_too_many(complete, tmp_path, depth):
+    name = SINCE_OFFSET
+    inner = tmp_path.joinpath(*[name] * (depth + 1))
+    shutil.copytree(complete[name], inner)
+    (tmp_path / name / ".DS_Store").touch()
+    (inner / "GRANULE" / "._odd.xml").write_bytes(b"\0\5")
+    (tmp_path / name / "readme.txt").touch()
+    files, plain = open_path(tmp_path / name), open_path(complete[name])
+    assert vars(files.product) == vars(plain.product) | {"source_path": str(tmp_path / name)}
+    assert {Path(band.path).is_relative_to(inner) for band in files.bands} == {True}
+    assert {file.relative_to(inner) for file in files.sources} == {
+        file.relative_to(complete[name]) for file in plain.sources
+    }
+
+
+def test_a_folder_inside_a_folder_of_another_name_tells_the_product(sample, tmp_path):
+    shutil.copytree(sample / MAJORTOM, tmp_path / "download" / MAJORTOM.name)
+    assert open_path(tmp_path / "download").product.name == MAJORTOM.name
+
+
+@pytest.mark.parametrize("grid", ["none", "fixed:120"])
+def test_a_name_alone_is_no_product(archive, tmp_path, grid):
+    (tmp_path / SINCE_OFFSET / "HTML").mkdir(parents=True)
+    with pytest.raises(InputError, match="no product of a known format"):
+        load_product(archive, tmp_path / SINCE_OFFSET, Options(grid=grid))
+    assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_several_products(sample, tmp_path, packed):
+    for name in (SINCE_OFFSET, L1C):
+        shutil.copytree(sample / "safe-metadata" / name, tmp_path / "all" / name)
+    path = Path(shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "all")) if packed else tmp_path / "all"
+    with pytest.raises(InputError, match=f"no product itself, but 2 in folders inside it, such as {L1C}") as error:
+        open_path(path)
+    assert "Name each of them" in error.value.hint
+
+
+def test_products_of_several_granules(small):
+    old = small.with_name("S2A_OPER_PRD_MSIL1C_PDMC_20160930T171311_R022_V20160930T102022_20160930T102344.SAFE")
+    for tile in ("T32TLR", "T32TLS"):
+        place = old / "GRANULE" / f"S2A_OPER_MSI_L1C_TL_SGS__20160930T155112_A006660_{tile}_N02.04" / "IMG_DATA"
+        place.mkdir(parents=True)
+        for file in small.glob("B*.tif"):
+            shutil.copyfile(file, place / f"S2A_OPER_MSI_L1C_TL_SGS__20160930T155112_A006660_{tile}_{file.name}")
+    (old / "S2A_OPER_MTD_SAFL1C_PDMC_20160930T171311_R022_V20160930T102022_20160930T102344.xml").write_text("<a/>")
+    with pytest.raises(
+        InputError, match=r"in the format of before December 2016, of 2 granules: not supported"
+    ) as error:
+        open_path(old)
+    assert "IMG_DATA" in error.value.hint
+    when = datetime(2016, 9, 30, 10, 20, 22, tzinfo=UTC)
+    files = open_path(place, name="S2A_T32TLS", sensing_time=when, platform="sentinel-2a", offset=0.0)
+    assert {band.name for band in files.bands} == set(TWELVE)
+
+
+# ---- rows that lack something ----
+
+ROW = """
+    select platform, level, sensing_time, mgrs_tile, cloud_cover, metadata is not null, end_time, processed_at,
+           processing_baseline, relative_orbit, scales, offsets, bytes, source_path, md5(ST_AsEWKB(footprint))
+    from eo.product
+"""
+
+
+def test_a_row_without_metadata_is_completed(archive, complete, sample, tmp_path):
+    """First the bands alone, in a folder of the product's name; then the product."""
+    bare = tmp_path / SINCE_OFFSET
+    shutil.copytree(complete[SINCE_OFFSET] / "GRANULE", bare / "GRANULE", ignore=shutil.ignore_patterns("*.xml"))
+    assert load_product(archive, bare, Options(grid="none")) == {"products": 1}
+    before = archive.execute(ROW).fetchone()
+    assert before[4:8] == (None, False, None, None)
+    assert load_product(archive, complete[SINCE_OFFSET], Options(grid="none")) == {"products": 1}
+    after = archive.execute(ROW).fetchone()
+    files = open_path(complete[SINCE_OFFSET])
+    assert after[4] == pytest.approx(files.product.cloud_cover)
+    assert after[5:8] == (True, files.product.end_time, files.product.processed_at)
+    for old, new in zip(before, after, strict=True):
+        assert old in (None, False, new)
+    assert load_product(archive, complete[SINCE_OFFSET], Options(grid="none")) == {"loaded_before": 1}
+    assert archive.execute(ROW).fetchone() == after
+    # its patches have its platform and time, and their pixels are reflectance
+    assert load_product(archive, complete[SINCE_OFFSET], Options(grid="fixed:60"))["patches"] > 20
+    assert archive.execute("select distinct platform, sensing_time from eo.patch").fetchall() == [(after[0], before[2])]
+    column, row, wkb = archive.execute(
+        "select tile_column, tile_row, ST_AsWKB(rast) from eo.patch_raster join eo.patch using (patch_id, cell)"
+        " where 'B02' = any (bands) order by valid_fraction[1] desc, name limit 1"
+    ).fetchone()
+    expected = pixels_of(sample, "B02", 366)[row * 60 : row * 60 + 60, column * 60 : column * 60 + 60]
+    np.testing.assert_array_equal(from_wkb(wkb).bands[0], np.where(expected == 0, 0, np.maximum(expected, 1)))
+
+
+def test_a_null_row_is_completed_by_a_load_with_patches(archive, complete):
+    """As earlier versions stored a .SAFE folder in a folder of its own name."""
+    name = SINCE_OFFSET.removesuffix(".SAFE")
+    archive.execute(
+        "insert into eo.product (name, platform, level, sensing_time, mgrs_tile)"
+        " values (%s, 'sentinel-2a', 'L2A', '2023-08-21 22:19:41Z', '01KAX')",
+        (name,),
+    )
+    archive.execute(
+        "insert into eo.load (loader, source, checksum, state) values ('product', %s, 'x', 'done')", (f"{name}|none",)
+    )
+    load_product(archive, complete[SINCE_OFFSET], Options(grid="fixed:60"))
+    row = archive.execute(ROW).fetchone()
+    assert row[3] == "01KAX"  # what is there stays
+    assert None not in row and row[5]
+
+
+def test_another_product_under_a_stored_name(archive, complete, sample):
+    load_product(archive, complete[SINCE_OFFSET], Options(Given("mine"), grid="none"))
+    for other in (L1C, BEFORE_OFFSET):
+        with pytest.raises(InputError, match="mine is stored as a product of sentinel-2a, L2A, 2023-08-21") as error:
+            load_product(archive, complete[other], Options(Given("mine"), grid="fixed:60"))
+        assert "--name" in error.value.hint
+    assert archive.execute("select count(*) from eo.patch").fetchone() == (0,)
 
 
 # ---- other layouts ----
