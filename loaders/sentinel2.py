@@ -68,6 +68,7 @@ OFFICIAL_NAME = re.compile(
     r"_T(?P<tile>\d{2}[A-Z]{3})_\d{8}T\d{6}"
 )
 EARTH_ENGINE_NAME = re.compile(r"(?P<time>\d{8}T\d{6})_\d{8}T\d{6}_T(?P<tile>\d{2}[A-Z]{3})")
+PLATFORM = re.compile(r"sentinel-2[a-d]")
 TILE = re.compile(r"_T(\d{2}[A-Z]{3})_")
 MGRS_CODE = re.compile(r"MGRS-(\d{2}[A-Z]{3})")
 BASELINE = re.compile(r"\d\d\.\d\d")
@@ -333,7 +334,7 @@ def from_stac_item(document: dict[str, Any]) -> Metadata | None:
     return Metadata(
         source="",
         name=str(identifier).removesuffix(".SAFE"),
-        platform=platform if platform in PLATFORMS.values() else None,
+        platform=platform if PLATFORM.fullmatch(platform) else None,
         level={"S2MSI1C": "L1C", "S2MSI2A": "L2A"}.get(product_type),
         sensing_time=parse_time(start) if start else None,
         end_time=parse_time(end) if end else None,
@@ -671,7 +672,7 @@ def make_product(
             " folder's name tells what product this is",
             f"Say so with {', '.join(option for option, value in facts.items() if not value)}.",
         )
-    if platform not in PLATFORMS.values() or not platform.startswith("sentinel-2"):
+    if not PLATFORM.fullmatch(platform):
         raise InputError(
             f"{folder.path}: bands named as Sentinel-2's, but the platform is {platform}",
             "What is loaded of other missions is listed in docs/loading.md; --platform sentinel-2a, -2b or -2c.",

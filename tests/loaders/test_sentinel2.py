@@ -172,6 +172,79 @@ def test_metadata_keep_the_documents(sample, name):
     assert isinstance(info["Product_Organisation"]["Granule_List"]["Granule"]["IMAGE_FILE"], list)
 
 
+PSD_14_2 = {
+    "Product_Info>": "L2A_Product_Info>",
+    "Product_Organisation": "L2A_Product_Organisation",
+    "IMAGE_FILE": "IMAGE_FILE_2A",
+    "PRODUCT_URI": "PRODUCT_URI_2A",
+    "Product_Image_Characteristics": "L2A_Product_Image_Characteristics",
+    "QUANTIFICATION_VALUES_LIST": "L1C_L2A_Quantification_Values_List",
+    "BOA_QUANTIFICATION_VALUE": "L2A_BOA_QUANTIFICATION_VALUE",
+    "AOT_QUANTIFICATION_VALUE": "L2A_AOT_QUANTIFICATION_VALUE",
+    "Scene_Classification_List": "L2A_Scene_Classification_List",
+    "Level-2A<": "Level-2Ap<",
+    "S2MSI2A<": "S2MSI2Ap<",
+    "psd-14": "psd-142",
+}
+
+
+def as_psd_14_2(folder: Path) -> None:
+    """Rewrite the product's metadata with the names of elements that products of 2017 and 2018 have."""
+    file = folder / "MTD_MSIL2A.xml"
+    content = file.read_text()
+    for new, old in PSD_14_2.items():
+        content = content.replace(new, old)
+    uri = "<PRODUCT_URI_2A>"
+    assert uri in content
+    source = folder.name.replace("L2A", "L1C")
+    content = content.replace(uri, f"<PRODUCT_URI_1C>{source}</PRODUCT_URI_1C>{uri}")
+    # a Granule_List for each resolution
+    start, end = content.index("<Granule_List>"), content.index("</Granule_List>") + len("</Granule_List>")
+    file.write_text(content[:start] + content[start:end] * 3 + content[end:])
+
+
+def with_namespace(folder: Path) -> None:
+    file = folder / "MTD_MSIL2A.xml"
+    content = file.read_text()
+    file.write_text(content.replace("<n1:Level-2A_User_Product", '<n1:Level-2A_User_Product xmlns="urn:all"', 1))
+
+
+@pytest.mark.parametrize("change", [as_psd_14_2, with_namespace])
+@pytest.mark.parametrize("name", [BEFORE_OFFSET, SINCE_OFFSET])
+def test_other_layouts_of_the_metadata(sample, tmp_path, name, change):
+    folder = Path(shutil.copytree(sample / "safe-metadata" / name, tmp_path / name.removeprefix("esa_")))
+    expected = vars(open_path(folder).product)
+    size = expected["bytes"]
+    before = (folder / "MTD_MSIL2A.xml").read_text()
+    change(folder)
+    assert (folder / "MTD_MSIL2A.xml").read_text() != before
+    found = vars(open_path(folder).product)
+    assert found["bytes"] > size
+    ignored = {"metadata": None, "bytes": None}
+    assert found | ignored == expected | ignored
+
+
+def test_the_offsets_of_a_safe_without_a_list_of_them_are_those_of_its_baseline(safe):
+    (safe / "expected_output.json").unlink()  # the sample's addition
+    content = (safe / "MTD_MSIL2A.xml").read_text()
+    start, end = (content.index(f"<{slash}BOA_ADD_OFFSET_VALUES_LIST>") for slash in ("", "/"))
+    content = content[:start] + content[end + len("</BOA_ADD_OFFSET_VALUES_LIST>") :]
+    (safe / "MTD_MSIL2A.xml").write_text(content)
+    assert set(open_path(safe).product.offsets.values()) == {-0.1}
+    name = safe.name.replace("N0509", "N9999")
+    content = content.replace(safe.name, name).replace(">05.09<", ">99.99<")
+    folder = safe.rename(safe.with_name(name))
+    (folder / "MTD_MSIL2A.xml").write_text(content)
+    assert set(open_path(folder).product.offsets.values()) == {0}  # Sen2Cor lists them where there are any
+
+
+def test_metadata_in_an_unknown_layout_say_how_to_load_the_bands(safe):
+    edit(safe / "MTD_MSIL2A.xml", "PRODUCT_START_TIME", "START")
+    with pytest.raises(InputError, match="no PRODUCT_START_TIME") as error:
+        open_path(safe)
+    assert "--offset" in error.value.hint
+
+
 # ---- complete .SAFE products ----
 
 
