@@ -73,7 +73,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         product=product,
         bands=found,
         expected=expected,
-        grid="fixed:120",
+        grid="aligned:120",
         sources=folder.sources([document, *(files[band.name] for band in found)]),
     )
 

@@ -93,7 +93,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         bytes=sum(file.stat().st_size for file in found),
     )
     expected = tuple(band.name for band in bands if not band.name.endswith("QA"))
-    return ProductFiles(product, bands, expected, grid="fixed:120", sources=tuple(found))
+    return ProductFiles(product, bands, expected, grid="aligned:120", sources=tuple(found))
 
 
 def siblings_of(path: Path) -> Iterable[Path]:

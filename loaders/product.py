@@ -23,7 +23,7 @@ from loaders.cutting import Cutting, Nodata, cut_cells, cut_windows, fit_bands, 
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
 from loaders.errors import InputError
-from loaders.grids import Grid, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
+from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.product_files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, parse_time
@@ -32,6 +32,7 @@ from loaders.progress import progress
 
 LOADER = "product"
 SOURCE = "product"
+FORMER_DEFAULT = "fixed:120"  # of products that have aligned:120 today
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def load_product(connection: Connection, path: Path, options: Options | None = N
     options = options or Options()
     files = open_product(path, options.given)
     grid = parse_grid(options.grid or files.grid)
+    if options.grid is None and grid.aligned:
+        check_former_default(connection, path, files.product, grid)
     bands = choose_bands(path, files, options.bands) if grid.cuts else []
     cut = plan_cutting(connection, path, files, grid, bands) if grid.cuts else None
     # The same product with other bands is not what was loaded before.
@@ -87,6 +90,29 @@ def load_product(connection: Connection, path: Path, options: Options | None = N
         cutting = Cutting(product, srid, files.classes, options.nodata, options.threads, item.details)
         item.rows = write_patches(connection, SOURCE, cut(cutting))
         return Counter(products=1, patches=item.rows) + item.details
+
+
+def check_former_default(connection: Connection, path: Path, product: Product, grid: Grid) -> None:
+    """Raise InputError where the archive has patches on the former default grid of the same mission and level.
+
+    They lie elsewhere than those of today's, so that eo.change would find no pair of an old and a new one.
+    """
+    row = connection.execute(
+        """
+        select p.name from eo.load l join eo.product p on l.source = p.name || '|' || %(former)s
+        where l.loader = %(loader)s and l.state = 'done' and l.rows > 0
+          and rtrim(p.platform, 'abcd') = rtrim(%(platform)s, 'abcd') and p.level = %(level)s
+        limit 1
+        """,
+        {"former": FORMER_DEFAULT, "loader": LOADER, "platform": product.platform, "level": product.level},
+    ).fetchone()
+    if row:
+        raise InputError(
+            f"{path}: the archive has patches of {product.platform}, {product.level}, on the grid {FORMER_DEFAULT}, the"
+            f" default of earlier versions (of {row[0]}, for one); those of today's, {grid.text}, lie elsewhere",
+            f"Say which: --grid {FORMER_DEFAULT} as before, or --grid {grid.text}, whose places are the same on every"
+            " date. docs/loading.md says how to replace the old patches.",
+        )
 
 
 def as_stored(connection: Connection, path: Path, product: Product) -> Product:
@@ -195,7 +221,10 @@ def plan_cutting(
     resolutions = fit_bands(path, bands, size, lambda names: bands_option(files, names))
     width = min(group[0].width * factor for factor, group in resolutions.items())
     height = min(group[0].height * factor for factor, group in resolutions.items())
-    if grid.size:
+    if grid.size and grid.aligned:
+        factor, (coarsest, *_) = max(resolutions.items())
+        lattice = aligned_lattice(size, coarsest, factor, width, height)
+    elif grid.size:
         lattice = fixed_lattice(size, width, height)
     else:
         lattice = bigearthnet_lattice(finest, size, files.product.mgrs_tile, width, height)
@@ -208,8 +237,10 @@ def plan_cutting(
             )
     if not lattice.columns or not lattice.rows:
         raise InputError(
-            f"{path}: smaller than one patch: {finest.width} x {finest.height} pixels of {finest.file.path}",
-            f"A patch takes {size} x {size} pixels of the finest band.",
+            f"{path}: {'no window of the grid is whole in it' if grid.aligned else 'smaller than one patch'}:"
+            f" {finest.width} x {finest.height} pixels of {finest.file.path}",
+            f"A patch takes {size} x {size} pixels of the finest band."
+            + (f" --grid fixed:{size} counts them from the file's own corner." if grid.aligned else ""),
         )
     return lambda cutting: cut_windows(cutting, resolutions, lattice)
 
@@ -249,7 +280,7 @@ class Time(click.ParamType):
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--grid",
-    help="bigearthnet, fixed:SIZE, cell:PRECISION:PIXELS or none (the product's row only). Default: by format.",
+    help="bigearthnet, aligned:SIZE, fixed:SIZE, cell:PRECISION:PIXELS or none (the row only). Default: by format.",
 )
 @click.option("--bands", help="Bands to load, comma-separated. Default: all.")
 @click.option(

@@ -195,7 +195,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         if polarisation in measurements
     )
     used = [MANIFEST, *measurements.values(), *calibrations.values()]
-    return ProductFiles(product, bands, expected, grid="fixed:120", sources=folder.sources(used))
+    return ProductFiles(product, bands, expected, grid="aligned:120", sources=folder.sources(used))
 
 
 def make_product(folder: Folder, root: Element, outline: shapely.Polygon, given: Given) -> Product:

@@ -167,7 +167,8 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         product=product,
         bands=bands,
         expected=EXPECTED,
-        grid="bigearthnet",
+        # Without a tile, BigEarthNet's windows would be counted from a corner that may move from date to date.
+        grid="bigearthnet" if metadata.tile else "aligned:120",
         classes=SCL if SCL in files else None,
         sources=folder.sources([*used, *metadata_files(folder)]),
     )

@@ -97,7 +97,7 @@ def test_level_2(folder):
     assert [band.nodata for band in files.bands] == [0] * 8 + [1]
     assert {band.offset for band in files.bands} == {0}
     assert files.expected == tuple(BANDS_2)
-    assert (files.grid, files.classes) == ("fixed:120", None)
+    assert (files.grid, files.classes) == ("aligned:120", None)
     assert len(files.sources) == 10
     with files.bands[0].open() as dataset:
         assert dataset.crs.to_epsg() == 32617
@@ -192,6 +192,65 @@ def test_products_of_one_sensor(archive, sample, tmp_path, sensor, prefix, bands
     assert list(files.product.scales) == list(files.product.offsets) == bands
     assert load_product(archive, tmp_path, Options(grid="fixed:60"))["patches"] > 0
     assert archive.execute("select distinct bands from eo.patch_raster").fetchall() == [([*bands, "QA_PIXEL"],)]
+
+
+def scene(folder: Path, sample: Path, date: str, west: int, north: int, bands: list[str], level: dict) -> Path:
+    """A scene of 300 x 300 pixels of 30 m of another date, its corner elsewhere, as Landsat's are from date to date."""
+    document = json.loads(json.dumps(level).replace("20220129", date))
+    document["LANDSAT_METADATA_FILE"]["IMAGE_ATTRIBUTES"]["DATE_ACQUIRED"] = f"{date[:4]}-{date[4:6]}-{date[6:]}"
+    product = document["LANDSAT_METADATA_FILE"]["PRODUCT_CONTENTS"]["LANDSAT_PRODUCT_ID"]
+    place = folder / product
+    place.mkdir()
+    (place / f"{product}_MTL.json").write_text(json.dumps(document))
+    with rasterio.open(sample / "sentinel2-cog/S2A_29RKH_20200219_0_L2A/B04.tif") as file:
+        pixels = file.read(1)
+    for band in bands:
+        # of the panchromatic band, the first pixel's centre is that of the others' first pixel
+        metres, side = (15, 599) if band == "B8" else (30, 300)
+        corner = from_origin(west + (7.5 if band == "B8" else 0), north - (7.5 if band == "B8" else 0), metres, metres)
+        profile = {"driver": "GTiff", "width": side, "height": side, "count": 1, "dtype": "uint16", "crs": "EPSG:32617"}
+        with rasterio.open(place / f"{product}_{band}.TIF", "w", transform=corner, **profile) as file:
+            file.write(pixels[:side, :side], 1)
+    return place
+
+
+@pytest.mark.parametrize("level", ["L2SP", "L1TP"])
+def test_default_grid_is_the_same_on_every_date(archive, sample, tmp_path, level):
+    document, bands = (groups(), BANDS_2) if level == "L2SP" else (level_1(), BANDS_1)
+    for date, east, north in (("20220129", 0, 0), ("20220214", -90, 210), ("20220302", 390, -120)):
+        path = scene(tmp_path, sample, date, 491985 + east, -683685 + north, bands, document)
+        assert load_product(archive, path)["patches"] > 0
+    # 120 pixels of the finest band; pixels lie half a pixel of 30 m beside the origin, of 15 m a quarter more
+    side, shift = (1800, 22.5) if level == "L1TP" else (3600, 15)
+    for west, south, east, north in archive.execute("select west, south, east, north from eo.patch"):
+        assert (east - west, north - south) == (side, side)
+        assert (west % side, -north % side) == (shift, shift)
+    places = archive.execute(
+        "select count(*), count(distinct product_id) from eo.patch group by srid, west, south, east, north"
+    ).fetchall()
+    assert max(places) == (3, 3)
+    dates = archive.execute("select distinct before_time::date::text, after_time::date::text from eo.change")
+    assert {("2022-01-29", "2022-02-14"), ("2022-02-14", "2022-03-02")} <= set(dates.fetchall())
+
+
+def test_patches_of_the_former_default_grid_are_not_mixed_with_those_of_todays(archive, sample, tmp_path):
+    first = scene(tmp_path, sample, "20220129", 491985, -683685, BANDS_2, groups())
+    second = scene(tmp_path, sample, "20220214", 491895, -683475, BANDS_2, groups())
+    load_product(archive, first, Options(grid="fixed:120"))  # as earlier versions did by default
+    for path in (first, second):
+        with pytest.raises(InputError, match=f"on the grid fixed:120, the default of earlier.*{first.name}") as error:
+            load_product(archive, path)
+        assert "--grid fixed:120" in error.value.hint and "--grid aligned:120" in error.value.hint
+    assert load_product(archive, first, Options(grid="fixed:120")) == {"loaded_before": 1}
+    assert load_product(archive, second, Options(grid="aligned:120"))["patches"] > 0
+    # what docs/loading.md says: delete the old ones, then load again
+    archive.execute("delete from eo.patch where source = 'product' and name like '%\\_120px\\_%'")
+    archive.execute("delete from eo.load where loader = 'product' and source like '%|fixed:120'")
+    assert load_product(archive, first)["patches"] > 0
+    assert load_product(archive, second) == {"loaded_before": 1}
+    assert archive.execute("select count(*) > 0 from eo.change").fetchone() == (True,)
+    names = archive.execute("select distinct split_part(name, '_T1_', 2) ~ '^aligned120_-?\\d+_-?\\d+$' from eo.patch")
+    assert names.fetchall() == [(True,)]
 
 
 COLLECTION_1 = "LC08_L1TP_013032_20180131_20180207_01_T1"

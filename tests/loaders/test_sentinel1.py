@@ -96,7 +96,7 @@ def test_metadata(folder):
     corners = [(1.512143, 46.03389), (4.85136, 46.436539), (5.188996, 44.938713), (1.937196, 44.536255)]
     assert shapely.from_wkb(product.footprint).equals(shapely.Polygon(corners))
     assert "IW" in str(product.metadata["manifest.safe"])
-    assert (files.expected, files.bands, files.grid) == (("VV", "VH"), (), "fixed:120")
+    assert (files.expected, files.bands, files.grid) == (("VV", "VH"), (), "aligned:120")
     when = datetime(2001, 1, 1, tzinfo=UTC)
     given = open_path(folder, name="mine", sensing_time=when, platform="sentinel-1b").product
     assert (given.name, given.sensing_time, given.platform) == ("mine", when, "sentinel-1b")
