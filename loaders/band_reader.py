@@ -81,6 +81,7 @@ def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
                     block_height, block_width = dataset.block_shapes[file.number - 1]
                     dtype = np.dtype(dataset.dtypes[file.number - 1])
                     nodata = dataset.nodatavals[file.number - 1]
+                    tags = dataset.scales[file.number - 1], dataset.offsets[file.number - 1]
     except RasterioError as error:
         raise unreadable(path, error) from error
     if virtual:
@@ -94,6 +95,17 @@ def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
         )
     if dtype.kind not in "iuf":
         raise InputError(f"{path}: PostGIS has no pixel type for {dtype}", "Convert the file with gdal_translate -ot.")
+    if file.units and dtype.kind == "f":
+        raise InputError(
+            f"{path}: floating-point pixels, but the product's scale, {file.units[0]:g}, is of whole numbers",
+            "Load the file as it was delivered.",
+        )
+    if file.units and tags != (1, 0) and not np.allclose(tags, file.units, rtol=1e-6, atol=1e-9):
+        raise InputError(
+            f"{path}: its tags say scale {tags[0]:g} and offset {tags[1]:g}, the product's metadata {file.units[0]:g}"
+            f" and {file.units[1]:g}",
+            "Load the file as it was delivered.",
+        )
     if file.factor != 1 and dtype.kind != "f":
         dtype = np.dtype("float32")
     if crs is None:

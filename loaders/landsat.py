@@ -64,8 +64,10 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
     bands = LEVEL_1 if product.level.startswith("L1") else LEVEL_2
     # L2SR has no surface temperature, LO08 no thermal bands, LT08 no others.
     expected = tuple(band for band in bands if band in (product.scales or {}))
+    scales, offsets = product.scales or {}, product.offsets or {}
+    units = {band: (scale, offsets[band]) for band, scale in scales.items()}
     found = tuple(
-        BandFile(band, folder.gdal_path(files[band]), nodata=FILL.get(band, 0))
+        BandFile(band, folder.gdal_path(files[band]), nodata=FILL.get(band, 0), units=units.get(band))
         for band in (*bands, QUALITY)
         if band in files
     )

@@ -157,7 +157,8 @@ def bands_of(file: Path) -> list[BandFile]:
 
 def make_band(name: str, path: str) -> BandFile:
     """A band, with the fill value of its kind."""
-    return BandFile(name, path, nodata=calibration(name)[1], srid=SRID)
+    scale, nodata = calibration(name)
+    return BandFile(name, path, nodata=nodata, srid=SRID, units=None if scale is None else (scale, 0.0))
 
 
 def calibration(band: str) -> tuple[float | None, float | None]:

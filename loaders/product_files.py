@@ -62,7 +62,8 @@ class BandFile:
     `nodata` is for files that carry no tag of their own (None: such a file has no nodata). Every valid pixel is
     multiplied by `factor` on reading, and `offset` is added, clipped below at 1: 1 and -1000 for Sentinel-2 as ESA
     delivers it since baseline 04.00. `unknown_units` says why neither is known; then no pixel may be stored. `srid` is
-    for a coordinate reference system that EPSG has no code for (None: it has one).
+    for a coordinate reference system that EPSG has no code for (None: it has one). `units` are scale and offset by the
+    metadata of pixels that are stored as they are: whole numbers, whose tags, if there are any, must say the same.
     """
 
     name: str
@@ -73,6 +74,7 @@ class BandFile:
     srid: int | None = None
     factor: float = 1
     unknown_units: str | None = None
+    units: tuple[float, float] | None = None
 
     def open(self) -> DatasetReader | WarpedVRT:
         """Open the file on a north-up grid. Raises RasterioError if it is unreadable."""

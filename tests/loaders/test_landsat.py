@@ -253,6 +253,35 @@ def test_patches_of_the_former_default_grid_are_not_mixed_with_those_of_todays(a
     assert names.fetchall() == [(True,)]
 
 
+@pytest.mark.parametrize(
+    ("scale", "offset", "dtype", "message"),
+    [
+        (2.75e-05, -0.2, "uint16", None),
+        (
+            1e-4,
+            0,
+            "uint16",
+            r"SR_B2\.TIF: its tags say scale 0.0001 and offset 0, the product's metadata 2.75e-05 and -0.2",
+        ),
+        (1, 0, "float32", r"SR_B2\.TIF: floating-point pixels, but the product's scale, 2.75e-05, is of whole numbers"),
+    ],
+)
+def test_units_of_the_files(archive, folder, scale, offset, dtype, message):
+    file = folder / f"{LEVEL_2}_SR_B2.TIF"
+    with rasterio.open(file) as dataset:
+        pixels, profile = dataset.read(), dataset.profile
+    with rasterio.open(file, "w", **profile | {"dtype": dtype}) as dataset:
+        dataset.write(pixels.astype(dtype))
+        dataset.scales, dataset.offsets = [scale], [offset]
+    options = Options(grid="fixed:120", bands=("SR_B1", "SR_B2"))
+    if message is None:
+        assert load_product(archive, folder, options)["patches"] == 1
+        return
+    with pytest.raises(InputError, match=message):
+        load_product(archive, folder, options)
+    assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
+
+
 COLLECTION_1 = "LC08_L1TP_013032_20180131_20180207_01_T1"
 OTHERS = {
     COLLECTION_1: "Landsat Collection 1 is not supported",
