@@ -75,8 +75,10 @@ def load_product(connection: Connection, path: Path, options: Options | None = N
         check_former_default(connection, path, files.product, grid)
     bands = choose_bands(path, files, options.bands) if grid.cuts else []
     cut = plan_cutting(connection, path, files, grid, bands) if grid.cuts else None
-    # The same product with other bands is not what was loaded before.
+    # The same product with other bands, or other units given, is not what was loaded before.
     choice = f"{','.join(band.name for band in bands)} {options.nodata}"
+    if (options.given.scale, options.given.offset) != (None, None):
+        choice += f" {options.given.scale} {options.given.offset}"
     checksum = hashlib.sha256(f"{listing_checksum(list(files.sources))} {choice}".encode()).hexdigest()
     with load_item(connection, LOADER, f"{files.product.name}|{grid.text}", checksum, again=cut is None) as item:
         if item is None:

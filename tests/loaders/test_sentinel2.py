@@ -824,6 +824,9 @@ def test_scale_and_offset_on_the_command_line(archive, sample, cog, run_pgearth)
     assert run_pgearth(archive, *arguments, "--offset", "-1000").exit_code == 2
     assert run_pgearth(archive, *arguments, "--offset", "-0.1").exit_code == 0
     assert archive.execute("select offsets ->> 'B02' from eo.product").fetchone() == ("-0.1",)
+    assert "1 loaded before" in run_pgearth(archive, *arguments, "--offset", "-0.1").output
+    result = run_pgearth(archive, *arguments, "--offset", "0")
+    assert "it was loaded before, with other contents" in str(result.exception)
     modis = sample / "modis/mcd43a4_h21v11_2017006"
     result = run_pgearth(archive, "load", "product", modis, "--scale", "1")
     assert "--scale and --offset are for Sentinel-2" in str(result.exception)
