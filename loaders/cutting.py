@@ -127,13 +127,13 @@ def cut_windows(cutting: Cutting, resolutions: dict[int, list[Band]], lattice: L
         readers = start_readers(stack, [band for bands in resolutions.values() for band in bands], cutting.threads)
         for row in progress(range(lattice.rows), progress_label(cutting.product), "strips"):
             y = lattice.top + row * size
-            north = finest.top - y * finest.pixel_height
+            north = lattice.bound(finest.top - y * finest.pixel_height)
             places = [
                 Place(
                     name=lattice.name(cutting.product.name, column, row),
-                    west=finest.left + (lattice.left + column * size) * finest.pixel_width,
-                    south=finest.top - (y + size) * finest.pixel_height,
-                    east=finest.left + (lattice.left + (column + 1) * size) * finest.pixel_width,
+                    west=lattice.bound(finest.left + (lattice.left + column * size) * finest.pixel_width),
+                    south=lattice.bound(finest.top - (y + size) * finest.pixel_height),
+                    east=lattice.bound(finest.left + (lattice.left + (column + 1) * size) * finest.pixel_width),
                     north=north,
                     column=lattice.first_column + column,
                     row=lattice.first_row + row,

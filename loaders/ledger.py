@@ -51,8 +51,8 @@ def load_item(
 ) -> Iterator[LoadItem | None]:
     """Load one item: `with load_item(...) as item: if item: ...` inside which all writing is one transaction.
 
-    Yields None when the ledger says that this very source (same checksum) is loaded, unless it is to be loaded `anew`:
-    then the caller removes what was. An error rolls the item back
+    Yields None when the ledger says that this very source (same checksum) is loaded, unless it is to be loaded `anew`,
+    whatever its contents were: then the caller removes what was, or only completes rows. An error rolls the item back
     and is recorded; a killed session leaves `running`, which the next run takes over. Raises InputError when the
     source was loaded with other contents, BusyError when another session is loading it now. The connection must be in
     autocommit mode.

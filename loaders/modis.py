@@ -93,7 +93,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         bytes=sum(file.stat().st_size for file in found),
     )
     expected = tuple(band.name for band in bands if not band.name.endswith("QA"))
-    return ProductFiles(product, bands, expected, grid="fixed:120", sources=tuple(found))
+    return ProductFiles(product, bands, expected, grid="aligned:120", sources=tuple(found))
 
 
 def siblings_of(path: Path) -> Iterable[Path]:
@@ -157,7 +157,8 @@ def bands_of(file: Path) -> list[BandFile]:
 
 def make_band(name: str, path: str) -> BandFile:
     """A band, with the fill value of its kind."""
-    return BandFile(name, path, nodata=calibration(name)[1], srid=SRID)
+    scale, nodata = calibration(name)
+    return BandFile(name, path, nodata=nodata, srid=SRID, units=None if scale is None else (scale, 0.0))
 
 
 def calibration(band: str) -> tuple[float | None, float | None]:

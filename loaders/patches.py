@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -106,41 +106,66 @@ class Patch:
     rasters: list[PatchRaster] = field(default_factory=list)
 
 
-def write_products(connection: Connection, products: Iterable[Product]) -> None:
-    """Store products that are not stored yet; a product comes after the one it is derived from."""
+def write_products(connection: Connection, products: Iterable[Product]) -> int:
+    """Store products; return how many rows that added or completed. A product comes after the one it is derived from.
+
+    A product that is stored keeps what its row says, and gets what the row does not say.
+    """
+    rows = [
+        {
+            **{column.name: getattr(product, column.name) for column in fields(Product)},
+            "metadata": json_or_null(product.metadata),
+            "scales": json_or_null(product.scales),
+            "offsets": json_or_null(product.offsets),
+        }
+        for product in products
+    ]
     with planner(connection, enable_seqscan="off"), connection.cursor() as cursor:
-        cursor.executemany(
-            """
-            insert into eo.product
-                (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata,
-                 derived_from, end_time, processed_at, processing_baseline, relative_orbit, scales, offsets, bytes)
-            values (%s, %s, %s, %s, %s, %s, ST_GeomFromWKB(%s, 4326), %s, %s,
-                    (select product_id from eo.product where name = %s), %s, %s, %s, %s, %s, %s, %s)
-            on conflict (name) do nothing
-            """,
-            [
-                (
-                    product.name,
-                    product.platform,
-                    product.level,
-                    product.sensing_time,
-                    product.mgrs_tile,
-                    product.cloud_cover,
-                    product.footprint,
-                    product.source_path,
-                    json_or_null(product.metadata),
-                    product.derived_from,
-                    product.end_time,
-                    product.processed_at,
-                    product.processing_baseline,
-                    product.relative_orbit,
-                    json_or_null(product.scales),
-                    json_or_null(product.offsets),
-                    product.bytes,
-                )
-                for product in products
-            ],
-        )
+        cursor.executemany(STORE_PRODUCT, rows)
+        changed = cursor.rowcount
+        # Not "on conflict do update", which locks the rows that it leaves as they are until the load ends.
+        cursor.executemany(COMPLETE_PRODUCT, rows)
+        return changed + cursor.rowcount
+
+
+STORE_PRODUCT = """
+insert into eo.product
+    (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata,
+     derived_from, end_time, processed_at, processing_baseline, relative_orbit, scales, offsets, bytes)
+values (%(name)s, %(platform)s, %(level)s, %(sensing_time)s, %(mgrs_tile)s, %(cloud_cover)s,
+        ST_GeomFromWKB(%(footprint)s, 4326), %(source_path)s, %(metadata)s,
+        (select product_id from eo.product where name = %(derived_from)s), %(end_time)s, %(processed_at)s,
+        %(processing_baseline)s, %(relative_orbit)s, %(scales)s, %(offsets)s, %(bytes)s)
+on conflict (name) do nothing
+"""
+COMPLETE_PRODUCT = """
+update eo.product as stored set
+    mgrs_tile = new.mgrs_tile, cloud_cover = new.cloud_cover, footprint = new.footprint, source_path = new.source_path,
+    metadata = new.metadata, derived_from = new.derived_from, end_time = new.end_time, processed_at = new.processed_at,
+    processing_baseline = new.processing_baseline, relative_orbit = new.relative_orbit, scales = new.scales,
+    offsets = new.offsets, bytes = new.bytes
+from (
+    select product_id, coalesce(mgrs_tile, %(mgrs_tile)s) as mgrs_tile,
+           coalesce(cloud_cover, %(cloud_cover)s::real) as cloud_cover,
+           coalesce(footprint, ST_GeomFromWKB(%(footprint)s, 4326)) as footprint,
+           coalesce(source_path, %(source_path)s) as source_path, coalesce(metadata, %(metadata)s) as metadata,
+           coalesce(derived_from, (select product_id from eo.product where name = %(derived_from)s)) as derived_from,
+           coalesce(end_time, %(end_time)s) as end_time, coalesce(processed_at, %(processed_at)s) as processed_at,
+           coalesce(processing_baseline, %(processing_baseline)s) as processing_baseline,
+           coalesce(relative_orbit, %(relative_orbit)s) as relative_orbit,
+           coalesce(scales, %(scales)s) as scales, coalesce(offsets, %(offsets)s) as offsets,
+           coalesce(bytes, %(bytes)s) as bytes
+    from eo.product where name = %(name)s
+) as new
+where stored.product_id = new.product_id
+  and (stored.mgrs_tile, stored.cloud_cover, stored.footprint, stored.source_path, stored.metadata, stored.derived_from,
+       stored.end_time, stored.processed_at, stored.processing_baseline, stored.relative_orbit, stored.scales,
+       stored.offsets, stored.bytes)
+      is distinct from
+      (new.mgrs_tile, new.cloud_cover, new.footprint, new.source_path, new.metadata, new.derived_from,
+       new.end_time, new.processed_at, new.processing_baseline, new.relative_orbit, new.scales,
+       new.offsets, new.bytes)
+"""
 
 
 def json_or_null(document: dict[str, Any] | None) -> Jsonb | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,41 +31,57 @@ from rasterio.windows import Window
 from loaders.errors import InputError
 from loaders.patches import Product
 
+# What a product's name has as its time is the start of the data take; metadata may have the granule's own.
+LONGEST_DATA_TAKE = timedelta(hours=2)
 MOST_FILES = 100_000  # far more than a product has: a folder of a whole archive was named
+# Of macOS (also inside archives made there) and Windows.
+LEFT_BY_DESKTOPS = re.compile(r"(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
+FILE_OF_A_PRODUCT = re.compile(r"\.(?:xml|json|safe|tiff?|jp2|hdf)$|_MTL\.txt$", re.IGNORECASE)
+FOLDER_OF_A_PRODUCT = re.compile(r"GRANULE|IMG_DATA|DATASTRIP|R\d+m|measurement|annotation|preview", re.IGNORECASE)
 LARGEST_DOCUMENT = 64 << 20  # bytes; the largest metadata file known, an annotation of Sentinel-1, has 4 MB
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the caller says of the product, in place of its metadata: name, start of sensing (aware), platform."""
+    """What the caller says of the product, in place of its metadata: name, start of sensing (aware), platform.
+
+    `scale` and `offset` are those of Sentinel-2's pixels: reflectance = scale * pixel + offset.
+    """
 
     name: str | None = None
     sensing_time: datetime | None = None
     platform: str | None = None
+    scale: float | None = None
+    offset: float | None = None
 
 
 @dataclass(frozen=True)
 class BandFile:
     """One band in a file: `path` is what GDAL opens (a file, /vsizip/..., a subdataset), `number` its band, from 1.
 
-    `nodata` is for files that carry no tag of their own (None: such a file has no nodata). `offset` is to be added to
-    every valid pixel on reading, clipped below at 1: -1000 for Sentinel-2 since baseline 04.00. `srid` is for a
-    coordinate reference system that EPSG has no code for (None: it has one).
+    `nodata` is for files that carry no tag of their own (None: such a file has no nodata). Every valid pixel is
+    multiplied by `factor` on reading, and `offset` is added, clipped below at 1: 1 and -1000 for Sentinel-2 as ESA
+    delivers it since baseline 04.00. `unknown_units` says why neither is known; then no pixel may be stored. `srid` is
+    for a coordinate reference system that EPSG has no code for (None: it has one). `units` are scale and offset by the
+    metadata of pixels that are stored as they are: whole numbers, whose tags, if there are any, must say the same.
     """
 
     name: str
     path: str
     number: int = 1
     nodata: float | None = None
-    offset: int = 0
+    offset: float = 0
     srid: int | None = None
+    factor: float = 1
+    unknown_units: str | None = None
+    units: tuple[float, float] | None = None
 
     def open(self) -> DatasetReader | WarpedVRT:
         """Open the file on a north-up grid. Raises RasterioError if it is unreadable."""
         return rasterio.open(self.path)
 
     def read(self, dataset: DatasetReader | WarpedVRT, window: Window) -> np.ndarray:
-        """Pixels of a window of the dataset that `open` returned, without `offset`: an array (rows, columns)."""
+        """Pixels of a window of the dataset that `open` returned, as they are in it: an array (rows, columns)."""
         pixels: np.ndarray = dataset.read(self.number, window=window)
         return pixels
 
@@ -102,13 +119,15 @@ def short_name(band: str) -> str:
 class Folder:
     """The files of a product, in a folder or, without unpacking it, in a zip or tar archive.
 
-    `sizes` are bytes by path relative to the folder; of an archive, to the one folder that all its files lie in.
+    `sizes` are bytes by path relative to the product's own folder, `top` (see `innermost`), with / as GDAL writes it.
+    `members` are an archive's own names of the paths that it writes in another way: with \\, or with ./ before them.
     """
 
     path: Path
     sizes: dict[str, int]
     archive: str | None = None  # GDAL's file system for it: vsizip or vsitar
     top: str = ""
+    members: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -118,7 +137,7 @@ class Folder:
 
     def gdal_path(self, file: str) -> str:
         """How GDAL opens a file of the folder."""
-        return f"/{self.archive}/{{{self.path}}}/{self.top}{file}" if self.archive else str(self.path / file)
+        return f"/{self.archive}/{{{self.path}}}/{self.top}{file}" if self.archive else str(self.path / self.top / file)
 
     def label(self, file: str) -> str:
         """How messages call a file of the folder."""
@@ -126,20 +145,21 @@ class Folder:
 
     def sources(self, files: Iterable[str]) -> tuple[Path, ...]:
         """The files on disk that these files of the folder are in."""
-        return (self.path,) if self.archive else tuple(self.path / file for file in sorted(files))
+        return (self.path,) if self.archive else tuple(self.path / self.top / file for file in sorted(files))
 
     def read(self, file: str) -> bytes:
         """Contents of a metadata file. Raises InputError if it cannot be read."""
         if self.sizes[file] > LARGEST_DOCUMENT:
             raise InputError(f"{self.label(file)}: {self.sizes[file]:,} bytes are too many for metadata")
+        name = self.members.get(self.top + file, self.top + file)
         try:
             if self.archive == "vsizip":
                 with zipfile.ZipFile(self.path) as archive:
-                    return archive.read(self.top + file)
+                    return archive.read(name)
             if self.archive == "vsitar":
-                with tarfile.open(self.path, "r:") as tar, tar.extractfile(self.top + file) as member:  # type: ignore[union-attr]
+                with tarfile.open(self.path, "r:") as tar, tar.extractfile(name) as member:  # type: ignore[union-attr]
                     return member.read()
-            return (self.path / file).read_bytes()
+            return (self.path / name).read_bytes()
         # RuntimeError and NotImplementedError: encrypted, or compressed in a way that Python does not know.
         except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
             raise InputError(f"{self.label(file)}: cannot be read: {error}", "Replace it by an intact copy.") from error
@@ -152,7 +172,7 @@ def open_folder(path: Path) -> Folder | None:
     """
     path = path.resolve()
     if path.is_dir():
-        return Folder(path, dict(walk(path)))
+        return make_folder(path, dict(walk(path)))
     try:
         match path.suffix.lower():
             case ".zip":
@@ -161,15 +181,50 @@ def open_folder(path: Path) -> Folder | None:
                 system = "vsizip"
             case ".tar":
                 with tarfile.open(path, "r:") as tar:
-                    sizes = {member.name: member.size for member in tar if member.isfile()}
+                    found = [member for member in tar if member.isfile()]
+                if any("path" in member.pax_headers for member in found):
+                    raise InputError(
+                        f"{path}: a tar with long names in the POSIX format, which GDAL does not read",
+                        "Unpack it and load the folder, or make the tar with --format=gnu.",
+                    )
+                sizes = {member.name: member.size for member in found}
                 system = "vsitar"
             case _:
                 return None
     except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise InputError(f"{path}: a damaged archive: {error}", "Download it again.") from error
-    heads = {name.partition("/")[0] for name in sizes if "/" in name}
-    top = f"{heads.pop()}/" if len(heads) == 1 and all("/" in name for name in sizes) else ""
-    return Folder(path, {name.removeprefix(top): size for name, size in sizes.items()}, system, top)
+    members = {posix_path(name): name for name in sizes if not name.endswith("\\")}
+    folder = make_folder(path, {name: sizes[member] for name, member in members.items()})
+    return replace(folder, archive=system, members={name: own for name, own in members.items() if name != own})
+
+
+def posix_path(name: str) -> str:
+    """An archive member's name as GDAL has it: with / where it was made on Windows, and without ./ before it."""
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def make_folder(path: Path, sizes: dict[str, int]) -> Folder:
+    """The product's own folder among the files under a path, without what desktops leave among them."""
+    sizes = {name: size for name, size in sizes.items() if not LEFT_BY_DESKTOPS.search(name)}
+    top = innermost(sizes)
+    return Folder(path, {name.removeprefix(top): size for name, size in sizes.items() if name.startswith(top)}, top=top)
+
+
+def innermost(names: Iterable[str]) -> str:
+    """The folder that a product lies in, "" or ending in /: unpacking often puts it into one folder too many.
+
+    That is a folder with no other folder beside it and no file of a product, whatever else (checksums, pictures).
+    """
+    top = ""
+    while True:
+        below = [name.removeprefix(top) for name in names if name.startswith(top)]
+        heads = {name.partition("/")[0] for name in below if "/" in name}
+        if len(heads) != 1 or any("/" not in name and FILE_OF_A_PRODUCT.search(name) for name in below):
+            return top
+        head = heads.pop()
+        if FOLDER_OF_A_PRODUCT.fullmatch(head):
+            return top
+        top = f"{top}{head}/"
 
 
 def walk(path: Path) -> Iterable[tuple[str, int]]:

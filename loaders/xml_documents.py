@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
@@ -30,6 +31,27 @@ def parse_xml(content: bytes, file: str) -> Element:
 def local_name(name: str) -> str:
     """Name of an element or attribute without its namespace."""
     return name.rpartition("}")[2]
+
+
+def elements(root: Element, name: str) -> Iterator[Element]:
+    """Elements of a name in any namespace, in the document's order."""
+    return (element for element in root.iter() if local_name(element.tag) == name)
+
+
+def find(root: Element, *names: str) -> Element:
+    """The first element of a name in any namespace, or of the next name if there is none. Raises LookupError if so."""
+    for name in names:
+        for element in elements(root, name):
+            return element
+    raise LookupError(f"no {' or '.join(names)}")
+
+
+def find_text(root: Element, *names: str) -> str:
+    """Text of the element that `find` finds. Raises LookupError if there is none."""
+    text = (find(root, *names).text or "").strip()
+    if not text:
+        raise LookupError(f"no {' or '.join(names)}")
+    return text
 
 
 def to_json(element: Element, without: frozenset[str] = frozenset()) -> Any:

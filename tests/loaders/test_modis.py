@@ -45,7 +45,7 @@ def test_granule_in_a_folder(sample):
     assert files.expected == tuple(bands)
     assert product.scales == dict.fromkeys(bands, 0.0001)
     assert product.offsets == dict.fromkeys(bands, 0.0)
-    assert (files.grid, files.classes, len(files.sources)) == ("fixed:120", None, 14)
+    assert (files.grid, files.classes, len(files.sources)) == ("aligned:120", None, 14)
     for band in files.bands:
         assert band.srid == SRID
         with band.open() as dataset:

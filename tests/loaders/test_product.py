@@ -529,12 +529,14 @@ def test_floating_point_bands_with_nan(archive, small):
     pixels = read(small / "B2.tif").astype("float32") / 10_000
     pixels[:120, 120:240] = np.nan
     rewrite(small / "B2.tif", pixels=pixels, nodata=np.nan)
-    assert load(archive, small, bands=["B02"]) == {"patches": 3, "without_data": 1}
+    with pytest.raises(InputError, match=r"B2\.tif: floating-point pixels, whose units no tag and no metadata tell"):
+        load(archive, small, bands=["B02"])
+    assert load(archive, small, bands=["B02"], scale=1.0) == {"patches": 3, "without_data": 1}
     (wkb,) = archive.execute(
         "select ST_AsWKB(rast) from eo.patch_raster join eo.patch using (patch_id, cell)"
         " where (tile_column, tile_row) = (1, 1)"
     ).fetchone()
-    np.testing.assert_array_equal(from_wkb(wkb).bands[0], pixels[120:240, 120:240])
+    np.testing.assert_array_equal(from_wkb(wkb).bands[0], pixels[120:240, 120:240] * np.float32(10_000))
 
 
 def test_every_block_is_decoded_once(sample, monkeypatch):
