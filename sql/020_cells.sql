@@ -1,8 +1,8 @@
 -- Areas and geohash cells.
 --
--- An area is brought to EPSG:4326 before it is held against footprints, which are polygons there of longitudes -180 to
--- 180 with straight edges and are taken not to cross the antimeridian nor to hold a pole. So an area must not either: it
--- is cut at the antimeridian, and about a pole it becomes a band up to latitude 90.
+-- One rule for all outlines, of areas as of footprints (RFC 7946, section 3.1.9): in EPSG:4326 with longitudes -180 to 180
+-- and straight edges, cut at the antimeridian; about a pole an outline becomes a band up to latitude 90. What is cut has
+-- bounds around the world, so an index proposes it too often; the test of the parts that follows is exact.
 
 -- Helpers of the filter are folded to constants when eo.patches is inlined. Where it is not, because an argument is a
 -- subquery, they would be called for each patch of the archive, which takes minutes. Words of a context are translated,
@@ -85,6 +85,46 @@ begin
 end
 $$;
 
+-- A projected line in EPSG:4326. Where an edge passes a pole, longitudes change fast: it gets vertices where it is nearest
+-- to the pole, and more and more of them towards there.
+create or replace function eo_internal.line_in_degrees(line geometry)
+returns geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    found public.geometry := public.ST_Transform(line, 4326);
+    latitude double precision := case when public.ST_YMax(found) > 89 then 90 when public.ST_YMin(found) < -89 then -90 end;
+    pole public.geometry;
+begin
+    if latitude is null then
+        return found;
+    end if;
+    pole := public.ST_Transform(public.ST_Point(0, latitude, 4326), public.ST_SRID(line));
+    select public.ST_Transform(public.ST_MakeLine(public.ST_LineInterpolatePoint(edge.geom, place.fraction) order by edge.path, place.fraction), 4326)
+    into found
+    from public.ST_DumpSegments(line) edge
+    cross join lateral (
+        select public.ST_LineLocatePoint(edge.geom, pole) as fraction, public.ST_Distance(edge.geom, pole) < public.ST_Length(edge.geom) as near
+    ) nearest
+    cross join lateral (
+        select 0::double precision
+        union
+        select 1
+        union
+        select nearest.fraction
+        union
+        select unnest(array[nearest.fraction * (1 - 0.5 ^ k), 1 - (1 - nearest.fraction) * (1 - 0.5 ^ k)])::double precision
+        from generate_series(1, 8) as k
+        where nearest.near
+    ) place (fraction);
+    return public.ST_RemoveRepeatedPoints(found);
+end
+$$;
+
 create or replace function eo_internal.unwound_ring(ring geometry, holds_north_pole boolean)
 returns geometry
 language plpgsql
@@ -122,20 +162,44 @@ begin
     for part in select d.geom from ST_Dump(area) d loop
         parts := parts || case ST_Dimension(part)
             when 0 then ST_Transform(part, 4326)
-            when 1 then eo_internal.wrapped_area(eo_internal.unwound_line(ST_Transform(part, 4326)))
+            when 1 then eo_internal.wrapped_area(eo_internal.unwound_line(eo_internal.line_in_degrees(part)))
             else (
                 select ST_Difference(ST_Union(r.geom) filter (where r.shell),
                                      coalesce(ST_Union(r.geom) filter (where not r.shell), 'SRID=4326;POLYGON EMPTY'))
                 from (
                     select d.path[1] = 0 as shell,
                            eo_internal.unwound_ring(
-                               ST_Transform(ST_ExteriorRing(d.geom), 4326),
+                               eo_internal.line_in_degrees(ST_ExteriorRing(d.geom)),
                                ST_Intersects(d.geom, ST_Transform(ST_Point(0, 90, 4326), ST_SRID(area)))) as geom
                     from ST_DumpRings(part) d
                 ) r)
         end;
     end loop;
     return ST_UnaryUnion(ST_Collect(parts));
+end
+$$;
+
+-- What ends at the antimeridian touches what begins there on its other side. Only an edge that lies on it exactly can.
+create or replace function eo_internal.with_far_edges(area geometry)
+returns geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    far_edges public.geometry;
+begin
+    if public.ST_XMin(area) > -180 and public.ST_XMax(area) < 180 then
+        return area;
+    end if;
+    select public.ST_Collect(public.ST_Translate(public.ST_Intersection(part.geom, side.meridian), side.turn, 0.0::double precision))
+    into far_edges
+    from public.ST_Dump(area) part,
+         (values ('SRID=4326;LINESTRING(180 -90, 180 90)'::public.geometry, -360::double precision),
+                 ('SRID=4326;LINESTRING(-180 -90, -180 90)'::public.geometry, 360::double precision)) as side (meridian, turn);
+    return public.ST_UnaryUnion(public.ST_Collect(area, far_edges));
 end
 $$;
 
@@ -162,11 +226,6 @@ begin
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';
     end if;
     found := ST_Force2D(ST_CurveToLine(area));
-    fault := ST_IsValidReason(found);
-    if fault <> 'Valid Geometry' then
-        raise exception 'the area is not valid: %', fault
-            using errcode = 'invalid_parameter_value', hint = 'ST_MakeValid(area) mends it; look at what it makes of it.';
-    end if;
     if geographic then
         if ST_XMin(found) < -360 or ST_XMax(found) > 360 or ST_YMin(found) < -90 or ST_YMax(found) > 90 then
             raise exception 'the area reaches beyond longitude -360 to 360 or latitude -90 to 90: %', Box2D(found)
@@ -182,10 +241,17 @@ begin
             if edge is not null then
                 raise exception 'an edge of the area is longer than 180 degrees of longitude: %', ST_AsText(edge)
                     using errcode = 'invalid_parameter_value',
-                          hint = 'Across the antimeridian: eo.rectangle with west > east, or go on from 180, such as 190 for -170. Really that wide: ST_Segmentize(area, 90).';
+                          hint = 'Across the antimeridian: eo.rectangle with west > east, a part on either side, or go on from 180, such as 190 for -170. About a pole: eo.circle, or up to latitude 90. Really that wide: ST_Segmentize(area, 90).';
             end if;
         end if;
-        return ST_Transform(eo_internal.wrapped_area(found), 4326);
+    end if;
+    fault := ST_IsValidReason(found);
+    if fault <> 'Valid Geometry' then
+        raise exception 'the area is not valid: %', fault
+            using errcode = 'invalid_parameter_value', hint = 'ST_MakeValid(area) mends it; look at what it makes of it.';
+    end if;
+    if geographic then
+        return eo_internal.with_far_edges(ST_Transform(eo_internal.wrapped_area(found), 4326));
     end if;
     -- Straight edges bend when they are transformed.
     if ST_Dimension(found) > 0 then
@@ -196,7 +262,7 @@ begin
     if ST_XMax(area) - ST_XMin(area) < 170 and ST_YMax(area) < 90 - 1e-9 and ST_YMin(area) > -90 + 1e-9 then
         return area;
     end if;
-    return eo_internal.unwound_area(found);
+    return eo_internal.with_far_edges(eo_internal.unwound_area(found));
 end
 $$;
 
@@ -250,7 +316,8 @@ begin
         raise exception 'the radius is more than 0 and at most 10,000,000 m, not %', radius
             using errcode = 'invalid_parameter_value', hint = 'It is in metres.';
     end if;
-    middle := eo_internal.search_area(centre);
+    -- A point on the antimeridian lies there twice.
+    middle := ST_GeometryN(eo_internal.search_area(centre), 1);
     -- Vertices lie outside, so that edges touch the circle: one at each degree of azimuth, and more towards the
     -- poles, where longitudes change fast from one to the next.
     select ST_MakeLine(ST_Project(middle::geography, radius / cosd(0.5), radians(a.azimuth))::geometry order by a.azimuth)
@@ -273,15 +340,99 @@ comment on function eo.circle(geometry, double precision) is
 
 create or replace function eo.cell_of(geom geometry, "precision" integer default 5)
 returns text
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 200
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    centre public.geometry := public.ST_Centroid(geom);
+begin
+    if public.ST_XMin(geom) = -180 and public.ST_XMax(geom) = 180
+       and (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom))
+    then
+        -- Parts on both sides of the antimeridian belong together; about a pole, the middle is on a map of the pole.
+        if not exists (select from public.ST_Dump(geom) part where public.ST_XMin(part.geom) < 0 and public.ST_XMax(part.geom) > 0) then
+            centre := public.ST_Centroid(public.ST_ShiftLongitude(geom));
+        elsif public.ST_YMax(geom) = 90 and public.ST_YMin(geom) > -90 then
+            centre := public.ST_Centroid(public.ST_Transform(geom, 3995));
+        elsif public.ST_YMin(geom) = -90 and public.ST_YMax(geom) < 90 then
+            centre := public.ST_Centroid(public.ST_Transform(geom, 3031));
+        end if;
+    end if;
+    return public.ST_GeoHash(eo_internal.wrapped_area(public.ST_Transform(centre, 4326)), "precision");
+end
+$$;
+comment on function eo.cell_of(geometry, integer) is
+'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. Parts on both sides of the antimeridian have their centre between them, and what lies about a pole has it there. https://en.wikipedia.org/wiki/Geohash';
+
+create or replace function eo_internal.patch_centre(
+    west double precision,
+    south double precision,
+    east double precision,
+    north double precision,
+    srid integer
+)
+returns geometry
 language sql
 immutable parallel safe strict
 security invoker
 cost 100
 begin atomic
-    select ST_GeoHash(ST_Transform(ST_Centroid(geom), 4326), "precision");
+    select eo_internal.wrapped_area(ST_Transform(ST_Point((west + east) / 2, (south + north) / 2, srid), 4326));
 end;
-comment on function eo.cell_of(geometry, integer) is
-'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. https://en.wikipedia.org/wiki/Geohash';
+
+-- The footprint of a patch by its native bounds.
+create or replace function eo_internal.footprint(
+    west double precision,
+    south double precision,
+    east double precision,
+    north double precision,
+    srid integer
+)
+returns geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    bounds public.geometry := public.ST_MakeEnvelope(west, south, east, north, srid);
+    outline public.geometry := public.ST_Transform(bounds, 4326);
+begin
+    -- Straight edges stay nearly straight in degrees but over wide patches and near the poles. What crosses the
+    -- antimeridian or holds a pole is wide, too, until it is cut.
+    if public.ST_XMin(outline) >= -180 and public.ST_XMax(outline) <= 180 and public.ST_XMax(outline) - public.ST_XMin(outline) <= 1
+       and public.ST_YMin(outline) >= -90 and public.ST_YMax(outline) <= 90
+    then
+        return public.ST_Multi(outline);
+    end if;
+    -- Of numbers that are as good as 0, GEOS's ST_WrapX has run out of stack and taken the server down.
+    select public.ST_MakeEnvelope(b.edge[1], b.edge[2], b.edge[3], b.edge[4], srid) into bounds
+    from (select array_agg(case when abs(e.edge) < 1e-300 then 0 else e.edge end order by e.number) as edge
+          from unnest(array[west, south, east, north]) with ordinality as e (edge, number)) b;
+    if (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = footprint.srid) then
+        -- Grids of the whole globe may reach half a pixel beyond the poles.
+        outline := public.ST_Segmentize(
+            public.ST_Intersection(public.ST_Transform(eo_internal.wrapped_area(bounds), 4326),
+                                   public.ST_MakeEnvelope(-180, -90, 180, 90, 4326)), 90::double precision);
+    else
+        -- Narrow, and just across the antimeridian, needs no more vertices.
+        if public.ST_XMax(public.ST_ShiftLongitude(outline)) - public.ST_XMin(public.ST_ShiftLongitude(outline)) > 1 then
+            bounds := public.ST_Segmentize(bounds, greatest(east - west, north - south) / 32);
+        end if;
+        outline := eo_internal.unwound_area(bounds);
+    end if;
+    outline := public.ST_Multi(public.ST_CollectionExtract(outline, 3));
+    if public.ST_IsEmpty(outline) or public.ST_XMin(outline) < -180 or public.ST_XMax(outline) > 180 then
+        raise exception 'bounds of a patch that are not on the globe: west %, south %, east %, north % in EPSG:%', west, south, east, north, srid
+            using errcode = 'invalid_parameter_value', hint = 'Longitudes count from -180 to 180 or from 0 to 360, latitudes from -90 to 90.';
+    end if;
+    return outline;
+end
+$$;
 
 create or replace function eo_internal.check_precision("precision" integer)
 returns integer
