@@ -150,7 +150,8 @@ def downgrade() -> None:
         """
         drop function if exists eo_internal.footprint(double precision, double precision, double precision, double precision, integer),
             eo_internal.patch_centre(double precision, double precision, double precision, double precision, integer),
-            eo_internal.with_far_edges(public.geometry), eo_internal.line_in_degrees(public.geometry);
+            eo_internal.with_far_edges(public.geometry), eo_internal.line_in_degrees(public.geometry),
+            eo_internal.near(public.geometry, public.geometry);
         alter table eo.patch
             alter column footprint type public.geometry(Polygon, 4326) using
                 case when public.ST_NumGeometries(footprint) = 1 then public.ST_GeometryN(footprint, 1)

@@ -336,3 +336,139 @@ def test_patches_that_begin_at_the_antimeridian_touch_an_area_that_ends_there(
     ):
         rows = archive.execute(f"select patch_id from eo.search({area})".encode()).fetchall()
         assert [patch_id for (patch_id,) in rows] == expected, area
+
+
+# What is looked up by place
+
+
+REGIONS = {
+    # id: level, country, parts on longitudes 0 to 360
+    "FJ001": (3, "FJ", [(179.9, -17.0, 180.1, -16.7)]),
+    "FJ002": (3, "FJ", [(179.98, -16.7, 180.0, -16.5)]),  # between the antimeridian and every vertex of the patches
+    "FJ003": (3, "FJ", [(180.0, -16.7, 180.02, -16.5)]),
+    "FR": (0, "FR", [(180.02, -16.7, 180.1, -16.5), (28.0, -17.0, 29.0, -16.0), (2.0, 45.0, 4.0, 48.0), (300.0, -17.0, 301.0, -16.0)]),
+}  # fmt: skip
+
+
+def split(parts: list[Bounds]) -> shapely.MultiPolygon:
+    """Boxes on longitudes 0 to 360, cut at 180 and brought to -180 to 180."""
+    pieces = []
+    for west, south, east, north in parts:
+        if west < 180:
+            pieces.append(shapely.box(west, south, min(east, 180), north))
+        if east > 180:
+            pieces.append(shapely.box(max(west, 180) - 360, south, east - 360, north))
+    return shapely.MultiPolygon(pieces)
+
+
+@pytest.fixture
+def fiji(archive: psycopg.Connection) -> dict[int, tuple[int, Bounds]]:
+    """Patches of both zones about the antimeridian, and regions there; srid and native bounds by patch."""
+    for name, (level, country, parts) in REGIONS.items():
+        archive.execute(
+            "insert into eo.nuts (nuts_id, level, country_code, name, geom) values (%s, %s, %s, %s, st_geomfromwkb(%s, 4326))",
+            (name, level, country, name, shapely.to_wkb(split(parts))),
+        )
+    there = []
+    for srid in (32760, 32701):
+        x, y = pyproj.Transformer.from_crs(4326, srid, always_xy=True).transform(180.0, -16.7)
+        there += grid(srid, round(x, -1) + 330, round(y, -1), 1200.0, 8, 4)
+    return dict(zip(write(archive, there), there, strict=True))
+
+
+def test_regions_of_patches_at_the_antimeridian(
+    archive: psycopg.Connection, fiji: dict[int, tuple[int, Bounds]]
+) -> None:
+    archive.execute("call eo.annotate('{country}')")
+    rows = dict(archive.execute("select patch_id, nuts_ids from eo.patch").fetchall())
+    countries = dict(archive.execute("select patch_id, country_codes from eo.patch").fetchall())
+    seen = set()
+    for patch_id, (srid, bounds) in fiji.items():
+        longitude, latitude = ring(srid, bounds)
+        outline = on_map(longitude % 360, latitude, 0)
+        share = {
+            name: outline.intersection(shapely.union_all([shapely.box(*part) for part in parts])).area / outline.area
+            for name, (_, _, parts) in REGIONS.items()
+        }
+        certain = {name for name, fraction in share.items() if fraction > 1e-4}
+        level_3 = sorted((name for name in certain if name != "FR"), key=lambda name: -share[name])
+        found = [name for name in rows[patch_id] or [] if share[name] > 1e-4]
+        assert found == level_3, (srid, bounds)
+        assert ("FR" in (countries[patch_id] or [])) == ("FR" in certain) or 0 < share["FR"] <= 1e-4
+        seen |= certain
+    assert seen == set(REGIONS)
+
+
+def test_far_parts_of_a_country_are_not_brought_to_the_zone(archive: psycopg.Connection) -> None:
+    """What lies 90 degrees from a UTM zone has no place in it, and transforming it fails."""
+    parts = [(179.9, -0.5, 180.1, 0.5), (86.9, -1.0, 87.1, 1.0)]
+    archive.execute(
+        "insert into eo.nuts (nuts_id, level, country_code, name, geom) values ('KI', 0, 'KI', 'KI', st_geomfromwkb(%s, 4326))",
+        (shapely.to_wkb(split(parts)),),
+    )
+    write(archive, grid(32660, 833_980.0, 0.0, 1200.0, 4, 2))
+    archive.execute("call eo.annotate('{country}')")
+    assert archive.execute("select distinct country_codes from eo.patch").fetchall() == [(["KI"],)]
+
+
+def test_patches_of_a_place_are_left_out_together(
+    archive: psycopg.Connection, fiji: dict[int, tuple[int, Bounds]]
+) -> None:
+    """exclude_same_place: footprints that overlap, of either zone."""
+    outlines = {}
+    for patch_id, (srid, bounds) in fiji.items():
+        longitude, latitude = ring(srid, bounds)
+        outlines[patch_id] = on_map(longitude % 360, latitude, 0)
+    crossing = [patch_id for patch_id, outline in outlines.items() if outline.bounds[0] < 180 < outline.bounds[2]]
+    assert len(crossing) >= 8
+    for chosen in crossing[:3]:
+        row = archive.execute(
+            "select array(select unnest(eo_internal.left_out(array[name], true)) order by 1) from eo.patch where patch_id = %s",
+            (chosen,),
+        ).fetchone()
+        expected = [
+            patch_id
+            for patch_id, outline in outlines.items()
+            if outline.intersection(outlines[chosen]).area > 0.001 * outlines[chosen].area
+        ]
+        assert row == (expected,)
+        assert len(expected) > 1
+
+
+def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: dict[int, tuple[int, Bounds]]) -> None:
+    """Packed patches know bounds only, and those of a footprint that is cut go around the world: what passes is tested."""
+    far = write(archive, grid(32735, 500_000.0, 8_150_000.0, 1200.0, 8, 4), "zambia")
+    ids = [*fiji, *far]
+    codes = [f"{number % 16:016b}" for number, _ in enumerate(ids)]
+    archive.execute("select eo.register_encoder('vectors', 1, 'spectral', '{B02}', 'w', dimension => 4)")
+    archive.execute(
+        "select eo.register_encoder('codes', 1, 'lsh', '{}', 'w', bits => 16,"
+        " parent_id => (select encoder_id from eo.encoder where name = 'vectors'))"
+    )
+    archive.execute(
+        "select eo.store_codes((select encoder_id from eo.encoder where name = 'codes'), %s, %s, %s::varbit[])",
+        (ids, [0] * len(ids), codes),
+    )
+    archive.execute("select eo.build_code_index()")
+    for area in (
+        "eo.rectangle(179.99, -17, -179.99, -16)",
+        "eo.rectangle(-179.999, -16.71, -179.95, -16.6)",
+        "st_makeenvelope(20, -18, 30, -16, 4326)",
+        "st_point(180, -16.7, 4326)",
+    ):
+        passing = {
+            patch_id
+            for (patch_id,) in archive.execute(f"select patch_id from eo.search({area}, max_results => null)".encode())
+        }
+        assert 0 < len(passing) < len(ids)
+        expected = sorted(
+            (code.count("1"), patch_id) for patch_id, code in zip(ids, codes, strict=True) if patch_id in passing
+        )
+        for scan in ("files", "sql"):
+            archive.execute("select set_config('pgearth.code_scan', %s, false)", (scan,))
+            for number in (5, 1000):
+                found = archive.execute(
+                    f"select distance, patch_id from eo.similar_to_code(%s::varbit, %s, area => {area})".encode(),
+                    ("0" * 16, number),
+                ).fetchall()
+                assert found == expected[:number], (area, scan)
