@@ -383,6 +383,37 @@ begin atomic
     select eo_internal.wrapped_area(ST_Transform(ST_Point((west + east) / 2, (south + north) / 2, srid), 4326));
 end;
 
+-- What of a patch of MODIS is on the globe. Its map, the sinusoidal one, ends at the antimeridian: beyond there is nothing.
+create or replace function eo_internal.on_sinusoidal_map(bounds geometry)
+returns geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    radius constant double precision := 6371007.181;
+    globe public.geometry;
+begin
+    if greatest(-public.ST_XMin(bounds), public.ST_XMax(bounds))
+       <= radius * pi() * cos(greatest(-public.ST_YMin(bounds), public.ST_YMax(bounds)) / radius)
+    then
+        return bounds;
+    end if;
+    -- A little inside of its outline, where longitudes do not flip their sign and have a meaning at the poles.
+    select public.ST_MakePolygon(public.ST_AddPoint(edge.line, public.ST_StartPoint(edge.line))) into globe
+    from (
+        select public.ST_MakeLine(
+                   public.ST_Point(side.sign * pi() * (1 - 1e-9) * radius * cosd(l.latitude), radius * radians(l.latitude), 906974)
+                   order by side.sign, side.sign * l.latitude) as line
+        from (select greatest(least(n / 10.0, 90 - 1e-7), 1e-7 - 90)::double precision as latitude from generate_series(-900, 900) n) l,
+             (values (-1), (1)) as side (sign)
+    ) edge;
+    return public.ST_Intersection(bounds, globe);
+end
+$$;
+
 -- The footprint of a patch by its native bounds.
 create or replace function eo_internal.footprint(
     west double precision,
@@ -400,8 +431,13 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     bounds public.geometry := public.ST_MakeEnvelope(west, south, east, north, srid);
-    outline public.geometry := public.ST_Transform(bounds, 4326);
+    longest double precision := greatest(east - west, north - south) / 32;
+    outline public.geometry;
 begin
+    if srid = 906974 then
+        bounds := eo_internal.on_sinusoidal_map(bounds);
+    end if;
+    outline := public.ST_Transform(bounds, 4326);
     -- Straight edges stay nearly straight in degrees but over wide patches and near the poles. What crosses the
     -- antimeridian or holds a pole is wide, too, until it is cut.
     if public.ST_XMin(outline) >= -180 and public.ST_XMax(outline) <= 180 and public.ST_XMax(outline) - public.ST_XMin(outline) <= 1
@@ -409,21 +445,25 @@ begin
     then
         return public.ST_Multi(outline);
     end if;
-    -- Of numbers that are as good as 0, GEOS's ST_WrapX has run out of stack and taken the server down.
-    select public.ST_MakeEnvelope(b.edge[1], b.edge[2], b.edge[3], b.edge[4], srid) into bounds
-    from (select array_agg(case when abs(e.edge) < 1e-300 then 0 else e.edge end order by e.number) as edge
-          from unnest(array[west, south, east, north]) with ordinality as e (edge, number)) b;
-    if (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = footprint.srid) then
-        -- Grids of the whole globe may reach half a pixel beyond the poles.
-        outline := public.ST_Segmentize(
-            public.ST_Intersection(public.ST_Transform(eo_internal.wrapped_area(bounds), 4326),
-                                   public.ST_MakeEnvelope(-180, -90, 180, 90, 4326)), 90::double precision);
+    if srid = 906974 then
+        outline := public.ST_Segmentize(public.ST_Transform(public.ST_Segmentize(bounds, longest), 4326), 90::double precision);
     else
-        -- Narrow, and just across the antimeridian, needs no more vertices.
-        if public.ST_XMax(public.ST_ShiftLongitude(outline)) - public.ST_XMin(public.ST_ShiftLongitude(outline)) > 1 then
-            bounds := public.ST_Segmentize(bounds, greatest(east - west, north - south) / 32);
+        -- Of numbers that are as good as 0, GEOS's ST_WrapX has run out of stack and taken the server down.
+        select public.ST_MakeEnvelope(b.edge[1], b.edge[2], b.edge[3], b.edge[4], srid) into bounds
+        from (select array_agg(case when abs(e.edge) < 1e-300 then 0 else e.edge end order by e.number) as edge
+              from unnest(array[west, south, east, north]) with ordinality as e (edge, number)) b;
+        if (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = footprint.srid) then
+            -- Grids of the whole globe may reach half a pixel beyond the poles.
+            outline := public.ST_Segmentize(
+                public.ST_Intersection(public.ST_Transform(eo_internal.wrapped_area(bounds), 4326),
+                                       public.ST_MakeEnvelope(-180, -90, 180, 90, 4326)), 90::double precision);
+        else
+            -- Narrow, and just across the antimeridian, needs no more vertices.
+            if public.ST_XMax(public.ST_ShiftLongitude(outline)) - public.ST_XMin(public.ST_ShiftLongitude(outline)) > 1 then
+                bounds := public.ST_Segmentize(bounds, longest);
+            end if;
+            outline := eo_internal.unwound_area(bounds);
         end if;
-        outline := eo_internal.unwound_area(bounds);
     end if;
     outline := public.ST_Multi(public.ST_CollectionExtract(outline, 3));
     if public.ST_IsEmpty(outline) or public.ST_XMin(outline) < -180 or public.ST_XMax(outline) > 180 then

@@ -113,9 +113,30 @@ begin
 end
 $$;
 
+-- MODIS's sinusoidal map ends at the antimeridian: what lay beyond it was put on the other side of the globe.
+with globe as (
+    select public.ST_MakePolygon(public.ST_AddPoint(edge.line, public.ST_StartPoint(edge.line))) as geom
+    from (
+        select public.ST_MakeLine(
+                   public.ST_Point(side.sign * pi() * (1 - 1e-9) * 6371007.181 * cosd(l.latitude), 6371007.181 * radians(l.latitude), 906974)
+                   order by side.sign, side.sign * l.latitude) as line
+        from (select greatest(least(n / 10.0, 90 - 1e-7), 1e-7 - 90)::double precision as latitude from generate_series(-900, 900) n) l,
+             (values (-1), (1)) as side (sign)
+    ) edge
+)
+update eo.patch p
+set footprint = public.ST_Multi(public.ST_CollectionExtract(public.ST_Transform(public.ST_Segmentize(
+        public.ST_Intersection(public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, 906974), globe.geom),
+        greatest(p.east - p.west, p.north - p.south) / 32), 4326), 3))
+from globe
+where p.srid = 906974
+  and greatest(-p.west, p.east) > 6371007.181 * pi() * cos(greatest(-p.south, p.north) / 6371007.181)
+  and public.ST_Area(public.ST_Intersection(public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, 906974), globe.geom)) > 0;
+
 update eo.patch p
 set footprint = pg_temp.mended(public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid))
 where public.ST_XMax(p.footprint) - public.ST_XMin(p.footprint) > 1
+  and p.srid <> 906974
   and p.srid not in (select s.srid from public.spatial_ref_sys s where s.proj4text ~ '\\+proj=longlat');
 update eo.product
 set footprint = pg_temp.wrapped(footprint)
@@ -150,7 +171,7 @@ def downgrade() -> None:
         """
         drop function if exists eo_internal.footprint(double precision, double precision, double precision, double precision, integer),
             eo_internal.patch_centre(double precision, double precision, double precision, double precision, integer),
-            eo_internal.with_far_edges(public.geometry), eo_internal.line_in_degrees(public.geometry),
+            eo_internal.with_far_edges(public.geometry), eo_internal.line_in_degrees(public.geometry), eo_internal.on_sinusoidal_map(public.geometry),
             eo_internal.near(public.geometry, public.geometry);
         alter table eo.patch
             alter column footprint type public.geometry(Polygon, 4326) using

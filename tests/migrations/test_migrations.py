@@ -116,6 +116,8 @@ OLD_PATCHES = {
     "the pole as a corner": (32761, 2_000_000, 1_998_800, 2_001_200, 2_000_000),
     "the pole on an edge": (3031, -600, 0, 600, 1200),
     "near the pole": (3413, 300, -4_000, 1_500, -2_800),
+    "the edge of the sinusoidal map": (906974, 19_740_000, 1_000_000, 19_795_597, 1_055_597),
+    "the top of the sinusoidal map": (906974, 0, 9_951_957.677, 55_597, 10_007_554.677),
     "ordinary": (32632, 400_000, 5_700_000, 401_200, 5_701_200),
     "a cell": (4326, 168.75, -22.5, 180, -11.25),
 }
@@ -160,7 +162,7 @@ def test_footprints_around_the_world_are_mended(empty_url: str) -> None:
         ).fetchall()
         assert len(rows) == len(OLD_PATCHES)
         for name, valid, difference, parts, points in rows:
-            assert valid and difference < 1e-3, name
+            assert valid and difference < (2e-2 if "sinusoidal" in name else 1e-3), name
             assert parts == (2 if name.startswith("across") else 1), name
             assert points == 5 or name not in ("ordinary", "a cell")
         # Packed patches must not serve what they knew before.

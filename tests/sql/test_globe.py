@@ -262,6 +262,41 @@ def test_footprints_keep_their_area_and_stay_in_bounds(
     )
 
 
+@pytest.mark.parametrize(
+    ("west", "south"),
+    [
+        (19_740_000, 1_000_000),  # the map ends inside of it
+        (19_700_000, -1_055_597),
+        (-20_015_109, 0),
+        (0, 9_951_957.677),  # of the tiles about the pole
+        (-27_798, 9_951_957.677),
+        (100_000, -9_951_957.677),
+        (930_000, 9_700_000),
+        (5_000_000, 3_000_000),  # within
+    ],
+)
+def test_the_map_of_modis_ends_at_the_antimeridian(
+    module_archive: psycopg.Connection, west: float, south: float
+) -> None:
+    """What lies on the map where the footprint ends is not on the globe; oracle: each place's longitude by its formula."""
+    bounds = (west, south, west + 55_597.0, south + 55_597.0)
+    row = module_archive.execute("select st_asbinary(eo_internal.footprint(%s, %s, %s, %s, 906974))", bounds).fetchone()
+    assert row is not None
+    found = shapely.from_wkb(row[0])
+    assert found.is_valid and found.bounds[0] >= -180 and found.bounds[2] <= 180
+    x, y = np.meshgrid(np.linspace(bounds[0], bounds[2], 40)[1:-1], np.linspace(bounds[1], bounds[3], 40)[1:-1])
+    latitude = np.degrees(y / 6371007.181)
+    longitude = np.degrees(x / 6371007.181 / np.cos(np.radians(latitude)))
+    on_globe = np.abs(longitude) < 180
+    near_edge = np.abs(np.abs(longitude) - 180) < 0.01
+    assert on_globe.any()
+    points = shapely.points(longitude, latitude)
+    assert shapely.contains(found, points[on_globe & ~near_edge]).all()
+    if abs(west) > 400_000:  # else it has the other side of the globe, too
+        beyond = shapely.points((longitude + 180) % 360 - 180, latitude)[~on_globe & ~near_edge]
+        assert not shapely.contains(found, beyond).any()
+
+
 @pytest.mark.parametrize("y", [5e-324, 2.2250738585e-313, 2.2250738585072014e-308, -1e-310])
 @pytest.mark.parametrize("srid", [32601, 4326])
 def test_numbers_next_to_nothing(module_archive: psycopg.Connection, srid: int, y: float) -> None:

@@ -112,6 +112,7 @@ INTERNAL_READER = {
     "line_in_degrees",
     "footprint",
     "patch_centre",
+    "on_sinusoidal_map",
     "near",
     "near_regions",
     "own_collection",
