@@ -61,7 +61,7 @@ WEB_MERCATOR_FOOTPRINT = """(
 CASE
     WHEN st_ymin(footprint::box3d) >= '-85.06'::numeric::double precision AND st_ymax(footprint::box3d) <= 85.06::double precision THEN st_transform(footprint, 3857)
     ELSE NULL::geometry
-END::geometry(Polygon,3857))"""  # noqa: E501 (alembic compares the line breaks, too)
+END::geometry(MultiPolygon,3857))"""  # noqa: E501 (alembic compares the line breaks, too)
 
 
 class SchemaVersion(Base):
@@ -190,7 +190,7 @@ class Patch(Base):
     platform: Mapped[str]
     sensing_time: Mapped[datetime]
     season: Mapped[str] = season_column()
-    footprint: Mapped[WKBElement] = mapped_column(Geometry("POLYGON", 4326, spatial_index=False))
+    footprint: Mapped[WKBElement] = mapped_column(Geometry("MULTIPOLYGON", 4326, spatial_index=False))
     srid: Mapped[int] = mapped_column(Integer)
     west: Mapped[float]
     south: Mapped[float]

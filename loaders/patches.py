@@ -290,12 +290,12 @@ def statistics_columns(statistics: np.ndarray) -> list[list[float | None]]:
 
 STORE_PATCHES = """
 insert into eo.patch
-    (cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south, east, north,
+    (footprint, cell, name, source, product_id, platform, sensing_time, srid, west, south, east, north,
      tile_column, tile_row, label_ids, label_fraction, scene_class_ids, scene_class_fraction, source_country,
      country_codes, nuts_ids, split, seasonal_snow, cloud_or_shadow, pair_name, metadata)
-select ST_GeoHash(ST_Transform(ST_Point((s.west + s.east) / 2, (s.south + s.north) / 2, s.srid), 4326), 5),
+select eo_internal.footprint(s.west, s.south, s.east, s.north, s.srid),
+       ST_GeoHash(eo_internal.patch_centre(s.west, s.south, s.east, s.north, s.srid), 5),
        s.name, %(source)s, p.product_id, s.platform, s.sensing_time,
-       ST_Transform(ST_MakeEnvelope(s.west, s.south, s.east, s.north, s.srid), 4326),
        s.srid, s.west, s.south, s.east, s.north, s.tile_column, s.tile_row, s.label_ids, s.label_fraction,
        s.scene_class_ids, s.scene_class_fraction, s.country,
        coalesce(s.country_codes, case when s.country is not null then array[s.country] end), s.nuts_ids, s.split,

@@ -26,7 +26,7 @@ from loaders.errors import InputError
 from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
 from loaders.patches import Patch, Product, write_patches, write_products
-from loaders.product_files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, parse_time
+from loaders.product_files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, footprint, parse_time
 from loaders.product_formats import open_product
 from loaders.progress import progress
 
@@ -251,16 +251,15 @@ def find_cells(
     connection: Connection, files: ProductFiles, bands: Sequence[Band], precision: int
 ) -> list[tuple[str, tuple[float, float, float, float]]]:
     """Geohash cells, with their bounds, that meet the product's footprint; where it has none, the bands' grid."""
-    footprint = files.product.footprint
-    if footprint is None:
-        outline = shapely.union_all([bounds_of(band.file) for band in bands])
-        footprint = shapely.to_wkb(outline)
+    outline = files.product.footprint
+    if outline is None:
+        outline = footprint(shapely.union_all([bounds_of(band.file) for band in bands]))
     rows = connection.execute(
         """
         select cell, ST_XMin(geom), ST_YMin(geom), ST_XMax(geom), ST_YMax(geom)
         from eo.cells(ST_GeomFromWKB(%s, 4326), %s)
         """,
-        (footprint, precision),
+        (outline, precision),
     )
     return [(cell, (west, south, east, north)) for cell, west, south, east, north in rows]
 

@@ -23,6 +23,7 @@ import numpy as np
 import rasterio
 import shapely
 from pyproj import Transformer
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
@@ -38,6 +39,7 @@ MOST_FILES = 100_000  # far more than a product has: a folder of a whole archive
 LEFT_BY_DESKTOPS = re.compile(r"(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 FILE_OF_A_PRODUCT = re.compile(r"\.(?:xml|json|safe|tiff?|jp2|hdf)$|_MTL\.txt$", re.IGNORECASE)
 FOLDER_OF_A_PRODUCT = re.compile(r"GRANULE|IMG_DATA|DATASTRIP|R\d+m|measurement|annotation|preview", re.IGNORECASE)
+TURNS = (-720.0, -360.0, 0.0, 360.0, 720.0)  # degrees by which longitudes of one place may differ
 LARGEST_DOCUMENT = 64 << 20  # bytes; the largest metadata file known, an annotation of Sentinel-1, has 4 MB
 
 
@@ -267,10 +269,11 @@ def densely_transformed(outline: shapely.Geometry, transformer: Transformer) -> 
 
 
 def footprint(outline: shapely.Geometry | None) -> bytes | None:
-    """WKB of the valid MultiPolygon in EPSG:4326 for an outline, which is cut where it crosses the antimeridian.
+    """WKB of the valid MultiPolygon in EPSG:4326 for an outline; None for an outline without area.
 
-    An outline crosses where longitudes of neighbouring vertices differ by more than 180 degrees. None for an outline
-    without area.
+    It is cut at the antimeridian and reaches up to latitude 90 about a pole, as all footprints (sql/020_cells.sql). An
+    outline crosses the antimeridian where longitudes of neighbouring vertices differ by more than 180 degrees, or where
+    they go on beyond 180 or -180.
     """
     if outline is None:
         return None
@@ -282,23 +285,54 @@ def footprint(outline: shapely.Geometry | None) -> bytes | None:
 
 def split_at_antimeridian(polygon: shapely.Polygon) -> list[shapely.Geometry]:
     """A polygon's parts between -180 and 180 degrees of longitude."""
-    ring = np.array(polygon.exterior.coords)[:, :2]
-    steps = np.diff(ring[:, 0])
-    if np.abs(steps).max() <= 180:
-        return [polygon]
-    ring[1:, 0] = ring[0, 0] + np.cumsum((steps + 180) % 360 - 180)  # the short way round between vertices
-    whole = shapely.make_valid(shapely.Polygon(ring))
+    rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
+    steps = np.concatenate([np.abs(np.diff(ring[:, 0])) for ring in rings])
+    if ((steps > 180) & (steps != 360)).any():  # an edge of 360 degrees goes around the world
+        shell, *holes = [unwound(ring) for ring in rings]
+        whole = shell.difference(shapely.union_all([turned(hole, turn) for hole in holes for turn in TURNS]))
+    else:
+        west, south, east, north = polygon.bounds
+        if west >= -180 and east <= 180 and south >= -90 and north <= 90:
+            return [polygon]
+        whole = shapely.make_valid(polygon)
     return [
-        shapely.transform(part, lambda points, turn=turn: points - (turn, 0))
-        for turn in (-360.0, 0.0, 360.0)
-        if (part := whole.intersection(shapely.box(turn - 180, -90, turn + 180, 90))).area
+        turned(part, -turn)
+        for turn in TURNS
+        if (part := whole.intersection(turned(shapely.box(-180, -90, 180, 90), turn))).area
     ]
+
+
+def turned(geometry: shapely.Geometry, degrees: float) -> shapely.Geometry:
+    """A geometry with other longitudes."""
+    return shapely.transform(geometry, lambda points: points + np.array((degrees, 0)))
+
+
+def unwound(ring: np.ndarray) -> shapely.Geometry:
+    """The polygon of a ring: the short way round between vertices, and along latitude 90 or -90 about a pole."""
+    start = int(np.argmin(np.abs(ring[:-1, 1])))
+    last, pole = ring[start, 0], None
+    points: list[tuple[float, float]] = []
+    for longitude, latitude in [*ring[start:-1].tolist(), *ring[: start + 1].tolist()]:
+        if abs(latitude) > 90 - 1e-9:  # a pole has every longitude: from that of the vertex before to that of the next
+            pole = latitude
+            points.append((last, pole))
+            continue
+        last = longitude - 360 * round((longitude - last) / 360)
+        if pole is not None:
+            points.append((last, pole))
+            pole = None
+        points.append((last, latitude))
+    if abs(last - points[0][0]) > 180:
+        pole = float(np.copysign(90, ring[:, 1].mean()))
+        points += [(last, pole), (points[0][0], pole)]
+    return shapely.make_valid(shapely.Polygon(points))
 
 
 def bounds_of(band: BandFile) -> shapely.Geometry | None:
     """Outline in EPSG:4326 of a band's grid: the footprint of a product whose metadata have none.
 
-    None for a grid without coordinate reference system. Raises InputError if the file cannot be read.
+    None for a grid without coordinate reference system, or that reaches off the globe. Raises InputError if the file
+    cannot be read.
     """
     try:
         with band.open() as dataset:
@@ -308,9 +342,34 @@ def bounds_of(band: BandFile) -> shapely.Geometry | None:
     if crs is None:
         return None
     box = shapely.box(*bounds)
-    if crs.to_epsg() == 4326:
-        return box
-    return densely_transformed(box, Transformer.from_crs(crs.to_wkt(), 4326, always_xy=True))
+    if crs.is_geographic:
+        box = shapely.segmentize(box, 90)  # wide, but not the other way round
+        return box if crs.to_epsg() == 4326 else densely_transformed(box, to_degrees(crs))
+    parts = [densely_transformed(part, to_degrees(crs)) for part in quarters(box, crs)]
+    if not np.isfinite(shapely.get_coordinates(parts)).all():
+        return None
+    # The transformation gives a pole any longitude.
+    return shapely.union_all([unwound(shapely.get_coordinates(part)) for part in parts])
+
+
+def to_degrees(crs: CRS) -> Transformer:
+    """From a file's reference system to longitude and latitude."""
+    return Transformer.from_crs(crs.to_wkt(), 4326, always_xy=True)
+
+
+def quarters(box: shapely.Polygon, crs: CRS) -> list[shapely.Polygon]:
+    """A box in a projected reference system; one that holds a pole, in parts that have it as a corner at most."""
+    for latitude in (90, -90):
+        x, y = Transformer.from_crs(4326, crs.to_wkt(), always_xy=True).transform(0, latitude)
+        west, south, east, north = box.bounds
+        if west <= x <= east and south <= y <= north:
+            return [
+                shapely.box(left, bottom, right, top)
+                for left, right in ((west, x), (x, east))
+                for bottom, top in ((south, y), (y, north))
+                if right - left > 1e-6 and top - bottom > 1e-6
+            ]
+    return [box]
 
 
 def unreadable(path: str | Path, error: RasterioError) -> InputError:

@@ -1,8 +1,8 @@
 -- Areas and geohash cells.
 --
--- An area is brought to EPSG:4326 before it is held against footprints, which are polygons there of longitudes -180 to
--- 180 with straight edges and are taken not to cross the antimeridian nor to hold a pole. So an area must not either: it
--- is cut at the antimeridian, and about a pole it becomes a band up to latitude 90.
+-- One rule for all outlines, of areas as of footprints (RFC 7946, section 3.1.9): in EPSG:4326 with longitudes -180 to 180
+-- and straight edges, cut at the antimeridian; about a pole an outline becomes a band up to latitude 90. What is cut has
+-- bounds around the world, so an index proposes it too often; the test of the parts that follows is exact.
 
 -- Helpers of the filter are folded to constants when eo.patches is inlined. Where it is not, because an argument is a
 -- subquery, they would be called for each patch of the archive, which takes minutes. Words of a context are translated,
@@ -85,6 +85,46 @@ begin
 end
 $$;
 
+-- A projected line in EPSG:4326. Where an edge passes a pole, longitudes change fast: it gets vertices where it is nearest
+-- to the pole, and more and more of them towards there.
+create or replace function eo_internal.line_in_degrees(line public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    found public.geometry := public.ST_Transform(line, 4326);
+    latitude double precision := case when public.ST_YMax(found::public.box3d) > 89 then 90 when public.ST_YMin(found::public.box3d) < -89 then -90 end;
+    pole public.geometry;
+begin
+    if latitude is null then
+        return found;
+    end if;
+    pole := public.ST_Transform(public.ST_Point(0::double precision, latitude, 4326), public.ST_SRID(line));
+    select public.ST_Transform(public.ST_MakeLine(public.ST_LineInterpolatePoint(edge.geom, place.fraction) order by edge.path, place.fraction), 4326)
+    into found
+    from public.ST_DumpSegments(line) edge
+    cross join lateral (
+        select public.ST_LineLocatePoint(edge.geom, pole) as fraction, public.ST_Distance(edge.geom, pole) < public.ST_Length(edge.geom) as near
+    ) nearest
+    cross join lateral (
+        select 0::double precision
+        union
+        select 1
+        union
+        select nearest.fraction
+        union
+        select unnest(array[nearest.fraction * (1 - 0.5 ^ k), 1 - (1 - nearest.fraction) * (1 - 0.5 ^ k)])::double precision
+        from generate_series(1, 8) as k
+        where nearest.near
+    ) place (fraction);
+    return public.ST_RemoveRepeatedPoints(found, 0::double precision);
+end
+$$;
+
 create or replace function eo_internal.unwound_ring(ring public.geometry, holds_north_pole boolean)
 returns public.geometry
 language plpgsql
@@ -122,7 +162,7 @@ begin
     for part in select d.geom from public.ST_Dump(area) d loop
         parts := parts || case public.ST_Dimension(part)
             when 0 then public.ST_Transform(part, 4326)
-            when 1 then eo_internal.wrapped_area(eo_internal.unwound_line(public.ST_Transform(part, 4326)))
+            when 1 then eo_internal.wrapped_area(eo_internal.unwound_line(eo_internal.line_in_degrees(part)))
             else (
                 select public.ST_Difference(public.ST_Union(r.geom) filter (where r.shell),
                                      coalesce(public.ST_Union(r.geom) filter (where not r.shell), 'SRID=4326;POLYGON EMPTY'),
@@ -130,13 +170,37 @@ begin
                 from (
                     select d.path[1] = 0 as shell,
                            eo_internal.unwound_ring(
-                               public.ST_Transform(public.ST_ExteriorRing(d.geom), 4326),
+                               eo_internal.line_in_degrees(public.ST_ExteriorRing(d.geom)),
                                public.ST_Intersects(d.geom, public.ST_Transform(public.ST_Point(0::double precision, 90::double precision, 4326), public.ST_SRID(area)))) as geom
                     from public.ST_DumpRings(part) d
                 ) r)
         end;
     end loop;
     return public.ST_UnaryUnion(public.ST_Collect(parts), -1::double precision);
+end
+$$;
+
+-- What ends at the antimeridian touches what begins there on its other side. Only an edge that lies on it exactly can.
+create or replace function eo_internal.with_far_edges(area public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    far_edges public.geometry;
+begin
+    if public.ST_XMin(area::public.box3d) > -180 and public.ST_XMax(area::public.box3d) < 180 then
+        return area;
+    end if;
+    select public.ST_Collect(public.ST_Translate(public.ST_Intersection(part.geom, side.meridian, -1::double precision), side.turn, 0.0::double precision))
+    into far_edges
+    from public.ST_Dump(area) part,
+         (values ('SRID=4326;LINESTRING(180 -90, 180 90)'::public.geometry, -360::double precision),
+                 ('SRID=4326;LINESTRING(-180 -90, -180 90)'::public.geometry, 360::double precision)) as side (meridian, turn);
+    return public.ST_UnaryUnion(public.ST_Collect(area, far_edges), -1::double precision);
 end
 $$;
 
@@ -163,11 +227,6 @@ begin
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';
     end if;
     found := public.ST_Force2D(public.ST_CurveToLine(area, 32::double precision, 0, 0));
-    fault := public.ST_IsValidReason(found);
-    if fault <> 'Valid Geometry' then
-        raise exception 'the area is not valid: %', fault
-            using errcode = 'invalid_parameter_value', hint = 'ST_MakeValid(area) mends it; look at what it makes of it.';
-    end if;
     if geographic then
         if public.ST_XMin(found::public.box3d) < -360 or public.ST_XMax(found::public.box3d) > 360 or public.ST_YMin(found::public.box3d) < -90 or public.ST_YMax(found::public.box3d) > 90 then
             raise exception 'the area reaches beyond longitude -360 to 360 or latitude -90 to 90: %', public.Box2D(found)
@@ -183,10 +242,17 @@ begin
             if edge is not null then
                 raise exception 'an edge of the area is longer than 180 degrees of longitude: %', public.ST_AsText(edge)
                     using errcode = 'invalid_parameter_value',
-                          hint = 'Across the antimeridian: eo.rectangle with west > east, or go on from 180, such as 190 for -170. Really that wide: ST_Segmentize(area, 90).';
+                          hint = 'Across the antimeridian: eo.rectangle with west > east, a part on either side, or go on from 180, such as 190 for -170. About a pole: eo.circle, or up to latitude 90. Really that wide: ST_Segmentize(area, 90).';
             end if;
         end if;
-        return public.ST_Transform(eo_internal.wrapped_area(found), 4326);
+    end if;
+    fault := public.ST_IsValidReason(found);
+    if fault <> 'Valid Geometry' then
+        raise exception 'the area is not valid: %', fault
+            using errcode = 'invalid_parameter_value', hint = 'ST_MakeValid(area) mends it; look at what it makes of it.';
+    end if;
+    if geographic then
+        return eo_internal.with_far_edges(public.ST_Transform(eo_internal.wrapped_area(found), 4326));
     end if;
     -- Straight edges bend when they are transformed.
     if public.ST_Dimension(found) > 0 then
@@ -197,7 +263,7 @@ begin
     if public.ST_XMax(area::public.box3d) - public.ST_XMin(area::public.box3d) < 170 and public.ST_YMax(area::public.box3d) < 90 - 1e-9 and public.ST_YMin(area::public.box3d) > -90 + 1e-9 then
         return area;
     end if;
-    return eo_internal.unwound_area(found);
+    return eo_internal.with_far_edges(eo_internal.unwound_area(found));
 end
 $$;
 
@@ -251,7 +317,8 @@ begin
         raise exception 'the radius is more than 0 and at most 10,000,000 m, not %', radius
             using errcode = 'invalid_parameter_value', hint = 'It is in metres.';
     end if;
-    middle := eo_internal.search_area(centre);
+    -- A point on the antimeridian lies there twice.
+    middle := public.ST_GeometryN(eo_internal.search_area(centre), 1);
     -- Vertices lie outside, so that edges touch the circle: one at each degree of azimuth, and more towards the
     -- poles, where longitudes change fast from one to the next.
     select public.ST_MakeLine(public.ST_Project(middle::public.geography, radius / cosd(0.5), radians(a.azimuth))::public.geometry order by a.azimuth)
@@ -274,15 +341,140 @@ comment on function eo.circle(public.geometry, double precision) is
 
 create or replace function eo.cell_of(geom public.geometry, "precision" integer default 5)
 returns text
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 200
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    centre public.geometry := public.ST_Centroid(geom);
+begin
+    if public.ST_XMin(geom::public.box3d) = -180 and public.ST_XMax(geom::public.box3d) = 180
+       and (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom))
+    then
+        -- Parts on both sides of the antimeridian belong together; about a pole, the middle is on a map of the pole.
+        if not exists (select from public.ST_Dump(geom) part where public.ST_XMin(part.geom::public.box3d) < 0 and public.ST_XMax(part.geom::public.box3d) > 0) then
+            centre := public.ST_Centroid(public.ST_ShiftLongitude(geom));
+        elsif public.ST_YMax(geom::public.box3d) = 90 and public.ST_YMin(geom::public.box3d) > -90 then
+            centre := public.ST_Centroid(public.ST_Transform(geom, 3995));
+        elsif public.ST_YMin(geom::public.box3d) = -90 and public.ST_YMax(geom::public.box3d) < 90 then
+            centre := public.ST_Centroid(public.ST_Transform(geom, 3031));
+        end if;
+    end if;
+    return public.ST_GeoHash(eo_internal.wrapped_area(public.ST_Transform(centre, 4326)), "precision");
+end
+$$;
+comment on function eo.cell_of(public.geometry, integer) is
+'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. Parts on both sides of the antimeridian have their centre between them, and what lies about a pole has it there. https://en.wikipedia.org/wiki/Geohash';
+
+create or replace function eo_internal.patch_centre(
+    west double precision,
+    south double precision,
+    east double precision,
+    north double precision,
+    srid integer
+)
+returns public.geometry
 language sql
 immutable parallel safe strict
 security invoker
 cost 100
 begin atomic
-    select public.ST_GeoHash(public.ST_Transform(public.ST_Centroid(geom), 4326), "precision");
+    select eo_internal.wrapped_area(public.ST_Transform(public.ST_Point((west + east) / 2, (south + north) / 2, srid), 4326));
 end;
-comment on function eo.cell_of(public.geometry, integer) is
-'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. https://en.wikipedia.org/wiki/Geohash';
+
+-- What of a patch of MODIS is on the globe. Its map, the sinusoidal one, ends at the antimeridian: beyond there is nothing.
+create or replace function eo_internal.on_sinusoidal_map(bounds public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    radius constant double precision := 6371007.181;
+    globe public.geometry;
+begin
+    if greatest(-public.ST_XMin(bounds::public.box3d), public.ST_XMax(bounds::public.box3d))
+       <= radius * pi() * cos(greatest(-public.ST_YMin(bounds::public.box3d), public.ST_YMax(bounds::public.box3d)) / radius)
+    then
+        return bounds;
+    end if;
+    -- A little inside of its outline, where longitudes do not flip their sign and have a meaning at the poles.
+    select public.ST_MakePolygon(public.ST_AddPoint(edge.line, public.ST_StartPoint(edge.line))) into globe
+    from (
+        select public.ST_MakeLine(
+                   public.ST_Point(side.sign * pi() * (1 - 1e-9) * radius * cosd(l.latitude), radius * radians(l.latitude), 906974)
+                   order by side.sign, side.sign * l.latitude) as line
+        from (select greatest(least(n / 10.0, 90 - 1e-7), 1e-7 - 90)::double precision as latitude from generate_series(-900, 900) n) l,
+             (values (-1), (1)) as side (sign)
+    ) edge;
+    return public.ST_Intersection(bounds, globe, -1::double precision);
+end
+$$;
+
+-- The footprint of a patch by its native bounds.
+create or replace function eo_internal.footprint(
+    west double precision,
+    south double precision,
+    east double precision,
+    north double precision,
+    srid integer
+)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    bounds public.geometry := public.ST_MakeEnvelope(west, south, east, north, srid);
+    longest double precision := greatest(east - west, north - south) / 32;
+    outline public.geometry;
+begin
+    if srid = 906974 then
+        bounds := eo_internal.on_sinusoidal_map(bounds);
+    end if;
+    outline := public.ST_Transform(bounds, 4326);
+    -- Straight edges stay nearly straight in degrees but over wide patches and near the poles. What crosses the
+    -- antimeridian or holds a pole is wide, too, until it is cut.
+    if public.ST_XMin(outline::public.box3d) >= -180 and public.ST_XMax(outline::public.box3d) <= 180 and public.ST_XMax(outline::public.box3d) - public.ST_XMin(outline::public.box3d) <= 1
+       and public.ST_YMin(outline::public.box3d) >= -90 and public.ST_YMax(outline::public.box3d) <= 90
+    then
+        return public.ST_Multi(outline);
+    end if;
+    if srid = 906974 then
+        outline := public.ST_Segmentize(public.ST_Transform(public.ST_Segmentize(bounds, longest), 4326), 90::double precision);
+    else
+        -- Of numbers that are as good as 0, GEOS's ST_WrapX has run out of stack and taken the server down.
+        select public.ST_MakeEnvelope(b.edge[1], b.edge[2], b.edge[3], b.edge[4], srid) into bounds
+        from (select array_agg(case when abs(e.edge) < 1e-300 then 0 else e.edge end order by e.number) as edge
+              from unnest(array[west, south, east, north]) with ordinality as e (edge, number)) b;
+        if (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = footprint.srid) then
+            -- Grids of the whole globe may reach half a pixel beyond the poles.
+            outline := public.ST_Segmentize(
+                public.ST_Intersection(public.ST_Transform(eo_internal.wrapped_area(bounds), 4326),
+                                       public.ST_MakeEnvelope(-180::double precision, -90::double precision, 180::double precision, 90::double precision, 4326),
+                                       -1::double precision), 90::double precision);
+        else
+            -- Narrow, and just across the antimeridian, needs no more vertices.
+            if public.ST_XMax(public.ST_ShiftLongitude(outline)) - public.ST_XMin(public.ST_ShiftLongitude(outline)) > 1 then
+                bounds := public.ST_Segmentize(bounds, longest);
+            end if;
+            outline := eo_internal.unwound_area(bounds);
+        end if;
+    end if;
+    outline := public.ST_Multi(public.ST_CollectionExtract(outline, 3));
+    if public.ST_IsEmpty(outline) or public.ST_XMin(outline::public.box3d) < -180 or public.ST_XMax(outline::public.box3d) > 180 then
+        raise exception 'bounds of a patch that are not on the globe: west %, south %, east %, north % in EPSG:%', west, south, east, north, srid
+            using errcode = 'invalid_parameter_value', hint = 'Longitudes count from -180 to 180 or from 0 to 360, latitudes from -90 to 90.';
+    end if;
+    return outline;
+end
+$$;
 
 create or replace function eo_internal.check_precision("precision" integer)
 returns integer

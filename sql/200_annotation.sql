@@ -48,6 +48,17 @@ begin atomic
     from public.ST_Transform(geom, srid) as projected;
 end;
 
+-- Whether bounds of parts meet. Those of the whole go around the world where it lies across the antimeridian.
+create or replace function eo_internal.near(geom public.geometry, area public.geometry)
+returns boolean
+language sql
+immutable parallel safe strict
+security invoker
+cost 1000
+begin atomic
+    select exists (select from public.ST_Dump(geom) part, public.ST_Dump(area) place where part.geom operator(public.&&) place.geom);
+end;
+
 create or replace function eo.derive_corine_parts(srids integer[] default null, area public.geometry default null)
 returns bigint
 language plpgsql
@@ -102,16 +113,17 @@ begin
         delete from eo.nuts_part done
         where done.srid = patch_srid
           and done.level < (select max(n.level) from eo.nuts n where n.country_code = done.country_code);
-        extent := public.ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 4326);
+        extent := eo_internal.search_area(coalesce(area, eo_internal.patch_extent(patch_srid)));
         insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
         from eo.nuts n, public.ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
         where n.level = (select max(level) from eo.nuts lower where lower.country_code = n.country_code)
           and n.geom operator(public.&&) extent
           and case
-                  when n.level = 3 then not exists (select from eo.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
+                  when n.level = 3 then eo_internal.near(n.geom, extent)
+                       and not exists (select from eo.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
                   -- Overseas parts of a country lie outside the validity of a European reference system.
-                  else part.geom operator(public.&&) extent
+                  else eo_internal.near(part.geom, extent)
                        and not exists (select from eo.nuts_part done
                                        where done.nuts_id = n.nuts_id and done.srid = patch_srid
                                          and public.ST_Intersects(done.geom, public.ST_Transform(public.ST_PointOnSurface(part.geom), patch_srid)))

@@ -45,7 +45,7 @@ create or replace view eo.map_patch_3857 with (security_invoker = true) as
 select m.patch_id, m.name, m.source, m.platform, m.sensing_time, m.season, m.cell, m.labels, m.country_codes, m.split,
        m.seasonal_snow, m.cloud_or_shadow,
        case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
-            then public.ST_Transform(m.geom, 3857) end::public.geometry(polygon, 3857) as geom
+            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
 from eo.map_patch m;
 comment on view eo.map_patch_3857 is 'Map layer: patches, EPSG:3857';
 comment on column eo.map_patch_3857.patch_id is 'Key';
@@ -85,7 +85,7 @@ comment on column eo.map_patch_label.geom is 'Footprint of the patch, EPSG:4326'
 create or replace view eo.map_patch_label_3857 with (security_invoker = true) as
 select m.feature_id, m.patch_id, m.name, m.label_id, m.scheme, m.code, m.label, m.color, m.fraction, m.source, m.sensing_time,
        case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
-            then public.ST_Transform(m.geom, 3857) end::public.geometry(polygon, 3857) as geom
+            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
 from eo.map_patch_label m;
 comment on view eo.map_patch_label_3857 is 'Map layer: footprints by label, one row per patch and label, EPSG:3857';
 comment on column eo.map_patch_label_3857.feature_id is 'Key: patch_id * 65536 + label_id';
@@ -126,7 +126,7 @@ create or replace view eo.map_collection_3857 with (security_invoker = true) as
 select m.feature_id, m.collection_id, m.collection, m.added_at, m.patch_id, m.name, m.source, m.platform, m.sensing_time,
        m.season, m.labels, m.country_codes,
        case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
-            then public.ST_Transform(m.geom, 3857) end::public.geometry(polygon, 3857) as geom
+            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
 from eo.map_collection m;
 comment on view eo.map_collection_3857 is 'Map layer: patches of the reader''s own collections, one row per collection and patch, EPSG:3857';
 comment on column eo.map_collection_3857.feature_id is 'Key: collection_id * 2^40 + patch_id';

@@ -60,7 +60,7 @@ def store_tiny(archive: psycopg.Connection, first: int, last: int) -> None:
         """
         insert into eo.patch (patch_id, cell, name, source, product_id, platform, sensing_time, footprint, srid,
                               west, south, east, north)
-        select n, 'u1j2k', n::text, 'tiny', 1, 'sentinel-2a', now(), ST_MakeEnvelope(7, 51, 7.1, 51.1, 4326), 32632,
+        select n, 'u1j2k', n::text, 'tiny', 1, 'sentinel-2a', now(), ST_Multi(ST_MakeEnvelope(7, 51, 7.1, 51.1, 4326)), 32632,
                0, 0, 40, 40
         from generate_series(%(first)s::integer, %(last)s) n
         """,

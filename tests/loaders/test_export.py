@@ -342,7 +342,7 @@ def test_the_table_of_patches(stored: psycopg.Connection, tmp_path: Path, dsn: N
         assert tuple(found["bbox"].values()) == shapely.from_wkb(found["geometry"]).bounds
     geo = json.loads(pq.read_metadata(tmp_path / "metadata.parquet").metadata[b"geo"])
     assert geo["columns"]["geometry"]["bbox"] == list(frame.total_bounds)
-    assert (geo["version"], geo["columns"]["geometry"]["geometry_types"]) == ("1.1.0", ["Polygon"])
+    assert (geo["version"], geo["columns"]["geometry"]["geometry_types"]) == ("1.1.0", ["MultiPolygon"])
 
 
 # What is exported

@@ -79,6 +79,86 @@ def test_every_revision_can_be_stepped(empty_url: str) -> None:
     assert inventory(empty_url) == first
 
 
+# Native bounds of patches that lay around the world until revision 0016, of a wide and of an ordinary one.
+OLD_PATCHES = {
+    "across 180, zone 60": (32760, 819_600, 8_198_800, 820_800, 8_200_000),
+    "across 180, zone 1": (32701, 179_600, 8_150_000, 180_800, 8_151_200),
+    "beyond 180, zone 1": (32701, 177_200, 8_150_000, 178_400, 8_151_200),
+    "across 180, wide": (32660, 600_000, 7_090_200, 709_800, 7_200_000),
+    "the pole inside": (32661, 1_999_400, 1_999_800, 2_000_600, 2_001_000),
+    "the pole as a corner": (32761, 2_000_000, 1_998_800, 2_001_200, 2_000_000),
+    "the pole on an edge": (3031, -600, 0, 600, 1200),
+    "near the pole": (3413, 300, -4_000, 1_500, -2_800),
+    "the edge of the sinusoidal map": (906974, 19_740_000, 1_000_000, 19_795_597, 1_055_597),
+    "the top of the sinusoidal map": (906974, 0, 9_951_957.677, 55_597, 10_007_554.677),
+    "ordinary": (32632, 400_000, 5_700_000, 401_200, 5_701_200),
+    "a cell": (4326, 168.75, -22.5, 180, -11.25),
+}
+
+
+def store_old_patches(connection: psycopg.Connection) -> None:
+    """As loaders did before revision 0016."""
+    connection.execute(
+        "insert into eo.product (name, platform, level, sensing_time, footprint) values ('p', 'sentinel-2a', 'L2A', now(),"
+        " ST_Multi(ST_MakeEnvelope(179, -17, 181, -16, 4326)))"
+    )
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            """
+            insert into eo.patch (cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south, east, north)
+            select ST_GeoHash(ST_Transform(ST_Centroid(box), 4326), 5), %(name)s, 'test', product_id, platform, sensing_time,
+                   ST_Transform(box, 4326), ST_SRID(box), ST_XMin(box), ST_YMin(box), ST_XMax(box), ST_YMax(box)
+            from eo.product, ST_MakeEnvelope(%(west)s, %(south)s, %(east)s, %(north)s, %(srid)s) box
+            """,
+            [
+                dict(zip(("name", "srid", "west", "south", "east", "north"), (name, *place), strict=True))
+                for name, place in OLD_PATCHES.items()
+            ],
+        )
+
+
+def test_footprints_around_the_world_are_mended(empty_url: str) -> None:
+    upgrade(empty_url, "0013")
+    with psycopg.connect(empty_url.replace("+psycopg", ""), autocommit=True) as connection:
+        store_old_patches(connection)
+        ids = "select patch_id, name, cell, season, srid, west, south, east, north from eo.patch order by 1"
+        before = connection.execute(ids).fetchall()
+        connection.execute("delete from eo.patch_change")
+        upgrade(empty_url)
+        assert connection.execute(ids).fetchall() == before
+        rows = connection.execute(
+            """
+            select p.name, ST_IsValid(p.footprint), ST_Area(ST_SymDifference(p.footprint, f)) / ST_Area(f),
+                   ST_NumGeometries(p.footprint), ST_NPoints(p.footprint)
+            from eo.patch p, eo_internal.footprint(p.west, p.south, p.east, p.north, p.srid) f
+            """
+        ).fetchall()
+        assert len(rows) == len(OLD_PATCHES)
+        for name, valid, difference, parts, points in rows:
+            assert valid and difference < (2e-2 if "sinusoidal" in name else 1e-3), name
+            assert parts == (2 if name.startswith("across") else 1), name
+            assert points == 5 or name not in ("ordinary", "a cell")
+        # Packed patches must not serve what they knew before.
+        assert connection.execute("select count(*) from eo.patch_change").fetchone() == (1,)
+        assert connection.execute(
+            "select ST_NumGeometries(footprint), ST_XMax(footprint) from eo.product"
+        ).fetchone() == (2, 180)
+        downgrade(empty_url, "0013")
+        assert connection.execute(ids).fetchall() == before
+        upgrade(empty_url)
+
+
+def test_what_others_made_of_footprints_is_not_dropped(empty_url: str) -> None:
+    upgrade(empty_url, "0013")
+    with psycopg.connect(empty_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("create view public.mine as select name, footprint from eo.patch")
+        with pytest.raises(psycopg.errors.DependentObjectsStillExist, match=r"public\.mine") as caught:
+            upgrade(empty_url)
+        assert caught.value.diag.message_hint
+        connection.execute("drop view public.mine")
+        upgrade(empty_url)
+
+
 def test_second_upgrade_does_not_replace_functions(empty_url: str) -> None:
     engine = sqlalchemy.create_engine(empty_url)
 

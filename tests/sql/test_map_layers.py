@@ -24,9 +24,9 @@ from loaders.product import Options, load_product
 from pyfuncs.rasters import from_wkb
 
 LAYERS = {
-    "map_patch": ("patch_id", "POLYGON"),
-    "map_patch_label": ("feature_id", "POLYGON"),
-    "map_collection": ("feature_id", "POLYGON"),
+    "map_patch": ("patch_id", "MULTIPOLYGON"),
+    "map_patch_label": ("feature_id", "MULTIPOLYGON"),
+    "map_collection": ("feature_id", "MULTIPOLYGON"),
     "map_corine": ("corine_id", "MULTIPOLYGON"),
     "map_nuts": ("region_id", "MULTIPOLYGON"),
     "map_cell": ("cell_id", "POLYGON"),
