@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import csv
-import json
 import os
 import re
 from collections import Counter
@@ -39,6 +38,7 @@ from loaders.ledger import listing_checksum, load_item
 from loaders.nomenclature import label_ids_by_name
 from loaders.patches import Patch, PatchRaster, Product, patch_raster, write_patches, write_products
 from loaders.progress import progress
+from pyfuncs.documents import parse_json, read_document
 from pyfuncs.rasters import Raster
 
 LOADER = "bigearthnet"
@@ -198,7 +198,7 @@ def read_description(folder: Path) -> Description:
     """Read the JSON file of a v1 patch. Raises InputError if there is none, or not one as BigEarthNet writes it."""
     path = folder / f"{folder.name}_labels_metadata.json"
     try:
-        record = json.loads(path.read_bytes())
+        record = parse_json(read_document(path))
         corners = record["coordinates"]
         faults = []
         if "lry" not in corners:

@@ -27,11 +27,12 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from loaders.archives import open_tar, open_zip, read_member, tar_members
 from loaders.errors import InputError
 from loaders.patches import Product
+from pyfuncs.limits import DOCUMENT_BYTES
 
 MOST_FILES = 100_000  # far more than a product has: a folder of a whole archive was named
-LARGEST_DOCUMENT = 64 << 20  # bytes; the largest metadata file known, an annotation of Sentinel-1, has 4 MB
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,17 @@ class Folder:
 
     def read(self, file: str) -> bytes:
         """Contents of a metadata file. Raises InputError if it cannot be read."""
-        if self.sizes[file] > LARGEST_DOCUMENT:
-            raise InputError(f"{self.label(file)}: {self.sizes[file]:,} bytes are too many for metadata")
+        if self.sizes[file] > (limit := DOCUMENT_BYTES.of_environment()):
+            raise InputError(
+                f"{self.label(file)}: {self.sizes[file]:,} bytes are too many for metadata",
+                f"The limit is {limit:,}; {DOCUMENT_BYTES.variable} sets another.",
+            )
         try:
             if self.archive == "vsizip":
-                with zipfile.ZipFile(self.path) as archive:
-                    return archive.read(self.top + file)
+                with open_zip(self.path) as archive:
+                    return read_member(archive, self.top + file, limit)
             if self.archive == "vsitar":
-                with tarfile.open(self.path, "r:") as tar, tar.extractfile(self.top + file) as member:  # type: ignore[union-attr]
+                with open_tar(self.path) as tar, tar.extractfile(self.top + file) as member:  # type: ignore[union-attr]
                     return member.read()
             return (self.path / file).read_bytes()
         # RuntimeError and NotImplementedError: encrypted, or compressed in a way that Python does not know.
@@ -156,12 +160,12 @@ def open_folder(path: Path) -> Folder | None:
     try:
         match path.suffix.lower():
             case ".zip":
-                with zipfile.ZipFile(path) as archive:
+                with open_zip(path) as archive:
                     sizes = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
                 system = "vsizip"
             case ".tar":
-                with tarfile.open(path, "r:") as tar:
-                    sizes = {member.name: member.size for member in tar if member.isfile()}
+                with open_tar(path) as tar:
+                    sizes = {member.name: member.size for member in tar_members(tar) if member.isfile()}
                 system = "vsitar"
             case _:
                 return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from shapely.geometry import shape
 
 from loaders.errors import InputError
 from pyfuncs.db import FILTERS
+from pyfuncs.documents import parse_json, read_document
 
 SEARCH = SQL(
     """
@@ -68,7 +68,7 @@ def parse_area(text: str) -> str:
             area = shapely.MultiPolygon([shapely.box(left, south, right, north) for left, right in boxes])
             return f"SRID=4326;{shapely.segmentize(area, 90).wkt}"
         if text.lower().endswith(("json", "geojson")):
-            document = json.loads(Path(text).read_bytes())
+            document = parse_json(read_document(Path(text)))
             features = document["features"] if document["type"] == "FeatureCollection" else [document]
             shapes = [shape(feature.get("geometry", feature)) for feature in features]
             return f"SRID=4326;{(shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)).wkt}"

@@ -9,7 +9,6 @@ Pixels of products since baseline 04.00 are 1,000 higher than reflectance * 10,0
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from loaders.product_files import (
     parse_time,
 )
 from loaders.xml_documents import parse_xml, to_json
+from pyfuncs.documents import parse_json
 
 # In the order of the metadata's band_id, 0 to 12.
 REFLECTANCE_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -173,7 +173,7 @@ def read_metadata(folder: Folder) -> Metadata | None:
             continue
         content = folder.read(file)
         try:
-            document = json.loads(content, parse_constant=refuse)
+            document = parse_json(content, parse_constant=refuse)
             if isinstance(document, dict):
                 found += [(rank, understand(document)) for rank, understand in enumerate(METADATA_KINDS)]
         except (LookupError, TypeError, ValueError, AttributeError, ShapelyError, ProjError) as error:
