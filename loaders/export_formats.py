@@ -19,6 +19,7 @@ from rasterio.io import MemoryFile
 from shapely.geometry import mapping, shape
 
 from loaders.errors import InputError
+from loaders.gdal_files import RASTER_FORMATS, open_raster_bytes
 from loaders.patches import Patch, PatchRaster, Product, patch_raster
 from pyfuncs.errors import PgearthError
 from pyfuncs.limits import PATCH_BYTES
@@ -334,7 +335,7 @@ def read_geotiff(name: str, content: bytes, room: int) -> tuple[np.ndarray, floa
     Raises InputError for one that cannot be read, or whose pixels take more than `room` bytes.
     """
     try:
-        with MemoryFile(content) as file, file.open() as dataset:
+        with open_raster_bytes(content) as dataset:
             pixels = dataset.count * dataset.height * dataset.width
             size = pixels * max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
             if size > room:
@@ -344,4 +345,6 @@ def read_geotiff(name: str, content: bytes, room: int) -> tuple[np.ndarray, floa
                 )
             return dataset.read(), dataset.nodata, tuple(dataset.transform)[:6]
     except RasterioError as error:
-        raise InputError(f"{name}: it cannot be read: {error}", "Take this file from the export again.") from error
+        raise InputError(
+            f"{name}: it cannot be read: {error}", f"{RASTER_FORMATS}. Take this file from the export again."
+        ) from error

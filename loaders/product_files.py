@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 from pyproj import Transformer
 from rasterio.errors import RasterioError
@@ -29,6 +28,7 @@ from rasterio.windows import Window
 
 from loaders.archives import open_tar, open_zip, read_member, tar_members
 from loaders.errors import InputError
+from loaders.gdal_files import RASTER_DRIVERS, RASTER_FORMATS, open_raster
 from loaders.patches import Product
 from pyfuncs.limits import DOCUMENT_BYTES
 
@@ -50,7 +50,7 @@ class BandFile:
 
     `nodata` is for files that carry no tag of their own (None: such a file has no nodata). `offset` is to be added to
     every valid pixel on reading, clipped below at 1: -1000 for Sentinel-2 since baseline 04.00. `srid` is for a
-    coordinate reference system that EPSG has no code for (None: it has one).
+    coordinate reference system that EPSG has no code for (None: it has one). `drivers` are those that may open it.
     """
 
     name: str
@@ -59,10 +59,11 @@ class BandFile:
     nodata: float | None = None
     offset: int = 0
     srid: int | None = None
+    drivers: tuple[str, ...] = RASTER_DRIVERS
 
     def open(self) -> DatasetReader | WarpedVRT:
         """Open the file on a north-up grid. Raises RasterioError if it is unreadable."""
-        return rasterio.open(self.path)
+        return open_raster(self.path, self.drivers)
 
     def read(self, dataset: DatasetReader | WarpedVRT, window: Window) -> np.ndarray:
         """Pixels of a window of the dataset that `open` returned, without `offset`: an array (rows, columns)."""
@@ -185,6 +186,8 @@ def walk(path: Path) -> Iterable[tuple[str, int]]:
             if count > MOST_FILES:
                 raise InputError(f"{path}: more than {MOST_FILES:,} files", "Name the folders of products themselves.")
             file = Path(folder, name)
+            if file.is_symlink() and not file.resolve().is_relative_to(path):
+                raise InputError(f"{file}: it is a link that leaves the folder", "Put the file itself there.")
             if file.is_file():
                 yield file.relative_to(path).as_posix(), file.stat().st_size
 
@@ -265,5 +268,6 @@ def bounds_of(band: BandFile) -> shapely.Geometry | None:
 def unreadable(path: str | Path, error: RasterioError) -> InputError:
     """The error for a file that is damaged or no raster, which may show only where its pixels are read."""
     return InputError(
-        f"{path}: cannot be read as a raster ({error.__cause__ or error})", "Replace the file by an intact copy."
+        f"{path}: cannot be read as a raster ({error.__cause__ or error})",
+        f"{RASTER_FORMATS}. Replace the file by an intact copy, or convert it with gdal_translate.",
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import shapely
+import shapely.errors
 from psycopg.sql import SQL
 from shapely.geometry import shape
 
@@ -73,7 +74,7 @@ def parse_area(text: str) -> str:
             shapes = [shape(feature.get("geometry", feature)) for feature in features]
             return f"SRID=4326;{(shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)).wkt}"
         return f"{prefix or 'SRID=4326'};{shapely.from_wkt(wkt).wkt}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, shapely.GEOSException) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, shapely.errors.ShapelyError) as error:
         raise InputError(
             f"{text[:200]!r} is no area: {error}",
             "Give WKT, the name of a GeoJSON file, or west,south,east,north in degrees.",

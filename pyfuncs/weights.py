@@ -22,7 +22,8 @@ def load(data: bytes, sha256: str) -> dict[str, np.ndarray]:
     check(data, sha256)
     if int.from_bytes(data[:8], "little") > WEIGHTS_HEADER_BYTES:
         raise PgearthError(
-            f"weights have a header of more than {WEIGHTS_HEADER_BYTES:,} bytes", sqlstate=DATA_CORRUPTED
+            f"weights are not in safetensors format: their header has more than {WEIGHTS_HEADER_BYTES:,} bytes",
+            sqlstate=DATA_CORRUPTED,
         )
     try:
         return safetensors.numpy.load(data)
