@@ -202,7 +202,10 @@ def _turn(page: Any) -> Any:
             hint="Write it with the first row at the top and the first column at the left, orientation 1.",
         )
     columns = rows = 1
-    if (matrix := _value(page, TRANSFORMATION_TAG)) is not None:
+    if (scale := _value(page, PIXEL_SCALE_TAG)) is not None:
+        # Of its second number the sign does not count, as for GDAL: rows go from north to south.
+        columns = 1 if float(scale[0]) >= 0 else -1
+    elif (matrix := _value(page, TRANSFORMATION_TAG)) is not None:
         to_east, skew_x, skew_y, to_north = (float(matrix[place]) for place in (0, 1, 4, 5))
         if skew_x or skew_y or not (to_east and to_north):
             raise PgearthError(
@@ -211,7 +214,6 @@ def _turn(page: Any) -> Any:
                 hint="Warp it to a north-up grid, such as gdalwarp does.",
             )
         columns, rows = (1 if to_east > 0 else -1), (1 if to_north < 0 else -1)
-    # A pixel scale, if it is that, has no sign (GDAL does not look at it either): its rows go from north to south.
     return lambda band: band[::rows, ::columns]
 
 

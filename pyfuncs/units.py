@@ -44,8 +44,8 @@ UNITS = {
         greatest=65_535,
         some_above=100,  # of all bands the brightest pixel, where even deep water reflects a hundredth of the blue
         some_below=np.inf,
-        otherwise="Reflectance from 0 to 1 is to be multiplied by 10,000, digital numbers of another kind to be"
-        " converted; or the file says how, by scale and offset: gdal_edit.py -scale 1 -offset 0",
+        otherwise="Multiply reflectance from 0 to 1 by 10,000, as gdal_translate -ot UInt16 -scale 0 1 0 10000 does;"
+        " other digital numbers are converted if the file has their scale and offset (gdal_edit.py -scale ...).",
     ),
     "reflectance": Unit(
         "reflectance from 0 to 1",
@@ -54,8 +54,8 @@ UNITS = {
         greatest=20,
         some_above=-np.inf,
         some_below=np.inf,
-        otherwise="Digital numbers are to be converted (Sentinel-2's are 10,000 times as large), or the file says how,"
-        " by scale and offset: gdal_edit.py -scale 0.0001 -offset 0",
+        otherwise="Digital numbers (Sentinel-2's are 10,000 times as large) are converted if the file has their scale"
+        " and offset: gdal_edit.py -scale 0.0001 -offset 0",
     ),
     "decibels": Unit(
         "backscatter in decibels",
@@ -64,7 +64,7 @@ UNITS = {
         greatest=100,
         some_above=-np.inf,
         some_below=0,  # an image of nothing but corner reflectors is none
-        otherwise="Backscatter as a ratio is to be converted: 10 * log10(sigma nought).",
+        otherwise="Convert backscatter that is a ratio: 10 * log10(sigma nought).",
     ),
 }
 

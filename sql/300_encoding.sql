@@ -242,9 +242,9 @@ begin
         select max(sized.pixels) into largest
         from (
             select max(ST_Width(r.rast))::bigint * max(ST_Height(r.rast)) * sum(ST_NumBands(r.rast)) as pixels
-            from unnest(patch_ids[start_number:start_number + 63]) as wanted (id)
+            from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
             join eo.patch_raster r on r.patch_id = wanted.id
-            group by wanted.id
+            group by wanted.number
         ) sized;
         perform eo_internal.check_image_pixels(largest, 'a patch');
         batch := least(64, greatest(1, at_once / largest));
