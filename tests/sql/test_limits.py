@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,6 +193,31 @@ def test_calls_that_take_long_can_be_cancelled(kind: str, large: psycopg.Connect
     ended.set()
     canceller.join()
     assert cancelled.value.sqlstate == "57014"
+
+
+def test_a_session_that_ends_while_its_work_goes_on(large: psycopg.Connection) -> None:
+    """Its process ends, too: what is left of the work is waited for."""
+    for kind in ("code statistics", "encode an image", "regions of an image"):
+        parameters = {"image": IMAGE, "bands": BANDS} if "%(image)s" in LONG[kind] else {}
+        with psycopg.connect(large.info.dsn, autocommit=True) as connection:
+            connection.execute("set statement_timeout = 600")
+            pid = connection.info.backend_pid
+            with pytest.raises(errors.QueryCanceled):
+                connection.execute(LONG[kind].encode(), parameters)
+        deadline = time.monotonic() + 60
+        while large.execute("select from pg_stat_activity where pid = %s", (pid,)).fetchone() or alive(pid):
+            assert time.monotonic() < deadline, f"process {pid} does not end"
+            time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def test_the_largest_image_is_still_encoded(encoded: psycopg.Connection) -> None:
