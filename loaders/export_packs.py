@@ -21,6 +21,7 @@ import zstandard
 
 from loaders.archives import CheckedTarInfo, open_zip, read_member, read_tar_member, tar_members
 from loaders.errors import InputError
+from loaders.names import is_plain_name
 from pyfuncs.limits import DOCUMENT_BYTES, PATCH_BYTES
 
 File = tuple[str, bytes]
@@ -30,8 +31,6 @@ SUFFIXES = {"zip": ".zip", "tar.zst": ".tar.zst"}
 CHECKSUMS = "SHA256SUMS"
 SHARD_CHECKSUMS = ".sha256"
 CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-PLAIN_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
-LONGEST_NAME = 230
 ZSTD_LEVEL = 3
 FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -40,11 +39,6 @@ FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 ENTRY_BYTES = {"zip": 160, "tar.zst": 512 + 1024 + 1024 + 511}
 ARCHIVE_BYTES = 32_768
 ZSTD_GROWTH = 1 + 1 / 256
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a file or folder can have this name everywhere, and a temporary one made from it."""
-    return PLAIN_NAME.fullmatch(name) is not None and len(name.encode(errors="replace")) <= LONGEST_NAME
 
 
 def checked_path(name: str, container: Path) -> PurePosixPath:
