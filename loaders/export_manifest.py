@@ -280,8 +280,8 @@ class Divider:
             if not is_plain_name(file):
                 raise InputError(
                     f"Patch {name} of product {product} cannot be exported: {file!r} is no name for a file.",
-                    "Names must not start or end with a dot, end with a space, hold slashes or control characters, be too"
-                    " long, or be those of devices of Windows.",
+                    "Names must not start or end with a dot, end with a space, hold slashes or control characters, be"
+                    " too long, or be those of devices of Windows.",
                 )
 
     def patch_bytes(self, row: Mapping[str, Any], rasters: list[dict[str, Any]]) -> int:

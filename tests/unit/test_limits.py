@@ -165,3 +165,12 @@ def test_weights_whose_header_is_too_long() -> None:
     content = len(header).to_bytes(8, "little") + header
     with pytest.raises(PgearthError, match="header"):
         weights.load(content, hashlib.sha256(content).hexdigest())
+
+
+def test_every_setting_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    settings = [value for value in vars(limits).values() if isinstance(value, limits.Setting)]
+    assert len(settings) == 5
+    for setting in settings:
+        shown = f"pgearth.{setting.name}" if setting is limits.IMAGE_PIXELS else setting.variable
+        assert f"| `{shown}` | {setting.default:,} |" in text
