@@ -11,7 +11,6 @@ import numpy as np
 import rasterio
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from loaders.errors import InputError
@@ -74,20 +73,15 @@ def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an InputError follows
             with file.open() as dataset:
-                virtual = dataset.driver == "VRT" and not isinstance(dataset, WarpedVRT)
                 count, crs, transform = dataset.count, dataset.crs, dataset.transform
                 width, height = dataset.width, dataset.height
-                if not virtual and file.number <= count:
+                if file.number <= count:
                     block_height, block_width = dataset.block_shapes[file.number - 1]
                     dtype = np.dtype(dataset.dtypes[file.number - 1])
                     nodata = dataset.nodatavals[file.number - 1]
                     tags = dataset.scales[file.number - 1], dataset.offsets[file.number - 1]
     except RasterioError as error:
         raise unreadable(path, error) from error
-    if virtual:
-        raise InputError(
-            f"{path}: a virtual raster, which reads other files than the one named", "Convert it with gdal_translate."
-        )
     if count != bands_in_file:
         raise InputError(
             f"{path}: {count} bands where {'one is' if bands_in_file == 1 else f'{bands_in_file} are'} expected",

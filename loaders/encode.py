@@ -151,7 +151,15 @@ def make_current_once(connection: Connection, version: Encoder, result: Encoded)
 
 def spectral_version(connection: Connection) -> Encoder:
     """The encoder `spectral`, registered where it is not there."""
-    return register(connection, "spectral", "spectral", dump({}), bands=spectral.BANDS, dimension=spectral.DIMENSION)
+    return register(
+        connection,
+        "spectral",
+        "spectral",
+        dump({}),
+        bands=spectral.BANDS,
+        dimension=spectral.DIMENSION,
+        units=["reflectance10000"] * len(spectral.BANDS),
+    )
 
 
 def lsh_version(connection: Connection, encoder: Encoder) -> Encoder | None:

@@ -36,7 +36,8 @@ from loaders.export_formats import (
     product_document_name,
     raster_bytes,
 )
-from loaders.export_packs import ARCHIVE_BYTES, ENTRY_BYTES, SUFFIXES, ZSTD_GROWTH, is_plain_name, new_file
+from loaders.export_packs import ARCHIVE_BYTES, ENTRY_BYTES, SUFFIXES, ZSTD_GROWTH, new_file
+from loaders.names import is_plain_name
 from loaders.patches import Product
 from loaders.progress import progress
 from loaders.search_options import SEARCH, search_parameters
@@ -239,7 +240,8 @@ class Divider:
         self.bytes = 0
         self.product = ""
         self.product_bytes = 0
-        self.names: set[str] = set()
+        self.names: dict[str, str] = {}  # of the product's patches, by what they are without regard to case
+        self.products: dict[str, str] = {}
         self.projection = cache(lambda srid: crs_of(connection, srid).to_wkt())
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -265,6 +267,11 @@ class Divider:
         if row["product"] != self.product:
             self.product = row["product"]
             self.names.clear()
+            if (other := self.products.setdefault(self.product.casefold(), self.product)) != self.product:
+                raise InputError(
+                    f"Two products are named {other} and {self.product}: folders of Windows and macOS have no case.",
+                    "Export their patches apart: --patch-id.",
+                )
             document = dump(document_of_product(self.connection, product_id))
             self.product_bytes = self.entry(product_document_name(self.product), len(document))
             new_product = True
@@ -288,17 +295,20 @@ class Divider:
     def check_names(self, row: Mapping[str, Any]) -> None:
         """Raise InputError where two patches of a product have one name, or a name cannot be one of files."""
         name, product = row["name"], row["product"]
-        if name in self.names:
+        # Without regard to case: file systems of Windows and macOS have none.
+        if (other := self.names.get(name.casefold())) is not None:
             raise InputError(
-                f"Two patches of product {product} are named {name}.", "Export one source at a time: --source."
+                f"Two patches of product {product} are named {' and '.join(dict.fromkeys((other, name)))}.",
+                "Export one source at a time: --source; or one of the two: --patch-id.",
             )
-        self.names.add(name)
-        files = [product_document_name(product), document_name(name)]
+        self.names[name.casefold()] = name
+        files = [product, name, product_document_name(product), document_name(name)]
         for file in [*files, *(f"{name}_{band}_99999m.tif" for band in row["bands"])]:
             if not is_plain_name(file):
                 raise InputError(
                     f"Patch {name} of product {product} cannot be exported: {file!r} is no name for a file.",
-                    "Names must not start with a dot, hold slashes or control characters, or be too long.",
+                    "Names must not start or end with a dot, end with a space, hold slashes or control characters, be"
+                    " too long, or be those of devices of Windows.",
                 )
 
     def patch_bytes(self, row: Mapping[str, Any], rasters: list[dict[str, Any]]) -> int:

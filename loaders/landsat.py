@@ -8,7 +8,6 @@ into radiance in W/(m2 sr um), those of ST_B10 into kelvin.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from loaders.patches import Product
 from loaders.product_files import BandFile, Folder, Given, ProductFiles, footprint, open_folder, parse_time
 from loaders.product_names import COLLECTION_2, LANDSAT, WITHOUT_METADATA, not_loaded
 from loaders.xml_documents import parse_xml, to_json
+from pyfuncs.documents import check_depth, parse_json
 
 METADATA = re.compile(r"L\w+_MTL\.(?:json|xml|txt)", re.IGNORECASE)
 FILE = re.compile(r"(?P<product>L[COTEM]\d\d_L\w{3}_\d{6}_\d{8}_\d{8}_\d\d_\w\w)_(?P<part>\w+)\.TIF", re.IGNORECASE)
@@ -94,7 +94,7 @@ def read_metadata(folder: Folder, document: str) -> dict[str, Any]:
         if suffix == ".xml":
             groups = to_json(parse_xml(content, folder.label(document)))
         else:
-            known = json.loads(content) if suffix == ".json" else parse_odl(content.decode())
+            known = parse_json(content) if suffix == ".json" else parse_odl(content.decode())
             groups = known.get(ROOT) or known["L1_METADATA_FILE"]
         if not all(isinstance(group, dict) for group in groups.values()):
             raise ValueError("values outside of groups")
@@ -113,6 +113,7 @@ def parse_odl(content: str) -> dict[str, Any]:
                 raise ValueError(f"line {number}: {line!r}")
         elif key == "GROUP":
             stack.append(stack[-1].setdefault(value, {}))
+            check_depth(len(stack))
         elif key == "END_GROUP":
             stack.pop()
             if not stack:

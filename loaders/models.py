@@ -348,6 +348,7 @@ class Encoder(Base):
     bands: Mapped[list[str]]
     input_size: Mapped[int | None] = mapped_column(Integer)
     normalisation: Mapped[dict[str, Any] | None]
+    units: Mapped[list[str] | None]
     dimension: Mapped[int | None] = mapped_column(Integer)
     bits: Mapped[int | None] = mapped_column(Integer)
     weights: Mapped[bytes]

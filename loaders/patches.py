@@ -13,6 +13,7 @@ from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from loaders.database import planner
+from loaders.names import LONGEST_BAND, LONGEST_PATCH, LONGEST_PRODUCT, check_name
 from pyfuncs.rasters import Raster, band_statistics, to_wkb
 
 BATCH = 10_000
@@ -109,8 +110,12 @@ class Patch:
 def write_products(connection: Connection, products: Iterable[Product]) -> int:
     """Store products; return how many rows that added or completed. A product comes after the one it is derived from.
 
-    A product that is stored keeps what its row says, and gets what the row does not say.
+    A product that is stored keeps what its row says, and gets what the row does not say. Raises InputError for a name
+    that no file can have.
     """
+    products = list(products)
+    for product in products:
+        check_name("A product", product.name, LONGEST_PRODUCT)
     rows = [
         {
             **{column.name: getattr(product, column.name) for column in fields(Product)},
@@ -178,13 +183,17 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
 
     A patch that is stored (same name and source) is left as it is, but gets pixels of resolutions it lacks. Footprint
     and cell are derived here, from the native bounds. Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes
-    first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches.
+    first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches. Raises InputError
+    for a name that no file can have.
     """
     stored = 0
     batch: list[Patch] = []
     with planner(connection, enable_seqscan="off"), connection.cursor() as cursor:
         cursor.execute(STAGE)
         for patch in patches:
+            check_name("A patch", patch.name, LONGEST_PATCH)
+            for band in {band for raster in patch.rasters for band in raster.bands}:
+                check_name(f"A band of patch {patch.name}", band, LONGEST_BAND)
             batch.append(patch)
             if len(batch) >= (BATCH_WITH_PIXELS if patch.rasters else BATCH):
                 stored += write_batch(cursor, source, batch)

@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 from pyproj import Transformer
 from rasterio.crs import CRS
@@ -29,8 +28,11 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from loaders.archives import open_tar, open_zip, read_member, tar_members
 from loaders.errors import InputError
+from loaders.gdal_files import RASTER_DRIVERS, RASTER_FORMATS, open_raster
 from loaders.patches import Product
+from pyfuncs.limits import DOCUMENT_BYTES
 
 # What a product's name has as its time is the start of the data take; metadata may have the granule's own.
 LONGEST_DATA_TAKE = timedelta(hours=2)
@@ -40,7 +42,6 @@ LEFT_BY_DESKTOPS = re.compile(r"(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|
 FILE_OF_A_PRODUCT = re.compile(r"\.(?:xml|json|safe|tiff?|jp2|hdf)$|_MTL\.txt$", re.IGNORECASE)
 FOLDER_OF_A_PRODUCT = re.compile(r"GRANULE|IMG_DATA|DATASTRIP|R\d+m|measurement|annotation|preview", re.IGNORECASE)
 TURNS = (-720.0, -360.0, 0.0, 360.0, 720.0)  # degrees by which longitudes of one place may differ
-LARGEST_DOCUMENT = 64 << 20  # bytes; the largest metadata file known, an annotation of Sentinel-1, has 4 MB
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class BandFile:
     delivers it since baseline 04.00. `unknown_units` says why neither is known; then no pixel may be stored. `srid` is
     for a coordinate reference system that EPSG has no code for (None: it has one). `units` are scale and offset by the
     metadata of pixels that are stored as they are: whole numbers, whose tags, if there are any, must say the same.
+    `drivers` are those that may open it.
     """
 
     name: str
@@ -77,10 +79,11 @@ class BandFile:
     factor: float = 1
     unknown_units: str | None = None
     units: tuple[float, float] | None = None
+    drivers: tuple[str, ...] = RASTER_DRIVERS
 
     def open(self) -> DatasetReader | WarpedVRT:
         """Open the file on a north-up grid. Raises RasterioError if it is unreadable."""
-        return rasterio.open(self.path)
+        return open_raster(self.path, self.drivers)
 
     def read(self, dataset: DatasetReader | WarpedVRT, window: Window) -> np.ndarray:
         """Pixels of a window of the dataset that `open` returned, as they are in it: an array (rows, columns)."""
@@ -151,15 +154,18 @@ class Folder:
 
     def read(self, file: str) -> bytes:
         """Contents of a metadata file. Raises InputError if it cannot be read."""
-        if self.sizes[file] > LARGEST_DOCUMENT:
-            raise InputError(f"{self.label(file)}: {self.sizes[file]:,} bytes are too many for metadata")
+        if self.sizes[file] > (limit := DOCUMENT_BYTES.of_environment()):
+            raise InputError(
+                f"{self.label(file)}: {self.sizes[file]:,} bytes are too many for metadata",
+                f"The limit is {limit:,}; {DOCUMENT_BYTES.variable} sets another.",
+            )
         name = self.members.get(self.top + file, self.top + file)
         try:
             if self.archive == "vsizip":
-                with zipfile.ZipFile(self.path) as archive:
-                    return archive.read(name)
+                with open_zip(self.path) as archive:
+                    return read_member(archive, name, limit)
             if self.archive == "vsitar":
-                with tarfile.open(self.path, "r:") as tar, tar.extractfile(name) as member:  # type: ignore[union-attr]
+                with open_tar(self.path) as tar, tar.extractfile(name) as member:  # type: ignore[union-attr]
                     return member.read()
             return (self.path / name).read_bytes()
         # RuntimeError and NotImplementedError: encrypted, or compressed in a way that Python does not know.
@@ -178,12 +184,12 @@ def open_folder(path: Path) -> Folder | None:
     try:
         match path.suffix.lower():
             case ".zip":
-                with zipfile.ZipFile(path) as archive:
+                with open_zip(path) as archive:
                     sizes = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
                 system = "vsizip"
             case ".tar":
-                with tarfile.open(path, "r:") as tar:
-                    found = [member for member in tar if member.isfile()]
+                with open_tar(path) as tar:
+                    found = [member for member in tar_members(tar) if member.isfile()]
                 if any("path" in member.pax_headers for member in found):
                     raise InputError(
                         f"{path}: a tar with long names in the POSIX format, which GDAL does not read",
@@ -238,6 +244,8 @@ def walk(path: Path) -> Iterable[tuple[str, int]]:
             if count > MOST_FILES:
                 raise InputError(f"{path}: more than {MOST_FILES:,} files", "Name the folders of products themselves.")
             file = Path(folder, name)
+            if file.is_symlink() and not file.resolve().is_relative_to(path):
+                raise InputError(f"{file}: it is a link that leaves the folder", "Put the file itself there.")
             if file.is_file():
                 yield file.relative_to(path).as_posix(), file.stat().st_size
 
@@ -375,5 +383,6 @@ def quarters(box: shapely.Polygon, crs: CRS) -> list[shapely.Polygon]:
 def unreadable(path: str | Path, error: RasterioError) -> InputError:
     """The error for a file that is damaged or no raster, which may show only where its pixels are read."""
     return InputError(
-        f"{path}: cannot be read as a raster ({error.__cause__ or error})", "Replace the file by an intact copy."
+        f"{path}: cannot be read as a raster ({error.__cause__ or error})",
+        f"{RASTER_FORMATS}. Replace the file by an intact copy, or convert it with gdal_translate.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 import click
 import shapely
+import shapely.errors
 from psycopg.sql import SQL
 from shapely.geometry import shape
 
 from loaders.errors import InputError
 from pyfuncs.db import FILTERS
+from pyfuncs.documents import parse_json, read_document
 
 SEARCH = SQL(
     """
@@ -68,12 +69,12 @@ def parse_area(text: str) -> str:
             area = shapely.MultiPolygon([shapely.box(left, south, right, north) for left, right in boxes])
             return f"SRID=4326;{shapely.segmentize(area, 90).wkt}"
         if text.lower().endswith(("json", "geojson")):
-            document = json.loads(Path(text).read_bytes())
+            document = parse_json(read_document(Path(text)))
             features = document["features"] if document["type"] == "FeatureCollection" else [document]
             shapes = [shape(feature.get("geometry", feature)) for feature in features]
             return f"SRID=4326;{(shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)).wkt}"
         return f"{prefix or 'SRID=4326'};{shapely.from_wkt(wkt).wkt}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, shapely.GEOSException) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, shapely.errors.ShapelyError) as error:
         raise InputError(
             f"{text[:200]!r} is no area: {error}",
             "Give WKT, the name of a GeoJSON file, or west,south,east,north in degrees.",

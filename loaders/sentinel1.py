@@ -27,6 +27,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from loaders.errors import InputError
+from loaders.gdal_files import open_raster
 from loaders.patches import Product
 from loaders.product_files import BandFile, Folder, Given, ProductFiles, footprint, open_folder, parse_time
 from loaders.xml_documents import elements, find, find_text, local_name, parse_xml, to_json
@@ -74,7 +75,7 @@ class CalibratedBand(BandFile):
 
         Its pixels are those of `read`, not its own: WarpedVRT ignores control points when it is given a grid.
         """
-        source = rasterio.open(self.path)
+        source = open_raster(self.path)
         points, crs = source.gcps
         if not points:
             raise RasterioError(f"{self.path}: no ground control points")

@@ -12,7 +12,6 @@ name. Where that leaves it open, the bands cannot be loaded; where two tell diff
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -41,6 +40,7 @@ from loaders.product_files import (
     parse_time,
 )
 from loaders.xml_documents import elements, find_text, parse_xml, to_json
+from pyfuncs.documents import parse_json
 
 # In the order of the metadata's band_id, 0 to 12.
 REFLECTANCE_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -226,7 +226,7 @@ def read_metadata(folder: Folder) -> list[Metadata]:
             continue
         content = folder.read(file)
         try:
-            document = json.loads(content, parse_constant=refuse)
+            document = parse_json(content, parse_constant=refuse)
             if isinstance(document, dict):
                 in_json += [(rank, understand(document)) for rank, understand in enumerate(METADATA_KINDS)]
         except (LookupError, TypeError, ValueError, AttributeError, ShapelyError, ProjError) as error:

@@ -11,15 +11,16 @@ from pyfuncs.encoders import Encoder
 from pyfuncs.weights import load, load_model
 
 ENCODER_QUERY = """
-select encoder_id, name, version, architecture, bands, input_size, normalisation, dimension, bits, weights,
+select encoder_id, name, version, architecture, bands, input_size, normalisation, units, dimension, bits, weights,
        weights_sha256
 from eo.encoder
 where encoder_id = """
 ENCODER_WITHOUT_WEIGHTS_QUERY = """
-select encoder_id, name, version, architecture, bands, input_size, normalisation, dimension, bits
+select encoder_id, name, version, architecture, bands, input_size, normalisation, units, dimension, bits
 from eo.encoder
 where encoder_id = """
 ENCODER_SIZE_QUERY = "select octet_length(weights) from eo.encoder where encoder_id = %s"
+SETTING_QUERY = "select current_setting($1, true) as value"
 SCHEMA_VERSION_QUERY = "select version from eo_internal.schema_version"
 CODE_STATE_QUERY = """
 select g.guard,
@@ -145,6 +146,7 @@ def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
         normalisation=json.loads(row["normalisation"])
         if isinstance(row["normalisation"], str)
         else row["normalisation"],
+        units=None if row["units"] is None else tuple(row["units"]),
     )
 
 

@@ -35,6 +35,7 @@ class Encoder:
     bits: int | None
     weights: Weights
     normalisation: Mapping[str, Sequence[float]] | None = None
+    units: tuple[str, ...] | None = None  # of each band (pyfuncs.units); None: not declared
 
 
 # Networks are imported where they are used: torch takes a second and a half.

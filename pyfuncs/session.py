@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,13 @@ import pyfuncs
 from pyfuncs import db
 from pyfuncs.convert import to_vector, vectors_from_send
 from pyfuncs.errors import PgearthError
+from pyfuncs.interrupts import interruptibly
+from pyfuncs.limits import IMAGE_PIXELS, check_pixels
 
 PATCHES_AT_ONCE = 100_000
 VECTORS_AT_ONCE = 10_000
+PIXELS_AT_ONCE = 2_000_000
+"""Pixels times bands that are computed without looking for a cancel in between: a fraction of a second."""
 
 
 def runtime(plpy: Any) -> str:
@@ -96,20 +100,38 @@ def check_version(plpy: Any, GD: dict[str, Any]) -> None:
         )
 
 
+def pause_of(plpy: Any) -> Callable[[], object]:
+    """What is to be called now and then: where the statement was cancelled or its time is up, it raises."""
+    return lambda: plpy.execute("select 1")
+
+
+def pixel_limit(plpy: Any, GD: dict[str, Any]) -> int:
+    """How many pixels times bands a call may get, by the session's setting."""
+    rows = plpy.execute(prepared(plpy, GD, db.SETTING_QUERY, "text"), [f"pgearth.{IMAGE_PIXELS.name}"])
+    return IMAGE_PIXELS.value(rows[0]["value"])
+
+
+def check_image_pixels(plpy: Any, GD: dict[str, Any], pixels: int, image: str) -> None:
+    """Raise a database error for more pixels times bands than a call may get; `image` is what they are of."""
+    with reported(plpy):
+        check_pixels(pixels, pixel_limit(plpy, GD), image)
+
+
 def vectors_of(plpy: Any, GD: dict[str, Any], encoder_id: int, patches: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Vectors of patches: networks compute in the encoder process where it runs, else here, on the CPU."""
     from pyfuncs import encoder_client
     from pyfuncs.encoders import NETWORKS, encode, encode_batch
 
-    def pause() -> None:
-        plpy.execute("select 1")  # where the statement was cancelled or its time is up, this raises
+    pause = pause_of(plpy)
 
     def compute_there(encoder: Any, batch: Any) -> Any:
         return encoder_client.encode_batch(path, encoder, batch, pause)
 
     def compute_here(encoder: Any, batch: Any) -> Any:
         pause()
-        return encode_batch(encoder, batch)
+        if sum(pixels.size for pixels in batch.values()) <= PIXELS_AT_ONCE:
+            return encode_batch(encoder, batch)
+        return interruptibly(lambda _: encode_batch(encoder, batch), pause)
 
     without_weights = definition(plpy, GD, encoder_id)
     if without_weights.architecture in NETWORKS:
@@ -155,23 +177,48 @@ def encode_image(
     plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None
 ) -> list[float]:
     """Vector of an uploaded GeoTIFF."""
+    check_version(plpy, GD)
+    with reported(plpy):
+        return vectors_of(plpy, GD, encoder_id, [uploaded_patch(plpy, GD, encoder_id, image, bands)])[0]
+
+
+def uploaded_patch(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None
+) -> dict[str, Any]:
+    """The bands of an uploaded GeoTIFF in the units of an encoder."""
     from pyfuncs.image import read_image
+    from pyfuncs.units import in_units
+
+    limit, reads = pixel_limit(plpy, GD), definition(plpy, GD, encoder_id)
+    return interruptibly(lambda _: in_units(reads, read_image(image, bands, limit)), pause_of(plpy))
+
+
+def encode_rasters(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, bands: Sequence[str], rasters: Sequence[bytes]
+) -> list[float]:
+    """Vector of an image given as raster WKB, each with its comma-joined bands, in the units of the encoder."""
+    from pyfuncs.rasters import bands_from_wkb
+    from pyfuncs.units import check_range
 
     check_version(plpy, GD)
     with reported(plpy):
-        return vectors_of(plpy, GD, encoder_id, [read_image(image, bands)])[0]
+        patch: dict[str, Any] = {}
+        for names, wkb in zip(bands, rasters, strict=True):
+            patch.update(bands_from_wkb(wkb, names.split(",")))
+        check_range(definition(plpy, GD, encoder_id), patch)
+        return vectors_of(plpy, GD, encoder_id, [patch])[0]
 
 
 def encode_regions(
     plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None, segmentation: str
 ) -> Iterator[list[float]]:
     """Vectors of the regions of an uploaded GeoTIFF, cut as a segmentation (JSON) says."""
-    from pyfuncs.image import read_image
     from pyfuncs.regions import cut_regions
 
     with reported(plpy):
         names = definition(plpy, GD, encoder_id).bands
-        cut = cut_regions(read_image(image, bands), names, json.loads(segmentation))
+        patch = uploaded_patch(plpy, GD, encoder_id, image, bands)
+        cut = interruptibly(lambda _: cut_regions(patch, names, json.loads(segmentation)), pause_of(plpy))
         return iter(vectors_of(plpy, GD, encoder_id, cut))
 
 
@@ -193,7 +240,7 @@ def rgb_png(plpy: Any, GD: dict[str, Any], bands: Sequence[str], rasters: Sequen
         patch: dict[str, Any] = {}
         for names, wkb in zip(bands, rasters, strict=True):
             patch.update(bands_from_wkb(wkb, names.split(",")))
-        return patch_png(patch)
+        return interruptibly(lambda _: patch_png(patch), pause_of(plpy))
 
 
 def stretch_limits(plpy: Any, GD: dict[str, Any], rasters: Sequence[bytes]) -> list[list[float]]:
@@ -203,7 +250,8 @@ def stretch_limits(plpy: Any, GD: dict[str, Any], rasters: Sequence[bytes]) -> l
 
     check_version(plpy, GD)
     with reported(plpy):
-        return [to_vector(limit) for limit in layer_limits([from_wkb(wkb) for wkb in rasters])]
+        limits = interruptibly(lambda _: layer_limits([from_wkb(wkb) for wkb in rasters]), pause_of(plpy))
+        return [to_vector(limit) for limit in limits]
 
 
 def stretched(plpy: Any, GD: dict[str, Any], raster: bytes, limits: Sequence[Sequence[float]]) -> bytes:
@@ -248,7 +296,7 @@ def contact_sheet(
         for number, names, wkb in zip(numbers, bands, rasters, strict=True):
             patches[number - 1].update(bands_from_wkb(wkb, names.split(",")))
         tiles = [Tile(caption.splitlines(), patch) for caption, patch in zip(captions, patches, strict=True)]
-        return draw(tiles, columns)
+        return interruptibly(lambda _: draw(tiles, columns), pause_of(plpy))
 
 
 def packed_codes(
@@ -341,7 +389,8 @@ def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> 
     places = np.empty(state.buckets, np.int32)
     places[order] = np.arange(state.buckets, dtype=np.int32)
     columns["codes"] = places.take(bucket_nos)
-    size += write_patches(packed_file(plpy, encoder_id, version, "patches"), columns, *numbering)
+    patches = packed_file(plpy, encoder_id, version, "patches")
+    size += interruptibly(lambda _: write_patches(patches, columns, *numbering), pause_of(plpy))
     return state.buckets, len(columns["patch_ids"]), size
 
 
@@ -454,7 +503,9 @@ def retrieval_metrics(
     with reported(plpy):
         rule = relevance_rule(relevance or "")
         patches = read_labelled_features(plpy, GD, encoder_id, sorted({*queries, *archive}), scheme, level)
-        return evaluate(patches, queries, archive, k, rule, max_queries, seed, lambda: plpy.execute("select 1"))
+        return interruptibly(
+            lambda check: evaluate(patches, queries, archive, k, rule, max_queries, seed, check), pause_of(plpy)
+        )
 
 
 def code_statistics(
@@ -467,7 +518,8 @@ def code_statistics(
     with reported(plpy):
         patches = read_labelled_features(plpy, GD, encoder_id, patch_ids, None, None)
         assert patches.bits is not None
-        return list(describe(patches.features[patches.encoded].T, patches.bits).items())
+        codes = patches.features[patches.encoded].T
+        return list(interruptibly(lambda _: describe(codes, patches.bits), pause_of(plpy)).items())
 
 
 def read_labelled_features(

@@ -8,6 +8,7 @@ import safetensors
 import safetensors.numpy
 
 from pyfuncs.errors import DATA_CORRUPTED, PgearthError
+from pyfuncs.limits import WEIGHTS_HEADER_BYTES
 
 
 def dump(weights: Mapping[str, np.ndarray]) -> bytes:
@@ -19,6 +20,11 @@ def dump(weights: Mapping[str, np.ndarray]) -> bytes:
 def load(data: bytes, sha256: str) -> dict[str, np.ndarray]:
     """Read what `dump` wrote; raises PgearthError when the data are not those of the hexadecimal digest `sha256`."""
     check(data, sha256)
+    if int.from_bytes(data[:8], "little") > WEIGHTS_HEADER_BYTES:
+        raise PgearthError(
+            f"weights are not in safetensors format: their header has more than {WEIGHTS_HEADER_BYTES:,} bytes",
+            sqlstate=DATA_CORRUPTED,
+        )
     try:
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:

@@ -41,6 +41,33 @@ from pyfuncs import session
 return session.encode_image(plpy, GD, encoder_id, image, bands)
 $$;
 
+create or replace function eo_internal.encode_rasters(encoder_id smallint, bands text[], rasters bytea[])
+returns public.vector
+language plpython3u
+stable parallel unsafe strict
+security invoker
+cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+from pyfuncs import session
+
+return session.encode_rasters(plpy, GD, encoder_id, bands, rasters)
+$$;
+
+-- The limit to what a call gets, before it is read (pyfuncs.limits): pixels times bands of what is called image.
+create or replace function eo_internal.check_image_pixels(pixels bigint, image text)
+returns void
+language plpython3u
+stable parallel unsafe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+from pyfuncs import session
+
+session.check_image_pixels(plpy, GD, pixels, image)
+$$;
+
 create or replace function eo_internal.hash(encoder_id smallint, vectors bytea[])
 returns setof bit varying
 language plpython3u

@@ -11,7 +11,8 @@ create or replace function eo.register_encoder(
     parent_id smallint default null,
     input_size integer default null,
     normalisation jsonb default null,
-    training jsonb default null
+    training jsonb default null,
+    units text[] default null
 )
 returns smallint
 language plpgsql
@@ -32,6 +33,10 @@ begin
         raise exception 'the weights of % have % MiB', name, octet_length(weights) / (1024 * 1024)
             using errcode = 'program_limit_exceeded', hint = 'pg_dump reads values of up to 500 MiB; weights in half precision take half the room.';
     end if;
+    if units is not null and not (units <@ array['reflectance10000', 'reflectance', 'decibels'] and cardinality(units) = cardinality(bands)) then
+        raise exception '% are not the units of % bands', units, cardinality(bands)
+            using errcode = 'invalid_parameter_value', hint = 'Give one of reflectance10000, reflectance and decibels for each band, or null where they are not known.';
+    end if;
     sum_of_weights := encode(sha256(weights), 'hex');
     -- One at a time, so that two sessions registering the same encoder meet in the checks below and not in an error.
     perform pg_advisory_xact_lock('eo.encoder'::regclass::oid::bigint);
@@ -43,6 +48,7 @@ begin
           is not distinct from
           (register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
            register_encoder.dimension, register_encoder.bits, sum_of_weights, register_encoder.parent_id)
+      and (register_encoder.units is null or e.units = register_encoder.units)
     order by e.version desc
     limit 1;
     if found then
@@ -61,13 +67,13 @@ begin
         raise exception 'encoder_id % is not an encoder in use', parent_id
             using errcode = 'invalid_parameter_value', hint = 'A hash function needs the encoder_id of the encoder whose vectors it reads.';
     end if;
-    insert into eo.encoder (name, version, architecture, bands, input_size, normalisation, dimension, bits, weights,
+    insert into eo.encoder (name, version, architecture, bands, input_size, normalisation, units, dimension, bits, weights,
                             weights_sha256, parent_id, training)
     values (register_encoder.name,
             coalesce(register_encoder.version,
                      1 + coalesce((select max(e.version) from eo.encoder e where e.name = register_encoder.name), 0)),
             register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
-            register_encoder.dimension, register_encoder.bits, register_encoder.weights, sum_of_weights,
+            register_encoder.units, register_encoder.dimension, register_encoder.bits, register_encoder.weights, sum_of_weights,
             register_encoder.parent_id, register_encoder.training)
     returning encoder_id into new_id;
     if dimension is not null then
@@ -77,8 +83,8 @@ begin
     return new_id;
 end
 $$;
-comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb) is
-'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. (writer)';
+comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb, text[]) is
+'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. units: of each band, which uploaded images are converted to or must be in: reflectance10000 (reflectance times 10,000), reflectance (0 to 1) or decibels; null: not declared, nothing is checked. (writer)';
 
 create or replace function eo_internal.version_id(encoder text)
 returns smallint
@@ -214,8 +220,12 @@ rows 64 cost 100000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
+    at_once constant bigint := 64 * 12 * 120 * 120;
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
     missing bigint;
+    start_number integer := 1;
+    batch integer;
+    largest bigint;
 begin
     perform eo_internal.require_python();
     select wanted into missing
@@ -226,8 +236,18 @@ begin
         raise exception 'patch % has no pixels', missing
             using errcode = 'no_data_found', hint = 'Only patches with rows in eo.patch_raster can be encoded.';
     end if;
-    -- Batches keep the arrays small (DESIGN.md section 4) and let the query be cancelled between them.
-    for start_number in 1..coalesce(cardinality(patch_ids), 0) by 64 loop
+    -- Batches keep the arrays small (DESIGN.md section 4) and let the query be cancelled between them. Of patches that are
+    -- larger than BigEarthNet's there are fewer in one.
+    while start_number <= coalesce(cardinality(patch_ids), 0) loop
+        select max(sized.pixels) into largest
+        from (
+            select max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * sum(public.ST_NumBands(r.rast)) as pixels
+            from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
+            join eo.patch_raster r on r.patch_id = wanted.id
+            group by wanted.number
+        ) sized;
+        perform eo_internal.check_image_pixels(largest, 'a patch');
+        batch := least(64, greatest(1, at_once / largest));
         return query
             select patch_ids[start_number - 1 + e.number], e.embedding
             from (
@@ -235,10 +255,11 @@ begin
                 select array_agg(wanted.number::integer order by wanted.number, r.resolution desc) as numbers,
                        array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution desc) as bands,
                        array_agg(public.ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
-                from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
+                from unnest(patch_ids[start_number:start_number + batch - 1]) with ordinality as wanted (id, number)
                 join eo.patch_raster r on r.patch_id = wanted.id
             ) input,
             eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, number);
+        start_number := start_number + batch;
     end loop;
 end
 $$;
@@ -259,26 +280,33 @@ declare
     given integer := (select sum(public.ST_NumBands(r)) from unnest(rasters) as r);
 begin
     perform eo_internal.require_python();
+    if array_position(rasters, null) is not null then
+        raise exception 'raster % is null', array_position(rasters, null)
+            using errcode = 'null_value_not_allowed', hint = 'Leave out rasters that are not there; those given have all bands of the encoder together.';
+    end if;
     if given is distinct from cardinality(wanted) then
         raise exception 'the rasters have % bands, but the encoder reads %', coalesce(given, 0), cardinality(wanted)
             using errcode = 'invalid_parameter_value',
                   hint = 'Pass rasters whose bands are, in this order: ' || array_to_string(wanted, ', ') || '.';
     end if;
+    -- By their headers, on the grid of the finest, which encoders may bring the others to.
+    perform eo_internal.check_image_pixels(max(public.ST_Width(r))::bigint * max(public.ST_Height(r)) * sum(public.ST_NumBands(r)), 'the image')
+    from unnest(rasters) as r;
     return (
-        select e.embedding
+        select eo_internal.encode_rasters(used_encoder, input.bands, input.rasters)
         from (
-            select array_agg(1) as numbers, array_agg(public.ST_AsWKB(rast, true) order by number) as rasters,
+            select array_agg(public.ST_AsWKB(rast, true) order by number) as rasters,
                    array_agg(array_to_string(wanted[first_band:first_band + public.ST_NumBands(rast) - 1], ',') order by number) as bands
             from (
                 select rast, number, 1 + coalesce(sum(public.ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
                 from unnest(encode.rasters) with ordinality as r (rast, number)
             ) placed
-        ) input, eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) as e (embedding)
+        ) input
     );
 end
 $$;
 comment on function eo.encode(public.raster[], text) is
-'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order.';
+'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order, in the units that it declares (eo.encoder.units). Raises numeric_value_out_of_range for numbers that cannot be of these, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands of the finest raster, unless set otherwise).';
 
 create or replace function eo.encode_image(image bytea, encoder text default null, bands text[] default null)
 returns public.vector
@@ -297,7 +325,7 @@ begin
 end
 $$;
 comment on function eo.encode_image(bytea, text, text[]) is
-'Vector of an uploaded GeoTIFF, of any size. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there.';
+'Vector of an uploaded GeoTIFF. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there, in the units that it declares (eo.encoder.units), or with scale and offset in the file, which then are applied. Pixels of the nodata value, outside of the file''s mask or with alpha 0 have no data; a file whose first row is the southernmost is turned. Raises numeric_value_out_of_range for numbers that cannot be of the encoder''s units, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands, unless set otherwise).';
 
 create or replace function eo.hash(vec public.vector, encoder text default null)
 returns bit varying

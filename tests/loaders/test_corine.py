@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -231,16 +234,15 @@ def test_unclosed_rings_are_closed(archive, tmp_path):
 
 
 def test_third_dimension_and_curves(archive, tmp_path):
-    (tmp_path / "curve.csv").write_text(
-        "Code_18,WKT\n"
-        '311,"CURVEPOLYGON(CIRCULARSTRING(4000000 3000000, 4001000 3000000, 4000000 3000000))"\n'
-        '312,"POLYGON Z((4000000 3000000 5, 4000100 3000000 5, 4000100 3000100 5, 4000000 3000000 5))"\n'
+    triangle = shapely.Polygon([(4000000, 3000000, 5), (4000100, 3000000, 5), (4000100, 3000100, 5)])
+    path = write_layer(
+        tmp_path / "curve.gpkg", [box(4000000, 3000000, 4001000, 3001000), triangle], ["311", "312"], SPATIAL_INDEX="NO"
     )
-    path = tmp_path / "curve.vrt"
-    path.write_text(
-        '<OGRVRTDataSource><OGRVRTLayer name="curve"><SrcDataSource relativeToVRT="1">curve.csv</SrcDataSource>'
-        "<LayerSRS>EPSG:3035</LayerSRS></OGRVRTLayer></OGRVRTDataSource>"
-    )
+    circle = [(4000000.0, 3000000.0), (4001000.0, 3000000.0), (4000000.0, 3000000.0)]
+    string = struct.pack("<BII6d", 1, 8, 3, *itertools.chain(*circle))
+    curve = struct.pack("<BII", 1, 10, 1) + string  # CURVEPOLYGON(CIRCULARSTRING(...)), which shapely does not know
+    with sqlite3.connect(path) as file:
+        file.execute("update curve set geom = ? where fid = 1", (b"GP\0\1" + struct.pack("<i", 3035) + curve,))
     assert load_corine(archive, path) == Counter(polygons=2)
     rows = archive.execute("select ST_Area(geom), ST_NDims(geom) from eo.corine order by label_id").fetchall()
     assert rows[0][0] == pytest.approx(np.pi * 500**2, rel=0.002)

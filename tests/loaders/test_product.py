@@ -717,7 +717,7 @@ BAD = {
     not_dividing_the_window: r"B11\.tif: pixels of .* m do not go evenly into windows of 120 pixels",
     twice: r"band B03 is there twice: B03\.tif and B3\.tif",
     too_small: "smaller than one patch: 108 x 264 pixels",
-    virtual_raster: r"B3\.tif: a virtual raster",
+    virtual_raster: r"B3\.tif: cannot be read as a raster",
     complex_numbers: r"B3\.tif: PostGIS has no pixel type for complex64",
 }
 

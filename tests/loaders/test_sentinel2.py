@@ -1119,7 +1119,7 @@ def test_damaged_member_of_a_zip(safe, tmp_path):
 
 
 def test_metadata_too_large(safe, monkeypatch):
-    monkeypatch.setattr(product_files, "LARGEST_DOCUMENT", 50_000)
+    monkeypatch.setenv("PGEARTH_MAX_DOCUMENT_BYTES", "50000")
     with pytest.raises(InputError, match=r"MTD_MSIL2A\.xml: 54,685 bytes are too many for metadata"):
         open_path(safe)
 

@@ -159,6 +159,8 @@ INTERNAL_WRITER = {
     "make_overview",
 }
 OWNER_ONLY = {
+    "check_image_pixels",
+    "encode_rasters",
     "code_statistics",
     "retrieval_metrics",
     "encode",
