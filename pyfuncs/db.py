@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyfuncs.encoders import Encoder
-from pyfuncs.weights import load, load_model
+if TYPE_CHECKING:
+    from pyfuncs.encoders import Encoder
 
 ENCODER_QUERY = """
 select encoder_id, name, version, architecture, bands, input_size, normalisation, dimension, bits, weights,
@@ -23,11 +23,11 @@ ENCODER_SIZE_QUERY = "select octet_length(weights) from eo.encoder where encoder
 SCHEMA_VERSION_QUERY = "select version from eo_internal.schema_version"
 CODE_STATE_QUERY = """
 select 'eo.bucket'::regclass::oid::bigint as table_oid,
+       (select e.bits from eo.encoder e where e.encoder_id = $1) as bits,
        (select i.version::text from eo.code_index i where i.encoder_id = $1) as version,
        coalesce((select max(b.bucket_no) + 1 from eo.bucket b where b.encoder_id = $1), 0) as buckets,
        pg_current_xact_id_if_assigned() is null as settled
 """
-CODE_BITS_QUERY = "select bits from eo.encoder where encoder_id = $1"
 UNCHANGED_QUERY = """
 select not exists (select from eo.patch_change c
                    where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot)) as unchanged
@@ -129,6 +129,9 @@ def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
 
     Raises PgearthError unless the weights match their checksum.
     """
+    from pyfuncs.encoders import Encoder
+    from pyfuncs.weights import load, load_model
+
     weights: Mapping[str, Any] = {}
     if "weights" in row:
         read = load_model if row["architecture"] == "onnx" else load

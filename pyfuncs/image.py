@@ -41,7 +41,7 @@ def read_image(image: bytes, band_names: Sequence[str] | None = None) -> dict[st
                 if page.planarconfig == 2
                 else np.moveaxis(pixels.reshape(height, width, count), -1, 0)
             )
-            nodata = _text(page, GDAL_NODATA_TAG)
+            nodata = _nodata(_text(page, GDAL_NODATA_TAG))
     except PgearthError:
         raise
     # Damaged files raise whatever the decoder stumbles on.
@@ -51,7 +51,7 @@ def read_image(image: bytes, band_names: Sequence[str] | None = None) -> dict[st
             sqlstate=INVALID_BINARY_REPRESENTATION,
             hint="Pass the whole content of a GeoTIFF file as bytea.",
         ) from error
-    raster = Raster(tuple(bands), (1, -1, 0, 0, 0, 0), 0, (float(nodata) if nodata else None,) * count)
+    raster = Raster(tuple(bands), (1, -1, 0, 0, 0, 0), 0, (nodata,) * count)
     return dict(zip(names, raster.filled(), strict=True))
 
 
@@ -68,6 +68,17 @@ def check_size(width: int, height: int, count: int) -> None:
 def _text(page: Any, tag: int) -> str:
     found = page.tags.get(tag)
     return found.value.strip("\0 ") if found else ""
+
+
+def _nodata(text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise PgearthError(
+            f"the image's nodata value is {text!r}, which is no number",
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Write a number into the tag GDAL_NODATA (42113), or leave it out.",
+        ) from error
 
 
 def _descriptions(metadata: str, count: int) -> list[str | None]:

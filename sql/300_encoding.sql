@@ -32,6 +32,10 @@ begin
         raise exception 'the weights of % have % MiB', name, octet_length(weights) / (1024 * 1024)
             using errcode = 'program_limit_exceeded', hint = 'pg_dump reads values of up to 500 MiB; weights in half precision take half the room.';
     end if;
+    if architecture is null or bands is null or weights is null then
+        raise exception 'architecture, bands and weights of % are needed', name
+            using errcode = 'null_value_not_allowed', hint = 'Pass empty bands for a hash function.';
+    end if;
     sum_of_weights := encode(sha256(weights), 'hex');
     -- One at a time, so that two sessions registering the same encoder meet in the checks below and not in an error.
     perform pg_advisory_xact_lock('eo.encoder'::regclass::oid::bigint);
@@ -238,7 +242,7 @@ begin
                 from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
                 join eo.patch_raster r on r.patch_id = wanted.id
             ) input,
-            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, number);
+            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, failure, number);
     end loop;
 end
 $$;
@@ -259,6 +263,10 @@ declare
     given integer := (select sum(ST_NumBands(r)) from unnest(rasters) as r);
 begin
     perform eo_internal.require_python();
+    if exists (select from unnest(rasters) as r where r is null) then
+        raise exception 'one of the % rasters is null', cardinality(rasters)
+            using errcode = 'null_value_not_allowed', hint = 'Leave it out of the array.';
+    end if;
     if given is distinct from cardinality(wanted) then
         raise exception 'the rasters have % bands, but the encoder reads %', coalesce(given, 0), cardinality(wanted)
             using errcode = 'invalid_parameter_value',
@@ -273,7 +281,7 @@ begin
                 select rast, number, 1 + coalesce(sum(ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
                 from unnest(encode.rasters) with ordinality as r (rast, number)
             ) placed
-        ) input, eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) as e (embedding)
+        ) input, eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) as e
     );
 end
 $$;
@@ -293,7 +301,7 @@ begin
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
-    return eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands);
+    return (eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands)).embedding;
 end
 $$;
 comment on function eo.encode_image(bytea, text, text[]) is
@@ -317,7 +325,7 @@ begin
         raise exception 'the vector has % dimensions, but the hash function reads %', vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';
     end if;
-    return (select h.code from eo_internal.hash(used_encoder, array[vector_send(vec)]) as h (code));
+    return (select h.code from eo_internal.hash(used_encoder, array[vector_send(vec)]) as h);
 end
 $$;
 comment on function eo.hash(vector, text) is

@@ -123,7 +123,7 @@ begin
             using errcode = 'program_limit_exceeded', hint = 'Sets of up to 64 can be compared; choose an upper level.';
     end if;
     return query
-        select m.*
+        select m.metric, m.value, m.chance
         from eo_internal.retrieval_metrics(
             used_encoder, eo_internal.filtered_patch_ids(queries), eo_internal.filtered_patch_ids(archive), scheme, used_level,
             k, relevance, max_queries, seed) m;
@@ -181,7 +181,8 @@ declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
 begin
     perform eo_internal.require_python();
-    return query select s.* from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
+    return query
+        select s.statistic, s.value from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
 end
 $$;
 comment on function eo.code_statistics(text, jsonb) is

@@ -22,7 +22,7 @@ begin
         raise exception 'there is no patch "%" with pixels', patch
             using errcode = 'no_data_found', hint = 'Patches with pixels have rows in eo.patch_raster.';
     end if;
-    return eo_internal.rgb_png(input.bands, input.rasters);
+    return (eo_internal.rgb_png(input.bands, input.rasters)).png;
 end
 $$;
 comment on function eo.rgb(text) is
@@ -83,7 +83,7 @@ begin
                         from unnest(r.bands) with ordinality as n (name, place)
                         where n.name in ('B04', 'B03', 'B02', 'VV', 'VH')) b
     where b.names is not null;
-    return eo_internal.contact_sheet(captions, drawn.numbers, drawn.bands, drawn.rasters, columns);
+    return (eo_internal.contact_sheet(captions, drawn.numbers, drawn.bands, drawn.rasters, columns)).png;
 end
 $$;
 comment on function eo.contact_sheet(bigint[], double precision[], integer) is

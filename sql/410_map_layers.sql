@@ -376,7 +376,7 @@ begin
     execute format('create table eo_layers.%I (rid integer primary key, rast raster not null)', overview);
     execute format(
         'insert into eo_layers.%I
-         select row_number() over (order by p.y desc, p.x), ST_RastFromWKB(eo_internal.overview_tile(array_agg(ST_AsWKB(t.rast)), p.x, p.y))
+         select row_number() over (order by p.y desc, p.x), ST_RastFromWKB((eo_internal.overview_tile(array_agg(ST_AsWKB(t.rast)), p.x, p.y)).tile)
          from eo_layers.%I t
          -- The corner of the tile above; a quarter is added because quotients are halves but for rounding.
          cross join lateral (
@@ -467,7 +467,7 @@ begin
     execute format('alter table eo_layers.%I alter column rast set storage external', made);
     if stretch then
         -- The same limits for all tiles, or they would not make one picture; a hundred, spread evenly, tell enough.
-        select eo_internal.stretch_limits(array_agg(ST_AsWKB(t.rast))) into limits
+        select (eo_internal.stretch_limits(array_agg(ST_AsWKB(t.rast)))).limits into limits
         from (select p.*, count(*) over () as total
               from eo_internal.product_tiles(source.product_id, used_resolution, bands) p) t
         where t.rid % ceil(t.total / 100.0) = 0;
@@ -476,7 +476,7 @@ begin
         'insert into eo_layers.%I
          select t.rid, t.patch_id, %s
          from eo_internal.product_tiles($1, $2, $3) t',
-        made, case when stretch then 'ST_RastFromWKB(eo_internal.stretched(ST_AsWKB(t.rast), $4))' else 't.rast' end)
+        made, case when stretch then 'ST_RastFromWKB((eo_internal.stretched(ST_AsWKB(t.rast), $4)).tile)' else 't.rast' end)
         using source.product_id, used_resolution, bands, limits;
     perform eo_internal.finish_raster_layer(made, description);
     -- A constraint that the rasters break is left out, with a warning at most.

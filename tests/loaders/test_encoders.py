@@ -425,7 +425,7 @@ def test_a_model_that_fails_on_the_archive(archive: psycopg.Connection) -> None:
     register(archive, "x", "onnx", b"no model", bands=["B02"], dimension=3, normalisation=normalisation)
     with pytest.raises(InputError, match=r"Patches \d+ to \d+: onnxruntime .* cannot load the model"):
         encode(archive, "x")
-    with pytest.raises(errors.DataCorrupted, match="cannot load the model"):
+    with pytest.raises(errors.InvalidBinaryRepresentation, match="cannot load the model"):
         archive.execute("select eo.encode(array(select patch_id from eo.patch where name like 'S2%'), 'x')")
     assert archive.execute("select count(*) from eo.embedding").fetchone() == (0,)
 

@@ -90,7 +90,7 @@ def session(connection: psycopg.Connection) -> psycopg.Connection:
 
 
 def health(connection: psycopg.Connection) -> dict[str, dict]:
-    row = connection.execute("select eo_internal.python_runtime() -> 'encoder_process'").fetchone()
+    row = connection.execute("select runtime -> 'encoder_process' from eo_internal.python_runtime()").fetchone()
     assert row is not None
     return row[0]
 
