@@ -26,6 +26,45 @@ begin
 end
 $$;
 
+-- A geometry that is known to lie somewhere: in a reference system of the database, at coordinates that can be on the
+-- globe. PROJ, which knows better, refuses more of them, with an internal_error that only a subtransaction could catch.
+create or replace function eo_internal.located(geom geometry)
+returns geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 100
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    furthest constant double precision := 1e8;  -- half the way round the globe in feet is less
+    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom));
+begin
+    if public.ST_SRID(geom) = 0 then
+        raise exception 'the geometry has no SRID'
+            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(geom, 4326).';
+    elsif geographic is null then
+        raise exception 'the database has no reference system with the SRID %', public.ST_SRID(geom)
+            using errcode = 'invalid_parameter_value', hint = 'Those that it has are in spatial_ref_sys; most are EPSG''s.';
+    elsif geographic and not (public.ST_XMin(geom) >= -360 and public.ST_XMax(geom) <= 360
+                              and public.ST_YMin(geom) >= -90 and public.ST_YMax(geom) <= 90) then
+        raise exception 'the geometry reaches beyond longitude -360 to 360 or latitude -90 to 90: %', public.Box2D(geom)
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Longitude comes first. Beyond the antimeridian longitudes go on from 180, or from -180.';
+    elsif not (public.ST_XMin(geom) >= -furthest and public.ST_XMax(geom) <= furthest
+               and public.ST_YMin(geom) >= -furthest and public.ST_YMax(geom) <= furthest) then
+        raise exception 'the geometry has coordinates that are nowhere: %', public.Box2D(geom)
+            using errcode = 'invalid_parameter_value', hint = 'Coordinates are finite, in the units of the reference system.';
+    elsif exists (select from public.ST_Dump(geom) part
+                  where public.ST_GeometryType(part.geom) in ('ST_PolyhedralSurface', 'ST_Tin', 'ST_Triangle'))
+          or public.ST_GeometryType(geom) in ('ST_PolyhedralSurface', 'ST_Tin', 'ST_Triangle') then
+        raise exception 'the geometry has surfaces: %', left(public.ST_AsText(geom), 100)
+            using errcode = 'invalid_parameter_value', hint = 'Pass points, lines, polygons, curves or collections of them.';
+    end if;
+    return geom;
+end
+$$;
+
 create or replace function eo_internal.wrapped_area(area geometry)
 returns geometry
 language sql
@@ -154,10 +193,7 @@ declare
     fault text;
 begin
     perform eo_internal.check_inlined();
-    if ST_SRID(area) = 0 then
-        raise exception 'the area has no SRID'
-            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(area, 4326).';
-    end if;
+    area := eo_internal.located(area);
     if ST_IsEmpty(area) then
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';
     end if;
@@ -168,11 +204,6 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'ST_MakeValid(area) mends it; look at what it makes of it.';
     end if;
     if geographic then
-        if ST_XMin(found) < -360 or ST_XMax(found) > 360 or ST_YMin(found) < -90 or ST_YMax(found) > 90 then
-            raise exception 'the area reaches beyond longitude -360 to 360 or latitude -90 to 90: %', Box2D(found)
-                using errcode = 'invalid_parameter_value',
-                      hint = 'Longitude comes first. Beyond the antimeridian longitudes go on from 180, or from -180.';
-        end if;
         if ST_XMax(found) - ST_XMin(found) > 180 then
             select d.geom into edge
             from ST_DumpSegments(found) d
@@ -271,18 +302,6 @@ comment on function eo.circle(geometry, double precision) is
 -- Geohash cells: a base-32 text of n characters names a cell of 5n bits, which halve longitude and latitude in turn,
 -- longitude first (https://en.wikipedia.org/wiki/Geohash).
 
-create or replace function eo.cell_of(geom geometry, "precision" integer default 5)
-returns text
-language sql
-immutable parallel safe strict
-security invoker
-cost 100
-begin atomic
-    select ST_GeoHash(ST_Transform(ST_Centroid(geom), 4326), "precision");
-end;
-comment on function eo.cell_of(geometry, integer) is
-'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. https://en.wikipedia.org/wiki/Geohash';
-
 create or replace function eo_internal.check_precision("precision" integer)
 returns integer
 language plpgsql
@@ -298,6 +317,18 @@ begin
     return "precision";
 end
 $$;
+
+create or replace function eo.cell_of(geom geometry, "precision" integer default 5)
+returns text
+language sql
+immutable parallel safe strict
+security invoker
+cost 100
+begin atomic
+    select ST_GeoHash(ST_Transform(ST_Centroid(eo_internal.located(geom)), 4326), eo_internal.check_precision("precision"));
+end;
+comment on function eo.cell_of(geometry, integer) is
+'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. https://en.wikipedia.org/wiki/Geohash';
 
 create or replace function eo.cell_box(cell text)
 returns geometry

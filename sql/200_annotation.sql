@@ -66,7 +66,7 @@ begin
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.corine_part', patch_srid);
         -- A variable, or the archive would be aggregated for every polygon.
-        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 3035);
+        extent := ST_Transform(coalesce(eo_internal.search_area(area), eo_internal.patch_extent(patch_srid)), 3035);
         insert into eo.corine_part (srid, corine_id, label_id, geom)
         select patch_srid, c.corine_id, c.label_id, piece
         from eo.corine c, eo_internal.pieces(c.geom, patch_srid) as piece
@@ -98,7 +98,7 @@ begin
     perform pg_advisory_xact_lock('eo.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.nuts_part', patch_srid);
-        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 4326);
+        extent := ST_Transform(coalesce(eo_internal.search_area(area), eo_internal.patch_extent(patch_srid)), 4326);
         insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
         from eo.nuts n, ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece

@@ -515,7 +515,10 @@ security definer
 set search_path = eo, public, pg_temp
 as $$
 begin
-    if not eo_internal.drop_raster_layer(layer) then
+    if coalesce(layer, '') = '' then
+        raise exception 'no layer was named'
+            using errcode = 'invalid_parameter_value', hint = 'Layers are the tables of schema eo_layers.';
+    elsif not eo_internal.drop_raster_layer(layer) then
         raise exception 'there is no raster layer "%"', layer
             using errcode = 'undefined_table', hint = 'Layers are the tables of schema eo_layers.';
     end if;

@@ -19,8 +19,9 @@ from pytest_postgresql.janitor import DatabaseJanitor
 CHECKOUT = Path(__file__).parent.parent
 
 # The same examples in every run, however slow the machine; PGEARTH_EXAMPLES=N tries other ones, N for each property.
-if examples := int(os.environ.get("PGEARTH_EXAMPLES", "0")):
-    settings.register_profile("pgearth", deadline=None, max_examples=examples)
+EXAMPLES = int(os.environ.get("PGEARTH_EXAMPLES", "0"))
+if EXAMPLES:
+    settings.register_profile("pgearth", deadline=None, max_examples=EXAMPLES)
 else:
     settings.register_profile("pgearth", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pgearth")

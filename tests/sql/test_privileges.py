@@ -127,6 +127,7 @@ INTERNAL_READER = {
     "nearest_patches",
     "nearest_patches_filtered",
     "fail",
+    "located",
     "has_python",
     "nearest_codes_query",
     "nearest_codes_sql",
