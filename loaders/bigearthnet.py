@@ -35,6 +35,7 @@ from loaders.bigearthnet_metadata import SOURCE as SOURCE_V2
 from loaders.bigearthnet_names import PATCH_SIDE, parse_patch_name
 from loaders.database import connect
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.ledger import listing_checksum, load_item
 from loaders.nomenclature import label_ids_by_name
 from loaders.patches import Patch, PatchRaster, Product, patch_raster, write_patches, write_products
@@ -231,8 +232,10 @@ def read_description(folder: Path) -> Description:
         ) from error
     except KeyError as error:
         raise InputError(f"{path}: it has no {error}", "Take this file from the archive again.") from error
-    except (ValueError, TypeError, AttributeError, RasterioError) as error:
-        raise InputError(f"{path}: it cannot be read: {error}", "Take this file from the archive again.") from error
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RasterioError) as error:
+        raise InputError(
+            f"{path}: it cannot be read: {reason_of(error)}", "Take this file from the archive again."
+        ) from error
 
 
 @lru_cache(maxsize=256)

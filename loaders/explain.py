@@ -7,6 +7,7 @@ here is for errors that can come from anywhere: of the database, of the file sys
 from __future__ import annotations
 
 import errno
+import struct
 import traceback
 from collections.abc import Iterator
 
@@ -115,6 +116,17 @@ def known(error: BaseException) -> InputError | None:
     if type(error).__name__ == "BrokenProcessPool":
         return InputError("A process of the command was ended from outside.", FILE_HINTS[errno.ENOMEM])
     return None
+
+
+def reason_of(error: Exception) -> str:
+    """Why a document cannot be read, from what its reading raised, in a user's words."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    if isinstance(error, TypeError | AttributeError | IndexError | ArithmeticError | struct.error):
+        return "a value in it is of another kind, or size, than expected"
+    if isinstance(error, UnicodeError):
+        return "it is not in UTF-8"
+    return one_line(error)
 
 
 def of_database(error: psycopg.Error) -> InputError:

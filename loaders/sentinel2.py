@@ -23,6 +23,7 @@ from pyproj.exceptions import ProjError
 from shapely.errors import ShapelyError
 
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.patches import PLATFORMS, Product
 from loaders.product_files import (
     BandFile,
@@ -178,7 +179,7 @@ def read_metadata(folder: Folder) -> Metadata | None:
                 found += [(rank, understand(document)) for rank, understand in enumerate(METADATA_KINDS)]
         except (LookupError, TypeError, ValueError, AttributeError, ShapelyError, ProjError) as error:
             raise InputError(
-                f"{folder.label(file)}: not valid metadata: {type(error).__name__}: {error}",
+                f"{folder.label(file)}: not valid metadata: {reason_of(error)}",
                 "Replace the file, or remove it and give --name, --time and --platform.",
             ) from error
     known = [(rank, metadata) for rank, metadata in found if metadata]

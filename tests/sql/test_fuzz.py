@@ -197,13 +197,37 @@ def test_nasty_arguments(archive: Archive, name: str) -> None:
     @settings(max_examples=EXAMPLES or 30)
     @given(archive.calls(name))
     def call(query: str) -> None:
-        connection = archive.connection
-        try:
-            with connection.transaction(force_rollback=True):
-                connection.execute(query.encode()).fetchall()
-        except psycopg.Error as error:
-            assert not connection.closed, f"the server went down: {query}"
-            assert ALLOWED.fullmatch(error.sqlstate or ""), f"{error.sqlstate} {error}\n{query}"
-            assert_for_people(error)
+        try_query(archive.connection, query)
 
     call()
+
+
+def try_query(connection: psycopg.Connection, query: str) -> None:
+    """Run a query and undo it. Fails for an error that is not for people, and where the server goes down."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(query.encode()).fetchall()
+    except psycopg.Error as error:
+        assert not connection.closed, f"the server went down: {query}"
+        assert ALLOWED.fullmatch(error.sqlstate or ""), f"{error.sqlstate} {error}\n{query}"
+        assert_for_people(error)
+
+
+def test_damaged_weights(archive: Archive) -> None:
+    """Of a hash function, in the safetensors format, stored as they are."""
+    row = archive.connection.execute("select weights from eo.encoder where name = 'lsh'").fetchone()
+    assert row is not None
+
+    @settings(max_examples=EXAMPLES or 30)
+    @given(mutated(bytes(row[0])))
+    def hash_with(weights: str) -> None:
+        try_query(
+            archive.connection,
+            "select eo.hash((select embedding from eo.embedding limit 1), 'damaged:' || version)"
+            " from (select 1 as version, eo.register_encoder('damaged', 1, 'lsh', '{}', "
+            + weights
+            + "::bytea, bits => 128,"
+            " parent_id => (select encoder_id from eo.encoder where name = 'spectral'))) registered",
+        )
+
+    hash_with()

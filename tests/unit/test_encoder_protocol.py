@@ -336,7 +336,7 @@ def test_an_encoder_that_only_the_session_sees_is_declined(path: Path) -> None:
 
 
 def test_failures_are_reported_and_survived(path: Path) -> None:
-    with pytest.raises(PgearthError, match="the encoder process failed: RuntimeError: the disk is on fire") as caught:
+    with pytest.raises(PgearthError, match="the encoder process failed: the disk is on fire") as caught:
         encoder_client.encode_batch(path, spectral(99), pixels(1), no_pause)
     assert caught.value.sqlstate == "58000"
     others = Encoder(1, "spectral", 1, "spectral", BANDS, None, 7, None, {})
