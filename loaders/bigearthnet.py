@@ -34,6 +34,7 @@ from loaders.bigearthnet_metadata import SOURCE as SOURCE_V2
 from loaders.bigearthnet_names import PATCH_SIDE, parse_patch_name
 from loaders.database import connect
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.gdal_files import RASTER_FORMATS, open_raster
 from loaders.ledger import listing_checksum, load_item
 from loaders.nomenclature import label_ids_by_name
@@ -232,8 +233,10 @@ def read_description(folder: Path) -> Description:
         ) from error
     except KeyError as error:
         raise InputError(f"{path}: it has no {error}", "Take this file from the archive again.") from error
-    except (ValueError, TypeError, AttributeError, RasterioError) as error:
-        raise InputError(f"{path}: it cannot be read: {error}", "Take this file from the archive again.") from error
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RasterioError) as error:
+        raise InputError(
+            f"{path}: it cannot be read: {reason_of(error)}", "Take this file from the archive again."
+        ) from error
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.export_formats import document_name, patch_of_document, product_document_name, products_of_document
 from loaders.export_packs import (
     CHECKSUMS,
@@ -178,9 +180,9 @@ def faults_of(path: Path, name: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{path}: {name}: {error.args[0]}", error.hint) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
         raise InputError(
-            f"{path}: {name}: it is no document of an export: {type(error).__name__} {error}",
+            f"{path}: {name}: it is no document of an export: {reason_of(error)}",
             "Take this file from the export again.",
         ) from error
 

@@ -15,6 +15,7 @@ from typing import Any
 import shapely
 
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.patches import Product
 from loaders.product_files import BandFile, Folder, Given, ProductFiles, footprint, open_folder, parse_time
 from loaders.product_names import COLLECTION_2, LANDSAT, WITHOUT_METADATA, not_loaded
@@ -82,7 +83,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
 
 def damaged(folder: Folder, document: str, error: Exception) -> InputError:
     """The error for metadata that lack something or have it wrong."""
-    what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    what = f"no {error.args[0]}" if isinstance(error, KeyError) else reason_of(error)
     return InputError(f"{folder.label(document)}: not valid metadata: {what}", "Replace the file by an intact copy.")
 
 

@@ -238,7 +238,7 @@ def innermost(names: Iterable[str]) -> str:
 def walk(path: Path) -> Iterable[tuple[str, int]]:
     """Relative path and size of every file under a folder."""
     count = 0
-    for folder, _, names in os.walk(path):
+    for folder, _, names in os.walk(path, onerror=refuse_unread):
         for name in names:
             count += 1
             if count > MOST_FILES:
@@ -248,6 +248,14 @@ def walk(path: Path) -> Iterable[tuple[str, int]]:
                 raise InputError(f"{file}: it is a link that leaves the folder", "Put the file itself there.")
             if file.is_file():
                 yield file.relative_to(path).as_posix(), file.stat().st_size
+
+
+def refuse_unread(error: OSError) -> None:
+    """Raise InputError for a folder that cannot be listed: what is in it would be missed without a word."""
+    raise InputError(
+        f"{error.filename}: the folder cannot be read: {error.strerror}",
+        "Give the user who runs the command the right to it, or take it out of the product.",
+    )
 
 
 def parse_time(text: str) -> datetime:

@@ -26,6 +26,7 @@ from rasterio.errors import RasterioError
 from shapely.errors import ShapelyError
 
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.patches import PLATFORMS, Product
 from loaders.product_files import (
     LONGEST_DATA_TAKE,
@@ -231,7 +232,7 @@ def read_metadata(folder: Folder) -> list[Metadata]:
                 in_json += [(rank, understand(document)) for rank, understand in enumerate(METADATA_KINDS)]
         except (LookupError, TypeError, ValueError, AttributeError, ShapelyError, ProjError) as error:
             raise InputError(
-                f"{folder.label(file)}: not valid metadata: {type(error).__name__}: {error}",
+                f"{folder.label(file)}: not valid metadata: {reason_of(error)}",
                 "Replace the file, or remove it and give --name, --time and --platform.",
             ) from error
         in_json = [(rank, metadata and replace(metadata, source=metadata.source or file)) for rank, metadata in in_json]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyfuncs.encoders import Encoder
-from pyfuncs.weights import load, load_model
+if TYPE_CHECKING:
+    from pyfuncs.encoders import Encoder
 
 ENCODER_QUERY = """
 select encoder_id, name, version, architecture, bands, input_size, normalisation, units, dimension, bits, weights,
@@ -24,12 +24,12 @@ SETTING_QUERY = "select current_setting($1, true) as value"
 SCHEMA_VERSION_QUERY = "select version from eo_internal.schema_version"
 CODE_STATE_QUERY = """
 select g.guard,
+       (select e.bits from eo.encoder e where e.encoder_id = $1) as bits,
        (select i.version::text from eo.code_index i where i.encoder_id = $1 and i.codes_guard = g.guard) as version,
        coalesce((select max(b.bucket_no) + 1 from eo.bucket b where b.encoder_id = $1), 0) as buckets,
        pg_current_xact_id_if_assigned() is null as settled
 from (select eo_internal.change_guard('codes') as guard offset 0) g
 """
-CODE_BITS_QUERY = "select bits from eo.encoder where encoder_id = $1"
 UNCHANGED_QUERY = """
 select eo_internal.unproved_patches(i) is null as unchanged from eo.code_index i where i.encoder_id = $1
 """
@@ -129,6 +129,9 @@ def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
 
     Raises PgearthError unless the weights match their checksum.
     """
+    from pyfuncs.encoders import Encoder
+    from pyfuncs.weights import load, load_model
+
     weights: Mapping[str, Any] = {}
     if "weights" in row:
         read = load_model if row["architecture"] == "onnx" else load

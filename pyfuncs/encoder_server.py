@@ -190,7 +190,7 @@ class EncoderServer:
             self._reply(connection, write_error(error))
         except Exception as error:
             log.exception("could not read a request")
-            text = f"the encoder process failed: {type(error).__name__}: {error}"
+            text = f"the encoder process failed: {error}"
             self._reply(connection, write_error(PgearthError(text, sqlstate=SYSTEM_ERROR)))
         finally:
             for descriptor in descriptors:
@@ -295,7 +295,7 @@ class EncoderServer:
                 except Exception as error:
                     self._counts["failed"] += len(requests)
                     log.exception("could not encode")
-                    text = f"the encoder process failed: {type(error).__name__}: {error}"
+                    text = f"the encoder process failed: {error}"
                     reply = write_error(PgearthError(text, sqlstate=SYSTEM_ERROR, hint="Its log says more."))
                 self._finished.extend((request, reply) for request in requests)
                 requests.clear()  # what they map is not held until the next come

@@ -1,26 +1,38 @@
 -- What the database runs on, and whether its parts fit together.
 
+-- Whether PL/Python is there and finds the package.
 create or replace function eo_internal.has_python()
 returns boolean
-language sql
+language plpgsql
 stable parallel safe
-begin atomic
+security definer
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
     -- Any of the wrappers: where the language came later, they come with the next pgearth migrate.
-    select to_regprocedure('eo_internal.python_runtime()') is not null;
-end;
+    if to_regprocedure('eo_internal.finds_package()') is null then
+        return false;
+    end if;
+    return eo_internal.finds_package();
+end
+$$;
 
 create or replace function eo_internal.require_python()
 returns void
 language plpgsql
 stable parallel safe
-security invoker
+security definer
 set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    if not eo_internal.has_python() then
+    if to_regprocedure('eo_internal.finds_package()') is null then
         raise exception 'this function needs PL/Python, which this database does not have'
             using errcode = 'feature_not_supported',
                   hint = 'Where the server has no plpython3u, encode and hash with: pgearth encode; searches by stored patches, codes and vectors work without. Where it has, run: pgearth migrate';
+    elsif not eo_internal.finds_package() then
+        raise exception 'the server''s Python does not find the package pgearth'
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Install it in the environment whose bin folder comes first in the server''s PATH, and restart the server; searches by stored patches, codes and vectors work without.';
     end if;
 end
 $$;
@@ -40,7 +52,7 @@ declare
     vector_version text := (select extversion from pg_extension where extname = 'vector');
 begin
     if eo_internal.has_python() then
-        python := eo_internal.python_runtime();
+        python := (eo_internal.python_runtime()).runtime;
         process := python -> 'encoder_process';
     end if;
     if string_to_array(vector_version, '.')::integer[] < array[0, 8, 3] then
@@ -56,7 +68,9 @@ begin
         from pg_extension e
         where e.extname in ('postgis', 'postgis_raster', 'vector', 'plpython3u')
         union all
-        select 'PL/Python', null, 'absent: functions that encode, hash or draw are not to be had here; searches run in plain SQL'
+        select 'PL/Python', null,
+               case when to_regprocedure('eo_internal.finds_package()') is null then 'absent' else 'does not find the package pgearth' end
+               || ': functions that encode, hash or draw are not to be had here; searches run in plain SQL'
         where python is null
         union all
         select part.component, part.version, part.note

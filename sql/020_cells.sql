@@ -26,6 +26,45 @@ begin
 end
 $$;
 
+-- A geometry that is known to lie somewhere: in a reference system of the database, at coordinates that can be on the
+-- globe. PROJ, which knows better, refuses more of them, with an internal_error that only a subtransaction could catch.
+create or replace function eo_internal.located(geom public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 100
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    furthest constant double precision := 1e8;  -- half the way round the globe in feet is less
+    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom));
+begin
+    if public.ST_SRID(geom) = 0 then
+        raise exception 'the geometry has no SRID'
+            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(geom, 4326).';
+    elsif geographic is null then
+        raise exception 'the database has no reference system with the SRID %', public.ST_SRID(geom)
+            using errcode = 'invalid_parameter_value', hint = 'Those that it has are in spatial_ref_sys; most are EPSG''s.';
+    elsif geographic and not (public.ST_XMin(geom::public.box3d) >= -360 and public.ST_XMax(geom::public.box3d) <= 360
+                              and public.ST_YMin(geom::public.box3d) >= -90 and public.ST_YMax(geom::public.box3d) <= 90) then
+        raise exception 'the geometry reaches beyond longitude -360 to 360 or latitude -90 to 90: %', public.Box2D(geom)
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Longitude comes first. Beyond the antimeridian longitudes go on from 180, or from -180.';
+    elsif not (public.ST_XMin(geom::public.box3d) >= -furthest and public.ST_XMax(geom::public.box3d) <= furthest
+               and public.ST_YMin(geom::public.box3d) >= -furthest and public.ST_YMax(geom::public.box3d) <= furthest) then
+        raise exception 'the geometry has coordinates that are nowhere: %', public.Box2D(geom)
+            using errcode = 'invalid_parameter_value', hint = 'Coordinates are finite, in the units of the reference system.';
+    elsif exists (select from public.ST_Dump(geom) part
+                  where public.ST_GeometryType(part.geom) in ('ST_PolyhedralSurface', 'ST_Tin', 'ST_Triangle'))
+          or public.ST_GeometryType(geom) in ('ST_PolyhedralSurface', 'ST_Tin', 'ST_Triangle') then
+        raise exception 'the geometry has surfaces: %', left(public.ST_AsText(geom), 100)
+            using errcode = 'invalid_parameter_value', hint = 'Pass points, lines, polygons, curves or collections of them.';
+    end if;
+    return geom;
+end
+$$;
+
 create or replace function eo_internal.wrapped_area(area public.geometry)
 returns public.geometry
 language sql
@@ -219,20 +258,12 @@ declare
     fault text;
 begin
     perform eo_internal.check_inlined();
-    if public.ST_SRID(area) = 0 then
-        raise exception 'the area has no SRID'
-            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(area, 4326).';
-    end if;
+    area := eo_internal.located(area);
     if public.ST_IsEmpty(area) then
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';
     end if;
     found := public.ST_Force2D(public.ST_CurveToLine(area, 32::double precision, 0, 0));
     if geographic then
-        if public.ST_XMin(found::public.box3d) < -360 or public.ST_XMax(found::public.box3d) > 360 or public.ST_YMin(found::public.box3d) < -90 or public.ST_YMax(found::public.box3d) > 90 then
-            raise exception 'the area reaches beyond longitude -360 to 360 or latitude -90 to 90: %', public.Box2D(found)
-                using errcode = 'invalid_parameter_value',
-                      hint = 'Longitude comes first. Beyond the antimeridian longitudes go on from 180, or from -180.';
-        end if;
         if public.ST_XMax(found::public.box3d) - public.ST_XMin(found::public.box3d) > 180 then
             select d.geom into edge
             from public.ST_DumpSegments(found) d
@@ -348,7 +379,7 @@ cost 200
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    centre public.geometry := public.ST_Centroid(geom);
+    centre public.geometry := public.ST_Centroid(eo_internal.located(geom));
 begin
     if public.ST_XMin(geom::public.box3d) = -180 and public.ST_XMax(geom::public.box3d) = 180
        and (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom))
@@ -362,7 +393,7 @@ begin
             centre := public.ST_Centroid(public.ST_Transform(geom, 3031));
         end if;
     end if;
-    return public.ST_GeoHash(eo_internal.wrapped_area(public.ST_Transform(centre, 4326)), "precision");
+    return public.ST_GeoHash(eo_internal.wrapped_area(public.ST_Transform(centre, 4326)), eo_internal.check_precision("precision"));
 end
 $$;
 comment on function eo.cell_of(public.geometry, integer) is

@@ -77,7 +77,7 @@ begin
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.corine_part', patch_srid);
         -- A variable, or the archive would be aggregated for every polygon.
-        extent := public.ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 3035);
+        extent := public.ST_Transform(coalesce(eo_internal.search_area(area), eo_internal.patch_extent(patch_srid)), 3035);
         insert into eo.corine_part (srid, corine_id, label_id, geom)
         select patch_srid, c.corine_id, c.label_id, piece
         from eo.corine c, eo_internal.pieces(c.geom, patch_srid) as piece

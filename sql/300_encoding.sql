@@ -33,6 +33,10 @@ begin
         raise exception 'the weights of % have % MiB', name, octet_length(weights) / (1024 * 1024)
             using errcode = 'program_limit_exceeded', hint = 'pg_dump reads values of up to 500 MiB; weights in half precision take half the room.';
     end if;
+    if architecture is null or bands is null or weights is null then
+        raise exception 'architecture, bands and weights of % are needed', name
+            using errcode = 'null_value_not_allowed', hint = 'Pass empty bands for a hash function.';
+    end if;
     if units is not null and not (units <@ array['reflectance10000', 'reflectance', 'decibels'] and cardinality(units) = cardinality(bands)) then
         raise exception '% are not the units of % bands', units, cardinality(bands)
             using errcode = 'invalid_parameter_value', hint = 'Give one of reflectance10000, reflectance and decibels for each band, or null where they are not known.';
@@ -258,7 +262,7 @@ begin
                 from unnest(patch_ids[start_number:start_number + batch - 1]) with ordinality as wanted (id, number)
                 join eo.patch_raster r on r.patch_id = wanted.id
             ) input,
-            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, number);
+            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, failure, number);
         start_number := start_number + batch;
     end loop;
 end
@@ -293,7 +297,7 @@ begin
     perform eo_internal.check_image_pixels(max(public.ST_Width(r))::bigint * max(public.ST_Height(r)) * sum(public.ST_NumBands(r)), 'the image')
     from unnest(rasters) as r;
     return (
-        select eo_internal.encode_rasters(used_encoder, input.bands, input.rasters)
+        select (eo_internal.encode_rasters(used_encoder, input.bands, input.rasters)).embedding
         from (
             select array_agg(public.ST_AsWKB(rast, true) order by number) as rasters,
                    array_agg(array_to_string(wanted[first_band:first_band + public.ST_NumBands(rast) - 1], ',') order by number) as bands
@@ -321,7 +325,7 @@ begin
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
-    return eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands);
+    return (eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands)).embedding;
 end
 $$;
 comment on function eo.encode_image(bytea, text, text[]) is
@@ -345,7 +349,7 @@ begin
         raise exception 'the vector has % dimensions, but the hash function reads %', public.vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';
     end if;
-    return (select h.code from eo_internal.hash(used_encoder, array[public.vector_send(vec)]) as h (code));
+    return (select h.code from eo_internal.hash(used_encoder, array[public.vector_send(vec)]) as h);
 end
 $$;
 comment on function eo.hash(public.vector, text) is

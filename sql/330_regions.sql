@@ -221,8 +221,8 @@ begin
     return (
         select array_agg(h.code order by h.number)
         from (select array_agg(public.vector_send(v.embedding) order by v.number) as vectors
-              from eo_internal.encode_regions(parent, image, bands, segmentation) with ordinality as v (embedding, number)) encoded,
-             eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, number)
+              from eo_internal.encode_regions(parent, image, bands, segmentation) with ordinality as v (embedding, failure, number)) encoded,
+             eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, failure, number)
     );
 end
 $$;

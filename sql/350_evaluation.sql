@@ -14,12 +14,13 @@ end;
 create or replace function eo_internal.filtered_patch_ids(filters jsonb)
 returns bigint[]
 language plpgsql
-stable parallel safe
+stable parallel unsafe
 security invoker
 set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
+    area public.geometry;
     known text[] := (select p.proargnames from pg_proc p where p.oid = 'eo.patches'::regproc);
     unknown text;
     f record;
@@ -35,12 +36,18 @@ begin
     end if;
     select * into f
     from jsonb_to_record(filters) as given (
-        area public.geometry, from_time timestamptz, to_time timestamptz, platforms text[], seasons text[], labels text[],
+        area text, from_time timestamptz, to_time timestamptz, platforms text[], seasons text[], labels text[],
         label_match eo.label_match, countries text[], splits text[], sources text[], seasonal_snow boolean,
         cloud_or_shadow boolean, max_cloud real, scene_classes text[], cells text[], patch_ids bigint[]);
+    begin
+        area := f.area;
+    exception when internal_error then  -- PostGIS knows no other
+        raise exception '"%" is no area', left(f.area, 100)
+            using errcode = 'invalid_text_representation', hint = 'Write it as EWKT, such as "SRID=4326;POINT(9 50)", or as GeoJSON in a text.';
+    end;
     return array(
         select p.patch_id
-        from eo.patches(f.area, f.from_time, f.to_time, f.platforms, f.seasons, f.labels, coalesce(f.label_match, 'some'),
+        from eo.patches(area, f.from_time, f.to_time, f.platforms, f.seasons, f.labels, coalesce(f.label_match, 'some'),
                         f.countries, f.splits, f.sources, f.seasonal_snow, f.cloud_or_shadow, f.max_cloud, f.scene_classes,
                         f.cells, f.patch_ids) p
         order by p.patch_id);
@@ -123,7 +130,7 @@ begin
             using errcode = 'program_limit_exceeded', hint = 'Sets of up to 64 can be compared; choose an upper level.';
     end if;
     return query
-        select m.*
+        select m.metric, m.value, m.chance
         from eo_internal.retrieval_metrics(
             used_encoder, eo_internal.filtered_patch_ids(queries), eo_internal.filtered_patch_ids(archive), scheme, used_level,
             k, relevance, max_queries, seed) m;
@@ -181,7 +188,8 @@ declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
 begin
     perform eo_internal.require_python();
-    return query select s.* from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
+    return query
+        select s.statistic, s.value from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
 end
 $$;
 comment on function eo.code_statistics(text, jsonb) is

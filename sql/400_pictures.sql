@@ -25,7 +25,7 @@ begin
            array_agg(public.ST_AsWKB(r.rast, false) order by r.resolution) as rasters into input
     from eo.patch_raster r
     where r.patch_id = drawn;
-    return eo_internal.rgb_png(input.bands, input.rasters);
+    return (eo_internal.rgb_png(input.bands, input.rasters)).png;
 end
 $$;
 comment on function eo.rgb(text) is
@@ -93,7 +93,7 @@ begin
                         from unnest(r.bands) with ordinality as n (name, place)
                         where n.name in ('B04', 'B03', 'B02', 'VV', 'VH')) b
     where b.names is not null;
-    return eo_internal.contact_sheet(captions, drawn.numbers, drawn.bands, drawn.rasters, columns);
+    return (eo_internal.contact_sheet(captions, drawn.numbers, drawn.bands, drawn.rasters, columns)).png;
 end
 $$;
 comment on function eo.contact_sheet(bigint[], double precision[], integer) is

@@ -418,7 +418,7 @@ begin
     execute format('create table eo_layers.%I (rid integer primary key, rast public.raster not null)', overview);
     execute format(
         'insert into eo_layers.%I
-         select row_number() over (order by p.y desc, p.x), public.ST_RastFromWKB(eo_internal.overview_tile(array_agg(public.ST_AsWKB(t.rast, false)), p.x, p.y))
+         select row_number() over (order by p.y desc, p.x), public.ST_RastFromWKB((eo_internal.overview_tile(array_agg(public.ST_AsWKB(t.rast, false)), p.x, p.y)).tile)
          from eo_layers.%I t
          -- The corner of the tile above; a quarter is added because quotients are halves but for rounding.
          cross join lateral (
@@ -513,7 +513,7 @@ begin
     execute format('alter table eo_layers.%I alter column rast set storage external', made);
     if stretch then
         -- The same limits for all tiles, or they would not make one picture; a hundred, spread evenly, tell enough.
-        select eo_internal.stretch_limits(array_agg(public.ST_AsWKB(t.rast, false))) into limits
+        select (eo_internal.stretch_limits(array_agg(public.ST_AsWKB(t.rast, false)))).limits into limits
         from (select p.*, count(*) over () as total
               from eo_internal.product_tiles(source.product_id, used_resolution, bands) p) t
         where t.rid % ceil(t.total / 100.0) = 0;
@@ -522,7 +522,7 @@ begin
         'insert into eo_layers.%I
          select t.rid, t.patch_id, %s
          from eo_internal.product_tiles($1, $2, $3) t',
-        made, case when stretch then 'public.ST_RastFromWKB(eo_internal.stretched(public.ST_AsWKB(t.rast, false), $4))' else 't.rast' end)
+        made, case when stretch then 'public.ST_RastFromWKB((eo_internal.stretched(public.ST_AsWKB(t.rast, false), $4)).tile)' else 't.rast' end)
         using source.product_id, used_resolution, bands, limits;
     begin
         perform eo_internal.finish_raster_layer(made, description);
@@ -562,7 +562,10 @@ security definer
 set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    if not eo_internal.drop_raster_layer(layer) then
+    if coalesce(layer, '') = '' then
+        raise exception 'no layer was named'
+            using errcode = 'invalid_parameter_value', hint = 'Layers are the tables of schema eo_layers.';
+    elsif not eo_internal.drop_raster_layer(layer) then
         raise exception 'there is no raster layer "%"', layer
             using errcode = 'undefined_table', hint = 'Layers are the tables of schema eo_layers.';
     end if;

@@ -35,7 +35,7 @@ begin
         from pg_type t
         where t.typnamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace)
           and t.typowner <> 'eo_owner'::regrole
-          and (t.typtype = 'e'
+          and (t.typtype in ('e', 'd')
                or t.typtype = 'c' and (select relkind from pg_class where oid = t.typrelid) = 'c')
     loop
         execute format('alter type %s owner to eo_owner', thing.name);

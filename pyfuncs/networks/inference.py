@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pyfuncs.encoders import Batch, Encoder
-from pyfuncs.errors import DATA_CORRUPTED, SYSTEM_ERROR, DeviceFailedError, PgearthError
+from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, SYSTEM_ERROR, DeviceFailedError, PgearthError
 from pyfuncs.networks.memory import keep_freed_memory, memory_errors
 from pyfuncs.networks.resnet import ResNet, load_weights
 from pyfuncs.rasters import NODATA
@@ -67,7 +67,8 @@ def build(encoder: Encoder) -> ResNet:
     if normalisation is None or not len(normalisation["mean"]) == len(normalisation["std"]) == len(encoder.bands):
         raise PgearthError(
             f"encoder {encoder.name} version {encoder.version} has no mean and std of each of its bands",
-            sqlstate=DATA_CORRUPTED,
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Register it again, as a new version, with its normalisation.",
         )
     width = len(encoder.weights.get("bn1.weight", [None]))
     model = ResNet(encoder.architecture, normalisation["mean"], normalisation["std"], width)

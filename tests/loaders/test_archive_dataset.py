@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from loaders.synthetic import load_synthetic
 from pyfuncs import db
 from pyfuncs.data import ArchiveDataset
 from pyfuncs.errors import PgearthError
+from tests.waiting import wait_for
 
 BANDS = ("B04", "B8A", "B02", "B01")
 SOURCES = {"sources": ["synthetic"]}
@@ -335,10 +335,7 @@ def test_a_cancelled_iteration_leaves_no_query(
     loader = iter(DataLoader(data, batch_size=None, num_workers=1))
     next(loader)
     del loader
-    deadline = time.monotonic() + 10
-    while sessions(filled):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: not sessions(filled))
 
 
 def test_the_list_stays_when_the_archive_changes(archive: psycopg.Connection) -> None:

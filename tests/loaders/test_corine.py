@@ -10,7 +10,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ from loaders.corine import CLASS_CODE, load_corine
 from loaders.errors import InputError
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.vectors import find_polygon_layer
+from tests.waiting import wait_for
 
 LANJARON = Path("corine/clc2018_lanjaron_es.gpkg")
 MUENSTER = Path("corine/clc5_2018_muenster_de.gpkg")
@@ -412,11 +412,8 @@ def kill(process: subprocess.Popen) -> None:
     process.communicate()
 
 
-def wait_for(connection: psycopg.Connection, condition: str) -> None:
-    deadline = time.monotonic() + 60
-    while connection.execute(f"select {condition}").fetchone() != (True,):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.05)
+def wait_until(connection: psycopg.Connection, condition: str) -> None:
+    wait_for(lambda: connection.execute(f"select {condition}").fetchone() == (True,))
 
 
 def patch_over_muenster(connection: psycopg.Connection) -> None:
@@ -438,7 +435,7 @@ def test_killed_inside_the_transaction(archive, sample, loaded):
     assert process.stdout is not None
     assert process.stdout.readline() == "half\n"
     kill(process)
-    wait_for(archive, ALONE)
+    wait_until(archive, ALONE)
     assert archive.execute("select count(*) from eo.corine").fetchone() == (0,)
     assert archive.execute("select state from eo.load").fetchall() == [("running",)]
     assert load_corine(archive, sample / MUENSTER) == Counter(polygons=1158)
@@ -452,14 +449,14 @@ def test_killed_between_load_and_derivation(archive, sample, loaded):
     with psycopg.connect(archive.info.dsn) as lock:
         lock.execute("lock table eo.patch in access exclusive mode")
         process = start(archive, LOADS, sample / MUENSTER)
-        wait_for(archive, "exists (select from eo.load where state = 'done')")
+        wait_until(archive, "exists (select from eo.load where state = 'done')")
         kill(process)
         archive.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where datname = current_database() and pid not in (%s, %s)",
             (archive.info.backend_pid, lock.info.backend_pid),
         )
-    wait_for(archive, ALONE)
+    wait_until(archive, ALONE)
     assert pieces(archive) == []
     counts = load_corine(archive, sample / MUENSTER)
     assert (counts["skipped"], counts["polygons"]) == (1, 0)

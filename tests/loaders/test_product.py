@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from loaders.errors import InputError
 from loaders.product import Options, load_product
 from loaders.product_files import BandFile, Given
 from pyfuncs.rasters import from_wkb
+from tests.waiting import PATIENCE, wait_for
 
 COG = Path("sentinel2-cog/S2A_29RKH_20200219_0_L2A")
 MAJORTOM = Path("majortom/199U_1099R/S2B_MSIL2A_20200223T032739_N9999_R018_T48QUE_20230924T183543")
@@ -819,22 +819,19 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
 
 def test_killed_inside_the_transaction(archive, loaded, sample):
     """81 patches with three rasters each: killed before anything is sent, and after a batch of 64 patches is."""
+    others = (
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and backend_type = 'client backend'"
+    )
     for call in (1, 230):
         process = subprocess.run(
             [sys.executable, "-c", KILLED, archive.info.dsn, str(sample / COG), str(call)],
             capture_output=True,
             cwd=Path(cutting.__file__).parent.parent,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert process.returncode == -signal.SIGKILL, process.stderr.decode()
-        for _ in range(100):  # until the server has noticed
-            others = archive.execute(
-                "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-                " and backend_type = 'client backend'"
-            )
-            if others.fetchone() == (0,):
-                break
-            time.sleep(0.1)
+        wait_for(lambda: archive.execute(others).fetchone() == (0,))  # the server has noticed
         assert archive.execute("select state from eo.load").fetchall() == [("running",)]
         assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
         assert snapshot(archive, SCENES[COG][0]) == []

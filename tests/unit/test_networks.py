@@ -247,7 +247,7 @@ def test_weights_that_do_not_fit_are_refused(changes: dict[str, Any], message: s
     used = encoder(SENTINEL_1, **changes)
     with pytest.raises(PgearthError, match=f"(?s){message}") as caught:
         encode(used, [patch(SENTINEL_1)])
-    assert caught.value.sqlstate == "XX001"
+    assert caught.value.sqlstate == "22P03"
 
 
 def test_a_network_is_built_once_and_goes_with_its_encoder() -> None:

@@ -259,7 +259,7 @@ def test_no_other_file_is_read(saved: Callable[[bytes], Path], location: str) ->
 def test_a_stored_model_that_does_not_load() -> None:
     with pytest.raises(PgearthError, match="cannot load the model") as caught:
         encode(encoder(b"not a model", 16), patches(1))
-    assert caught.value.sqlstate == "XX001"
+    assert caught.value.sqlstate == "22P03"
 
 
 def test_weights_elsewhere_in_a_node(saved: Callable[[bytes], Path]) -> None:
