@@ -175,6 +175,8 @@ def transaction(url: sqlalchemy.URL | str, report: Report) -> Iterator[sqlalchem
             "Check that the server runs, and what PGEARTH_DSN or libpq's PG* variables name.",
         ) from error
     with unwrapped(), connection, connection.begin():
+        # In public, others may have put what looks like a function or a table of the system.
+        connection.exec_driver_sql("set local search_path = pg_catalog, pg_temp")
         require_suitable(connection)
         if fault := obstacle(connection):
             raise InputError(fault.message, fault.hint)

@@ -34,7 +34,8 @@ def load(data: bytes, sha256: str) -> Weights:
     if int.from_bytes(data[:8], "little") > WEIGHTS_HEADER_BYTES:
         raise PgearthError(
             f"weights are not in safetensors format: their header has more than {WEIGHTS_HEADER_BYTES:,} bytes",
-            sqlstate=DATA_CORRUPTED,
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Register what the library safetensors saves, as a new version.",
         )
     try:
         return Weights(safetensors.numpy.load(data))

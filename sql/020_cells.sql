@@ -234,7 +234,7 @@ begin
     if public.ST_XMin(area::public.box3d) > -180 and public.ST_XMax(area::public.box3d) < 180 then
         return area;
     end if;
-    select public.ST_Collect(public.ST_Translate(public.ST_Intersection(part.geom, side.meridian, -1::double precision), side.turn, 0.0::double precision))
+    select public.ST_Collect(public.ST_WrapX(public.ST_Intersection(part.geom, side.meridian, -1::double precision), 0::double precision, side.turn))
     into far_edges
     from public.ST_Dump(area) part,
          (values ('SRID=4326;LINESTRING(180 -90, 180 90)'::public.geometry, -360::double precision),

@@ -142,7 +142,7 @@ def tiff(nodata: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("nodata", ["none", "--", "1 2", "0x10"])
+@pytest.mark.parametrize("nodata", ["nothing", "--", "1 2", "0x10"])
 def test_a_nodata_tag_that_is_no_number(encoded: psycopg.Connection, nodata: str) -> None:
     error = error_of(encoded, "select eo.encode_image(%s, bands => '{B02}')", tiff(nodata))
     assert error.sqlstate == "22P03"

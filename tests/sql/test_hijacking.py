@@ -345,7 +345,7 @@ def test_a_migration_binds_nothing_of_a_strangers(
     [
         (
             "create function public.st_ymax(public.geometry) returns float8 language sql return 1",
-            "The function public.st_ymax\\(geometry\\) of the role pgearth_stranger bears a name of PostGIS's",
+            "The function public.st_ymax\\(public.geometry\\) of the role pgearth_stranger bears a name of PostGIS's",
         ),
         (
             "create function public.avg(real[]) returns float8 language sql return 1",

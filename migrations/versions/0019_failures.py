@@ -4,7 +4,7 @@ from alembic import op
 
 from migrations.sqlfiles import run_sql
 
-revision = "0020"
+revision = "0019"
 down_revision = "0018"
 
 
