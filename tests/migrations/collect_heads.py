@@ -1,7 +1,7 @@
 """Collect the older heads of the schema from git history into data/heads.json.xz.
 
 A head is a state of migrations/versions and sql/ that a commit had. Run in a clone with the whole history, after the
-newest head was committed: .venv/bin/python tests/migrations/collect_heads.py
+newest head was committed on main: .venv/bin/python tests/migrations/collect_heads.py
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def git(*arguments: str) -> str:
 
 
 def collect() -> dict[str, dict[str, dict[str, str]] | dict[str, str]]:
-    """Return `heads`, file names with hashes by commit, oldest first and each state once, and `texts` by hash."""
+    """Return `heads`, file names with hashes by commit of main, oldest first and each state once, and `texts` by hash."""
     heads: dict[str, dict[str, str]] = {}
     texts: dict[str, str] = {}
-    for commit in git("log", "--full-history", "--reverse", "--format=%h", "--", *FOLDERS).split():
+    for commit in git("log", "--first-parent", "--reverse", "--format=%h", "--", *FOLDERS).split():
         head = {}
         for name in git("ls-tree", "-r", "--name-only", commit, "--", *FOLDERS).splitlines():
             if name.endswith(".sql") or (name.endswith(".py") and not name.endswith("__init__.py")):
