@@ -10,9 +10,10 @@ EXTENSIONS = ("postgis", "postgis_raster", "vector")
 SCHEMA = "public"
 """Where the extensions are: bodies in sql/ name what is theirs by it."""
 
-# Whoever may do anything with the database, or with the schema, need not create functions in it to harm it.
+# Whoever may do anything with the database, the schema, or the archive need not create functions in it to harm it.
 TRUSTED = """
     r.rolsuper or r.rolname in ('eo_owner', 'pg_database_owner', current_user) or r.oid = n.nspowner
+    or coalesce(pg_catalog.pg_has_role(r.oid, pg_catalog.to_regrole('eo_owner'), 'member'), false)
     or r.oid = (select d.datdba from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
 """
 ELSEWHERE = """

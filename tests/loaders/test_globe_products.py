@@ -183,7 +183,7 @@ def write_grid(folder: Path, crs: str, west: float, north: float, size: float, s
     return folder
 
 
-GIVEN = Given("grid", datetime(2020, 6, 20, 22, 10, tzinfo=UTC), "sentinel-2a")
+GIVEN = Given("grid", datetime(2020, 6, 20, 22, 10, tzinfo=UTC), "sentinel-2a", scale=0.0001, offset=0)
 GRIDS = {
     "degrees that go on beyond 180": ("EPSG:4326", 179.9, -16.9, 0.2 / 64),
     "degrees that go on beyond -180": ("EPSG:4326", -180.1, -16.9, 0.2 / 64),
