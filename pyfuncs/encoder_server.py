@@ -297,6 +297,7 @@ class EncoderServer:
                     log.exception("could not encode")
                     text = f"the encoder process failed: {error}"
                     reply = write_error(PgearthError(text, sqlstate=SYSTEM_ERROR, hint="Its log says more."))
+                self._queue.done()
                 self._finished.extend((request, reply) for request in requests)
                 requests.clear()  # what they map is not held until the next come
                 with suppress(BlockingIOError):  # enough wake-ups are under way

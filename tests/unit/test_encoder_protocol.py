@@ -73,9 +73,11 @@ class Archive:
     def __init__(self) -> None:
         self.unlocked = threading.Event()
         self.unlocked.set()
+        self.asked: list[int] = []
         self.read: list[int] = []
 
     def load(self, encoder_id: int, make_room: Callable[[int], None]) -> Encoder:
+        self.asked.append(encoder_id)
         self.unlocked.wait(PATIENCE)
         if encoder_id >= 100:
             raise UnknownEncoderError
@@ -353,7 +355,7 @@ def test_sessions_share_batches(archive: Archive) -> None:
     with serving(archive, max_batch=4) as server, ThreadPoolExecutor(16) as pool:
         archive.unlocked.clear()
         first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
-        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        wait_for(lambda: archive.asked[-1:] == [1])
         batches = [pixels(1, 6, seed) for seed in range(6)] + [pixels(2, 12)]
         later = [pool.submit(encoder_client.encode_batch, server._path, spectral(1), b, no_pause) for b in batches]
         wait_for(lambda: status(server._path)["queue"] == {"requests": 7, "patches": 8})
@@ -376,7 +378,7 @@ def test_sessions_that_ask_again_share_batches(archive: Archive) -> None:
         ask(server._path, 1)  # a session that is alone does not wait
         archive.unlocked.clear()
         asked = [pool.submit(lambda: [ask(server._path, 2) for _ in range(11)])]
-        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        wait_for(lambda: archive.asked[-1:] == [2])
         asked += [pool.submit(lambda: [ask(server._path, 2) for _ in range(10)]) for _ in range(3)]
         wait_for(lambda: status(server._path)["queue"]["requests"] == 3)
         archive.unlocked.set()
@@ -404,7 +406,7 @@ def test_a_session_that_gives_up_is_taken_out_of_the_queue(archive: Archive, pat
     archive.unlocked.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1), no_pause)
-        wait_for(lambda: status(path)["counts"] and status(path)["queue"]["requests"] == 0)
+        wait_for(lambda: archive.asked == [1])
         with pytest.raises(GivenUpError):
             encoder_client.encode_batch(path, spectral(2), pixels(1), pause)
         wait_for(lambda: status(path)["counts"]["cancelled"] == 1)
@@ -423,8 +425,8 @@ def test_a_full_queue_makes_sessions_wait_and_then_says_busy(
         running = [
             pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1, seed=n), no_pause) for n in range(5)
         ]
-        wait_for(lambda: status(path)["counts"]["busy"] >= 2)
-        assert status(path)["queue"]["requests"] == 2
+        wait_for(lambda: archive.asked == [1])  # one is being encoded, two are queued, two are sent away
+        wait_for(lambda: status(path)["counts"]["busy"] >= 2 and status(path)["queue"]["requests"] == 2)
         with monkeypatch.context() as patched, pytest.raises(PgearthError, match="busy") as caught:
             patched.setattr(encoder_client, "REQUEST_SECONDS", 0.1)
             patched.setattr(encoder_client, "SECONDS_BETWEEN_PAUSES", PATIENCE)  # it answers, though late it may be
@@ -447,7 +449,7 @@ def test_what_is_queued_when_the_process_stops_is_left_to_the_sessions(archive: 
     with serving(archive) as server, ThreadPoolExecutor(4) as pool:
         archive.unlocked.clear()
         first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
-        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        wait_for(lambda: archive.asked == [1])
         queued = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
         wait_for(lambda: status(server._path)["queue"]["requests"] == 1)
         server.stop()
@@ -682,6 +684,16 @@ def test_a_batch_waits_for_as_many_as_there_were() -> None:
     assert take(asking_again=1) == 3, "so many were there at a time"
     assert take(asking_again=2, max_wait=0.1) == 2, "the third has not come"
     assert take(asking_again=2) == 2, "and is not expected any more"
+
+
+def test_a_session_that_asks_again_at_once_is_alone_still() -> None:
+    """Its answer is on the way before the next batch is looked for; it must not be counted with what was answered."""
+    queue = Queue(max_batch=16, max_wait=10 * PATIENCE)
+    for _ in range(3):
+        assert queue.put(request())
+        with ThreadPoolExecutor(1) as pool:
+            assert len(pool.submit(queue.take).result(PATIENCE)) == 1
+        queue.done()
 
 
 def test_encoders_used_least_recently_are_dropped_first(archive: Archive) -> None:
