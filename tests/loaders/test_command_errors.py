@@ -167,7 +167,7 @@ def test_names_that_are_no_text(refused: Callable[..., str], tmp_path: Path) -> 
         ["migrate"],
         ["load", "nomenclature"],
         ["encode"],
-        ["export", "build/never"],
+        ["export", "never"],
         ["index", "codes"],
         ["encoder", "list"],
         ["annotate"],
@@ -177,8 +177,9 @@ def test_names_that_are_no_text(refused: Callable[..., str], tmp_path: Path) -> 
     ids=" ".join,
 )
 def test_a_server_that_is_away(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, dsn: str, arguments: list[str]
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dsn: str, arguments: list[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PGEARTH_DSN", dsn)
     refused(*arguments)
 
