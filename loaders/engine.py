@@ -12,7 +12,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -103,12 +102,12 @@ def run_tasks(
 
 
 def end_quietly() -> None:
-    """Let a process of the pool end without a traceback when the command is interrupted: the terminal tells all."""
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    except SystemExit:  # an interrupt has waited; the pool would show where it comes
-        os._exit(130)
+    """Let a process of the pool end at once, without a traceback, when the command is interrupted.
+
+    Not by an exception, which the pool would take for a result, and go on to the next piece of work.
+    """
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def attempt(work: Callable[[Task], Result], task: Task) -> Result | InputError:

@@ -96,7 +96,7 @@ def area_of_geojson(document: Any) -> shapely.Geometry:
             raise ValueError(f"{which} has no geometry")
         try:
             shapes.append(shape(geometry))
-        except (AttributeError, LookupError, TypeError, ValueError, shapely.GEOSException) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
             raise ValueError(f"the geometry of {which} is none of GeoJSON's") from error
     if all(geometry.is_empty for geometry in shapes):
         raise ValueError("its geometry is empty")

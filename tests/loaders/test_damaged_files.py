@@ -71,7 +71,7 @@ def nuts(sample: Path, folder: Path) -> Arguments:
     assert len(regions) == 3
     file = folder / "nuts.geojson"
     file.write_text(json.dumps({**document, "features": regions}))
-    return ["load", "nuts", file]
+    return ["load", "nuts", file, "--edition", "2021"]
 
 
 def bigearthnet(sample: Path, folder: Path) -> Arguments:
