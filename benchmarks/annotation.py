@@ -245,7 +245,7 @@ def store_patches(connection: Connection, side: int, patches: int, acquisitions:
             (cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south, east, north)
         select ST_GeoHash(ST_Transform(ST_Point(west + 600, south + 600, %(srid)s), 4326), 5), p.name || ' ' || number,
                'benchmark', p.product_id, p.platform, p.sensing_time,
-               ST_Transform(ST_MakeEnvelope(west, south, west + 1200, south + 1200, %(srid)s), 4326), %(srid)s,
+               eo_internal.footprint(west, south, west + 1200, south + 1200, %(srid)s), %(srid)s,
                west, south, west + 1200, south + 1200
         from generate_series(%(first)s::bigint, %(last)s::bigint) number
         join eo.product p on p.name = 'benchmark ' || number / %(per_tile)s

@@ -274,7 +274,9 @@ def sessions(
 
 def counts(connection: psycopg.Connection) -> dict[str, int]:
     """What the process has done so far."""
-    found: dict[str, int] = value(connection, "select eo_internal.python_runtime() -> 'encoder_process' -> 'counts'")
+    found: dict[str, int] = value(
+        connection, "select runtime -> 'encoder_process' -> 'counts' from eo_internal.python_runtime()"
+    )
     return found
 
 

@@ -275,11 +275,14 @@ def machine() -> str:
     )
 
 
-def report(title: str, parts: Sequence[str], run: Run) -> None:
-    """Print a section and put it into RESULTS.md (of a quick run: QUICK_RESULTS), in place of an older one."""
+def report(title: str, parts: Sequence[str], run: Run, measured_on: str | None = None) -> None:
+    """Print a section and put it into RESULTS.md (of a quick run: QUICK_RESULTS), in place of an older one.
+
+    `measured_on` is what to say of the machine instead of `machine()`, which asks PostgreSQL.
+    """
     path = QUICK_RESULTS if run.quick else RESULTS
     path.parent.mkdir(exist_ok=True)
-    body = "\n\n".join([f"`{command()}`, {datetime.now(UTC):%Y-%m-%d}. {machine()}.", *parts])
+    body = "\n\n".join([f"`{command()}`, {datetime.now(UTC):%Y-%m-%d}. {measured_on or machine()}.", *parts])
     section = f"## {title}\n\n{body}\n"
     print(f"\n{section}", flush=True)
     text = path.read_text() if path.exists() else "# Measurements\n"

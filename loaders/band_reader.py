@@ -11,7 +11,6 @@ import numpy as np
 import rasterio
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from loaders.errors import InputError
@@ -27,8 +26,8 @@ GDAL_OPTIONS = {"GDAL_CACHEMAX": 64 << 20, "GDAL_NUM_THREADS": "1"}
 class Band:
     """A band's file and its north-up grid: upper left corner and pixel size (positive) in units of the CRS.
 
-    `metres` is the pixel height on the ground (of a geographic grid: along the meridian); `srid` is None where the CRS
-    is not one of EPSG's.
+    `dtype` is the type of the pixels in the units of the archive. `metres` is the pixel height on the ground (of a
+    geographic grid: along the meridian); `srid` is None where the CRS is not one of EPSG's.
     """
 
     file: BandFile
@@ -74,19 +73,15 @@ def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an InputError follows
             with file.open() as dataset:
-                virtual = dataset.driver == "VRT" and not isinstance(dataset, WarpedVRT)
                 count, crs, transform = dataset.count, dataset.crs, dataset.transform
                 width, height = dataset.width, dataset.height
-                if not virtual and file.number <= count:
+                if file.number <= count:
                     block_height, block_width = dataset.block_shapes[file.number - 1]
                     dtype = np.dtype(dataset.dtypes[file.number - 1])
                     nodata = dataset.nodatavals[file.number - 1]
+                    tags = dataset.scales[file.number - 1], dataset.offsets[file.number - 1]
     except RasterioError as error:
         raise unreadable(path, error) from error
-    if virtual:
-        raise InputError(
-            f"{path}: a virtual raster, which reads other files than the one named", "Convert it with gdal_translate."
-        )
     if count != bands_in_file:
         raise InputError(
             f"{path}: {count} bands where {'one is' if bands_in_file == 1 else f'{bands_in_file} are'} expected",
@@ -94,6 +89,19 @@ def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
         )
     if dtype.kind not in "iuf":
         raise InputError(f"{path}: PostGIS has no pixel type for {dtype}", "Convert the file with gdal_translate -ot.")
+    if file.units and dtype.kind == "f":
+        raise InputError(
+            f"{path}: floating-point pixels, but the product's scale, {file.units[0]:g}, is of whole numbers",
+            "Load the file as it was delivered.",
+        )
+    if file.units and tags != (1, 0) and not np.allclose(tags, file.units, rtol=1e-6, atol=1e-9):
+        raise InputError(
+            f"{path}: its tags say scale {tags[0]:g} and offset {tags[1]:g}, the product's metadata {file.units[0]:g}"
+            f" and {file.units[1]:g}",
+            "Load the file as it was delivered.",
+        )
+    if file.factor != 1 and dtype.kind != "f":
+        dtype = np.dtype("float32")
     if crs is None:
         raise InputError(
             f"{path}: no coordinate reference system",
@@ -182,7 +190,7 @@ class StripReader:
                 for y in range(0, len(rows), band.block_height):
                     part = rows[y : y + band.block_height, x : x + band.block_width]
                     pixels = band.file.read(self.dataset, Window(x, start + y, part.shape[1], part.shape[0]))
-                    part[:] = add_offset(pixels, band.file.offset, band.nodata)
+                    part[:] = convert(pixels, band)
         except RasterioError as error:
             decoded.set_exception(unreadable(band.file.path, error))
         except BaseException as error:
@@ -202,12 +210,14 @@ class StripReader:
         self.dataset.close()
 
 
-def add_offset(pixels: np.ndarray, offset: int, nodata: float | None) -> np.ndarray:
-    """Add an offset to valid pixels, clipped below at 1, in the pixels' own type; nodata stays."""
-    if not offset:
+def convert(pixels: np.ndarray, band: Band) -> np.ndarray:
+    """Valid pixels times the band's factor plus its offset, clipped below at 1, in the band's type; nodata stays."""
+    factor, offset = band.file.factor, band.file.offset
+    if factor == 1 and not offset:
         return pixels
-    if np.issubdtype(pixels.dtype, np.floating):
-        shifted = np.maximum(pixels + pixels.dtype.type(offset), 1)
+    if band.dtype.kind == "f":
+        converted = pixels.astype(band.dtype) * band.dtype.type(factor) + band.dtype.type(offset)
+        converted = np.maximum(converted, 1) if offset else converted
     else:
-        shifted = np.clip(pixels.astype(np.int64) + offset, 1, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
-    return shifted if nodata is None else np.where(pixels == nodata, pixels, shifted)
+        converted = np.clip(pixels.astype(np.int64) + round(offset), 1, np.iinfo(band.dtype).max).astype(band.dtype)
+    return converted if band.nodata is None else np.where(pixels == band.nodata, pixels, converted).astype(band.dtype)

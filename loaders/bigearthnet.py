@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import csv
-import json
 import os
 import re
 from collections import Counter
@@ -35,10 +34,13 @@ from loaders.bigearthnet_metadata import SOURCE as SOURCE_V2
 from loaders.bigearthnet_names import PATCH_SIDE, parse_patch_name
 from loaders.database import connect
 from loaders.errors import InputError
+from loaders.explain import reason_of
+from loaders.gdal_files import RASTER_FORMATS, open_raster
 from loaders.ledger import listing_checksum, load_item
 from loaders.nomenclature import label_ids_by_name
 from loaders.patches import Patch, PatchRaster, Product, patch_raster, write_patches, write_products
 from loaders.progress import progress
+from pyfuncs.documents import parse_json, read_document
 from pyfuncs.rasters import Raster
 
 LOADER = "bigearthnet"
@@ -122,7 +124,7 @@ def load_bigearthnet(
     """
     counts: Counter[str] = Counter()
     writer = BatchWriter(connection, metadata, lists)
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), progress(range(0), root.name, "patches") as bar:
+    with rasterio.Env(), progress(range(0), root.name, "patches") as bar:
         for batch in find_batches(root.resolve(), counts):
             files = [file for name in batch.names for file in (batch.folder / name).iterdir()]
             checksum = listing_checksum([file for file in files if file.suffix in (".tif", ".json")])
@@ -198,7 +200,7 @@ def read_description(folder: Path) -> Description:
     """Read the JSON file of a v1 patch. Raises InputError if there is none, or not one as BigEarthNet writes it."""
     path = folder / f"{folder.name}_labels_metadata.json"
     try:
-        record = json.loads(path.read_bytes())
+        record = parse_json(read_document(path))
         corners = record["coordinates"]
         faults = []
         if "lry" not in corners:
@@ -231,8 +233,10 @@ def read_description(folder: Path) -> Description:
         ) from error
     except KeyError as error:
         raise InputError(f"{path}: it has no {error}", "Take this file from the archive again.") from error
-    except (ValueError, TypeError, AttributeError, RasterioError) as error:
-        raise InputError(f"{path}: it cannot be read: {error}", "Take this file from the archive again.") from error
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RasterioError) as error:
+        raise InputError(
+            f"{path}: it cannot be read: {reason_of(error)}", "Take this file from the archive again."
+        ) from error
 
 
 @lru_cache(maxsize=256)
@@ -270,7 +274,7 @@ def read_band(
         raise InputError(f"{path}: this band is missing", "Take the patch from the archive again.")
     side = round(PATCH_SIDE) // resolution
     try:
-        with rasterio.open(path) as dataset:
+        with open_raster(path) as dataset:
             if dataset.crs is None:
                 raise InputError(f"{path}: it has no coordinate reference system", f"EPSG:{srid} is expected.")
             if (found := epsg_code(dataset.crs.to_wkt())) != srid:
@@ -288,7 +292,9 @@ def read_band(
             nodata = sensor.nodata if dataset.nodata is None else dataset.nodata
             return dataset.read(1), nodata
     except (RasterioError, ValueError) as error:
-        raise InputError(f"{path}: it cannot be read: {error}", "Take this file from the archive again.") from error
+        raise InputError(
+            f"{path}: it cannot be read: {error}", f"{RASTER_FORMATS}. Take this file from the archive again."
+        ) from error
 
 
 def read_lists(folder: Path) -> Lists:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from psycopg import Connection
 
@@ -18,6 +19,7 @@ from loaders.ledger import file_checksum, load_item
 from loaders.nomenclature import LabelIds, label_ids_by_name
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.progress import progress
+from pyfuncs.limits import PARQUET_BYTES, PARQUET_TEXT_BYTES, PARQUET_VALUES
 
 LOADER = "bigearthnet-metadata"
 SOURCE = "bigearthnet-v2"
@@ -82,6 +84,11 @@ def open_catalogue(path: Path) -> pq.ParquetFile:
     """Open a parquet file of the catalogue. Raises InputError if it is none or lacks columns."""
     try:
         file = pq.ParquetFile(path)
+        check_size(path, file.metadata)
+        # A text that is in many rows stays one: of what it would take in each, a file says nothing.
+        columns = [file.schema.column(number) for number in range(len(file.schema))]
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        file = pq.ParquetFile(path, read_dictionary=texts)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable parquet file: {error}") from error
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
@@ -91,6 +98,34 @@ def open_catalogue(path: Path) -> pq.ParquetFile:
             "Give metadata.parquet or metadata_for_patches_with_snow_cloud_or_shadow.parquet of BigEarthNet v2.",
         )
     return file
+
+
+def check_size(path: Path, metadata: pq.FileMetaData) -> None:
+    """Raise InputError for a table with a row group that unpacks to more than the limits."""
+    limit = PARQUET_BYTES.of_environment()
+    for number in range(metadata.num_row_groups):
+        columns = [metadata.row_group(number).column(place) for place in range(metadata.num_columns)]
+        size = sum(column.total_uncompressed_size for column in columns)
+        values = max(column.num_values for column in columns)
+        if size > limit or values > PARQUET_VALUES:
+            raise InputError(
+                f"{path}: row group {number + 1} unpacks to {size:,} bytes and {values:,} values in a column;"
+                f" the limits are {limit:,} and {PARQUET_VALUES:,}",
+                f"Write it in smaller row groups; {PARQUET_BYTES.variable} sets another limit to bytes.",
+            )
+
+
+def check_texts(path: Path, batch: pa.RecordBatch) -> None:
+    """Raise InputError for a text that is too long to stand in every row."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        values = column.flatten() if pa.types.is_list(column.type) else column
+        if not pa.types.is_dictionary(values.type):
+            continue
+        longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
+        if longest > PARQUET_TEXT_BYTES:
+            raise InputError(
+                f"{path}: a text of {longest:,} bytes in column {name}, and the limit is {PARQUET_TEXT_BYTES:,}"
+            )
 
 
 def row_count(path: Path) -> int:
@@ -105,6 +140,7 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with open_catalogue(path) as file:
         try:
             for batch in file.iter_batches(ROWS_PER_BATCH, columns=SCHEMA.names):
+                check_texts(path, batch)
                 batch = pa.RecordBatch.from_arrays(
                     [batch.column(field.name).cast(field.type) for field in SCHEMA], schema=SCHEMA
                 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+import traceback
 
 import click
-import psycopg
 
-from loaders.errors import InputError
-from pyfuncs.errors import PgearthError
+from loaders.explain import RUN_AGAIN, TRACEBACK, explained
 
 
 class TopicGroup(click.Group):
@@ -114,30 +114,22 @@ def index() -> None:
 
 
 def main() -> None:
-    """Run the command; bad input and database errors end in one clear message instead of a traceback."""
+    """Run the command; an error ends it in one message and a hint instead of a traceback."""
     # Threads of OpenMP otherwise spin while they wait, and take the cores from the server that they wait for: networks
     # are then trained at a third of the rate. To be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # What it warns of when a connection is lost is raised, too.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         sys.exit(pgearth(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted; what was committed stays. Run the same command again to go on.", err=True)
+        click.echo(f"Interrupted. {RUN_AGAIN}", err=True)
         sys.exit(130)
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    except PgearthError as error:
-        click.echo(f"Error: {error}", err=True)
-        if error.hint:
-            click.echo(f"Hint: {error.hint}", err=True)
-        sys.exit(1)
-    except psycopg.Error as error:
-        # Without the context: which line of which function raised it tells a user nothing.
-        details = filter(None, [error.diag.message_primary or str(error), error.diag.message_detail])
-        click.echo("Error from the database: " + "\n".join(details), err=True)
-        if error.diag.message_hint:
-            click.echo(f"Hint: {error.diag.message_hint}", err=True)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        click.echo(f"Error: {explained(error)}", err=True)
         sys.exit(1)

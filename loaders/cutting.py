@@ -127,13 +127,13 @@ def cut_windows(cutting: Cutting, resolutions: dict[int, list[Band]], lattice: L
         readers = start_readers(stack, [band for bands in resolutions.values() for band in bands], cutting.threads)
         for row in progress(range(lattice.rows), progress_label(cutting.product), "strips"):
             y = lattice.top + row * size
-            north = finest.top - y * finest.pixel_height
+            north = lattice.bound(finest.top - y * finest.pixel_height)
             places = [
                 Place(
                     name=lattice.name(cutting.product.name, column, row),
-                    west=finest.left + (lattice.left + column * size) * finest.pixel_width,
-                    south=finest.top - (y + size) * finest.pixel_height,
-                    east=finest.left + (lattice.left + (column + 1) * size) * finest.pixel_width,
+                    west=lattice.bound(finest.left + (lattice.left + column * size) * finest.pixel_width),
+                    south=lattice.bound(finest.top - (y + size) * finest.pixel_height),
+                    east=lattice.bound(finest.left + (lattice.left + (column + 1) * size) * finest.pixel_width),
                     north=north,
                     column=lattice.first_column + column,
                     row=lattice.first_row + row,
@@ -325,11 +325,15 @@ def wkb(cutting: Cutting, stack: Stack, index: int) -> bytes:
 
 @dataclass(frozen=True)
 class Cell:
-    """A geohash cell: its bounds in degrees (west, south, east, north), and in the units of the bands."""
+    """A geohash cell: its bounds in degrees (west, south, east, north), and in the units of the bands.
+
+    `turn` is what longitudes of the bands are more than the cell's: 360 where a grid goes on beyond 180 degrees.
+    """
 
     name: str
     degrees: tuple[float, float, float, float]
     outline: tuple[float, float, float, float]
+    turn: float = 0.0
 
 
 def fit_cells(cells: Sequence[tuple[str, tuple[float, float, float, float]]], bands: Sequence[Band]) -> list[Cell]:
@@ -341,8 +345,11 @@ def fit_cells(cells: Sequence[tuple[str, tuple[float, float, float, float]]], ba
         outline = shapely.transform(
             shapely.segmentize(box, (degrees[3] - degrees[1]) / 16), to_grid.transform, interleaved=False
         ).bounds
-        if all(np.isfinite(outline)) and any(rows_of(outline, band, 0) != (0, 0) for band in bands):
-            fitted.append(Cell(name, degrees, outline))
+        for turn in (0.0, 360.0, -360.0) if bands[0].crs.is_geographic else (0.0,):
+            there = (outline[0] + turn, outline[1], outline[2] + turn, outline[3])
+            if all(np.isfinite(there)) and any(rows_of(there, band, 0) != (0, 0) for band in bands):
+                fitted.append(Cell(name, degrees, there, turn))
+                break
     return sorted(fitted, key=lambda cell: (-cell.outline[1], cell.outline[0]))
 
 
@@ -387,7 +394,7 @@ def cut_cells(cutting: Cutting, bands: Sequence[Band], cells: Sequence[Cell], pi
         for number, cell in enumerate(progress(cells, progress_label(cutting.product), "cells")):
             west, south, east, north = cell.degrees
             width, height = (east - west) / pixels, (north - south) / pixels
-            target = Affine(width, 0, west, 0, -height, north)
+            target = Affine(width, 0, west + cell.turn, 0, -height, north)
             images = []
             for band, no in zip(bands, nodata, strict=True):
                 margin = margins[band.name]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -45,6 +47,24 @@ def connect(**kwargs: Any) -> psycopg.Connection:
         connection.close()
         raise InputError(f"The database {name} holds no archive yet.", "Run: pgearth migrate")
     return connection
+
+
+@contextmanager
+def planner(connection: psycopg.Connection, **settings: str) -> Iterator[None]:
+    """Plan what runs within, in one transaction, by these settings of PostgreSQL's planner.
+
+    For bulk work: while a table is being filled, its statistics say that it is small, and plans that are best for a few
+    rows take time that grows with the square of many. `enable_seqscan="off"` looks rows up by index, however small the
+    table is believed to be; `enable_nestloop="off"` joins tables that are read whole.
+    """
+    with connection.transaction():
+        before = {name: connection.execute("select current_setting(%s)", (name,)).fetchone() for name in settings}
+        for name, value in settings.items():
+            connection.execute("select set_config(%s, %s, true)", (name, value))
+        yield
+        for name, row in before.items():
+            assert row is not None
+            connection.execute("select set_config(%s, %s, true)", (name, row[0]))
 
 
 def sqlalchemy_url() -> URL:

@@ -20,7 +20,7 @@ from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
 from loaders.code_index import build_code_index
-from loaders.database import connect
+from loaders.database import connect, planner
 from loaders.encoders import newest_version, parent, register, stored_encoder, version_name
 from loaders.errors import InputError
 from loaders.progress import progress
@@ -125,9 +125,7 @@ def is_packed(connection: Connection, hashing: Encoder) -> bool:
     row = connection.execute(
         """
         select from eo.code_index i
-        where i.encoder_id = %s and not exists (
-            select from eo.patch_change c
-            where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot))
+        where i.encoder_id = %s and eo_internal.unproved_codes(i) is null and eo_internal.unproved_patches(i) is null
         """,
         (hashing.encoder_id,),
     ).fetchone()
@@ -153,7 +151,15 @@ def make_current_once(connection: Connection, version: Encoder, result: Encoded)
 
 def spectral_version(connection: Connection) -> Encoder:
     """The encoder `spectral`, registered where it is not there."""
-    return register(connection, "spectral", "spectral", dump({}), bands=spectral.BANDS, dimension=spectral.DIMENSION)
+    return register(
+        connection,
+        "spectral",
+        "spectral",
+        dump({}),
+        bands=spectral.BANDS,
+        dimension=spectral.DIMENSION,
+        units=["reflectance10000"] * len(spectral.BANDS),
+    )
 
 
 def lsh_version(connection: Connection, encoder: Encoder) -> Encoder | None:
@@ -229,7 +235,8 @@ def pending_patches(
 ) -> tuple[NDArray[np.int64], int]:
     """Patches without a row of `version` that have all bands of `encoder`, by patch_id, and how many lack some."""
     parameters = {"bands": list(encoder.bands), "count": len(encoder.bands), "encoder_id": version.encoder_id}
-    row = connection.execute(pending, parameters).fetchone()
+    with planner(connection, enable_nestloop="off"):
+        row = connection.execute(pending, parameters).fetchone()
     assert row is not None
     return np.frombuffer(row[0], ">i8").astype(np.int64), row[1]
 
@@ -291,32 +298,43 @@ def store_embeddings(
     make_current_once(connection, encoder, result)
 
 
-LACKING_CODES = SQL(
-    """
+WITHOUT_CODE = """
+select coalesce(string_agg(int8send(e.patch_id), ''::bytea order by e.patch_id), '')
 from eo.embedding e
-where e.encoder_id = %(encoder)s and e.patch_id > %(last)s and not exists (
+where e.encoder_id = %(encoder)s and not exists (
     select from eo.patch_bucket b where b.patch_id = e.patch_id and b.encoder_id = %(hashing)s and b.segment = 0)
 """
-)
+VECTORS = """
+select e.patch_id, e.embedding
+from unnest(%(patch_ids)s::bigint[]) as wanted (patch_id)
+cross join lateral (
+    select v.patch_id, v.embedding
+    from eo.embedding v
+    where v.patch_id = wanted.patch_id and v.encoder_id = %(encoder)s
+    offset 0
+) e
+"""
 
 
 def store_codes(connection: Connection, encoder: Encoder, hashing: Encoder) -> int:
     """Hash the vectors that lack a code; return how many were stored."""
-    stored = 0
-    parameters = {"encoder": encoder.encoder_id, "hashing": hashing.encoder_id, "last": -1}
-    row = connection.execute(SQL("select count(*) {}").format(LACKING_CODES), parameters).fetchone()
+    with planner(connection, enable_nestloop="off"):
+        row = connection.execute(
+            WITHOUT_CODE, {"encoder": encoder.encoder_id, "hashing": hashing.encoder_id}
+        ).fetchone()
     assert row is not None
-    query = SQL("select e.patch_id, e.embedding {} order by e.patch_id limit {}").format(
-        LACKING_CODES, CODES_PER_TRANSACTION
-    )
-    with progress(range(0), f"hashing by {version_name(hashing)}", "patches", total=row[0]) as bar:
-        while rows := connection.execute(query, parameters).fetchall():
+    pending = np.frombuffer(row[0], ">i8").astype(np.int64)
+    stored = 0
+    with progress(range(0), f"hashing by {version_name(hashing)}", "patches", total=len(pending)) as bar:
+        for start in range(0, len(pending), CODES_PER_TRANSACTION):
+            chosen = pending[start : start + CODES_PER_TRANSACTION].tolist()
+            with planner(connection, enable_seqscan="off"):
+                rows = connection.execute(VECTORS, {"patch_ids": chosen, "encoder": encoder.encoder_id}).fetchall()
             codes = hash_codes(hashing, np.stack([vector.to_numpy() for _, vector in rows]))
             connection.execute(
                 "select eo.store_codes(%s::smallint, %s, %s::smallint[], %s::text[]::bit varying[])",
                 (hashing.encoder_id, [patch_id for patch_id, _ in rows], [0] * len(rows), codes),
             )
-            parameters["last"] = rows[-1][0]
             stored += len(rows)
             bar.update(len(rows))
     return stored

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from loaders.database import connect
 from loaders.errors import InputError
+from pyfuncs import spectral
 from pyfuncs.db import ENCODER_QUERY, encoder_from_row
 from pyfuncs.encoders import Encoder
 
@@ -33,6 +34,7 @@ def register(
     input_size: int | None = None,
     normalisation: Mapping[str, Sequence[float]] | None = None,
     training: Mapping[str, Any] | None = None,
+    units: Sequence[str] | None = None,
 ) -> Encoder:
     """Store the next version of an encoder (`dimension`) or hash function (`bits`, `parent_id`) and read it back.
 
@@ -46,7 +48,7 @@ def register(
                 name => %(name)s, version => null, architecture => %(architecture)s, bands => %(bands)s::text[],
                 weights => %(weights)b, dimension => %(dimension)s, bits => %(bits)s,
                 parent_id => %(parent_id)s::smallint, input_size => %(input_size)s,
-                normalisation => %(normalisation)s, training => %(training)s)
+                normalisation => %(normalisation)s, training => %(training)s, units => %(units)s::text[])
             """,
             {
                 "name": name,
@@ -59,6 +61,7 @@ def register(
                 "input_size": input_size,
                 "normalisation": normalisation and Jsonb(normalisation),
                 "training": training and Jsonb(training),
+                "units": units and list(units),
             },
         ).fetchone()
     assert row is not None
@@ -142,11 +145,13 @@ def add_onnx(
     *,
     scale: float = 1.0,
     output: str | None = None,
+    units: Sequence[str] | None = None,
 ) -> Encoder:
     """Store an ONNX model as the next version of an encoder; the same again is the version that it was.
 
-    `mean` and `std` of each band are those of digital numbers times `scale`. Raises InputError for what does not fit
-    together: see loaders.onnx_model.
+    `mean` and `std` of each band are those of digital numbers times `scale`. `units` are those of the bands, one for
+    all or one for each (default: those that the archive's have, where they are known). Raises InputError for what does
+    not fit together: see loaders.onnx_model.
     """
     import onnxruntime
 
@@ -160,6 +165,8 @@ def add_onnx(
             )
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and min(std) > 0):
         raise InputError("--mean and --std are not all finite, or a deviation is not above 0.", "Check the numbers.")
+    if units is not None and len(units) == 1:
+        units = list(units) * len(bands)
     model, dimension = read_model(file, bands, size, output)
     return register(
         connection,
@@ -177,7 +184,21 @@ def add_onnx(
             "metrics": None,
             "software": {"onnxruntime": onnxruntime.__version__},
         },
+        units=stored_units(connection, bands) if units is None else units,
     )
+
+
+def stored_units(connection: Connection, bands: Sequence[str]) -> list[str] | None:
+    """Units of the numbers that the archive has of bands; None where they are not known.
+
+    Known are those of Sentinel-1 (decibels) and Sentinel-2 (reflectance times 10,000), in an archive of these alone.
+    """
+    platforms = connection.execute("select distinct platform from eo.product").fetchall()
+    if not platforms or not all(platform.startswith(("sentinel-1", "sentinel-2")) for (platform,) in platforms):
+        return None
+    known = dict.fromkeys(spectral.BANDS, "reflectance10000") | {"B10": "reflectance10000"}
+    known |= dict.fromkeys(("VV", "VH", "HH", "HV"), "decibels")
+    return [known[band] for band in bands] if set(bands) <= known.keys() else None
 
 
 def check_bands(connection: Connection, bands: Sequence[str]) -> None:
@@ -221,8 +242,23 @@ def check_bands(connection: Connection, bands: Sequence[str]) -> None:
     help="What stored numbers are multiplied by before: 0.0001 where mean and deviation are of reflectances.",
 )
 @click.option("--size", required=True, type=click.IntRange(1, 4096), help="Pixels along each side of its images.")
+@click.option(
+    "--units",
+    help="Units of the stored numbers, which uploaded images have to be in, of all bands or of each: reflectance10000,"
+    " reflectance, decibels. Default: those of Sentinel-1 and 2 in an archive of these, else not declared.",
+)
 @click.option("--output", help="Output to take, where several are (n, dimension).")
-def add(name: str, file: Path, bands: str, mean: str, std: str, scale: float, size: int, output: str | None) -> None:
+def add(
+    name: str,
+    file: Path,
+    bands: str,
+    mean: str,
+    std: str,
+    scale: float,
+    size: int,
+    units: str | None,
+    output: str | None,
+) -> None:
     """Store an ONNX model as the next version of the encoder NAME, after trying it out.
 
     Patches are resampled to the model's size. Pixels without data become 0 after normalisation.
@@ -238,6 +274,7 @@ def add(name: str, file: Path, bands: str, mean: str, std: str, scale: float, si
             size,
             scale=scale,
             output=output,
+            units=units and [unit.strip() for unit in units.split(",")],
         )
     click.echo(
         f"{version_name(encoder)} makes vectors of {encoder.dimension:,} numbers from {len(encoder.bands)} bands."
@@ -278,7 +315,7 @@ def list_versions() -> None:
                    on v.encoder_id = e.encoder_id
             left join (select encoder_id, count(*) as patches from eo.patch_bucket where segment = 0
                        group by encoder_id) b on b.encoder_id = e.encoder_id
-            order by e.name, e.version
+            order by e.name collate "C", e.version
             """
         ).fetchall()
     lines = [("version", "kind", "architecture", "makes", "patches", "state"), *rows]

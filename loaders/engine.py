@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -84,14 +86,28 @@ def run_tasks(
         return
     # Spawned, not forked: neither libpq's connections nor GDAL's threads survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(engine.jobs, len(tasks)), mp_context=context) as pool:
-        futures = {pool.submit(attempt, work, task): task for task in tasks}
+    with ProcessPoolExecutor(min(engine.jobs, len(tasks)), mp_context=context, initializer=end_quietly) as pool:
+        # The processes begin here, and until they know how to end, an interrupt waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = {pool.submit(attempt, work, task): task for task in tasks}
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def end_quietly() -> None:
+    """Let a process of the pool end at once, without a traceback, when the command is interrupted.
+
+    Not by an exception, which the pool would take for a result, and go on to the next piece of work.
+    """
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def attempt(work: Callable[[Task], Result], task: Task) -> Result | InputError:

@@ -19,8 +19,10 @@ from rasterio.io import MemoryFile
 from shapely.geometry import mapping, shape
 
 from loaders.errors import InputError
+from loaders.gdal_files import RASTER_FORMATS, open_raster_bytes
 from loaders.patches import Patch, PatchRaster, Product, patch_raster
 from pyfuncs.errors import PgearthError
+from pyfuncs.limits import PATCH_BYTES
 from pyfuncs.rasters import Raster, from_wkb
 
 PIXEL_FORMATS = ("bigearthnet", "cog")
@@ -155,8 +157,19 @@ def patch_of_document(document: Mapping[str, Any], files: Mapping[str, bytes], i
         cloud_or_shadow=document["cloud_or_shadow"],
         pair_name=document["pair_name"],
         metadata=document["metadata"],
-        rasters=[read_raster(raster, int(document["srid"]), files) for raster in document["rasters"]],
+        rasters=read_rasters(document["rasters"], int(document["srid"]), files),
     )
+
+
+def read_rasters(descriptions: Sequence[Mapping[str, Any]], srid: int, files: Mapping[str, bytes]) -> list[PatchRaster]:
+    """The rasters that a patch's document describes. Raises InputError where they are larger than a patch may be."""
+    rasters = []
+    room = PATCH_BYTES.of_environment()
+    for description in descriptions:
+        raster = read_raster(description, srid, files, room)
+        rasters.append(raster)
+        room -= len(raster.wkb)
+    return rasters
 
 
 def label_ids(codes: Sequence[str] | None, ids: Mapping[str, int]) -> list[int] | None:
@@ -288,14 +301,18 @@ def raster_bytes(pixel_format: str, width: int, height: int, bands: int, stored:
     return math.ceil(pixels * DEFLATE_GROWTH) + bands * (TIFF_BYTES + BAND_BYTES)
 
 
-def read_raster(description: Mapping[str, Any], srid: int, files: Mapping[str, bytes]) -> PatchRaster:
-    """The raster that a patch's document describes, from its files; the inverse of raster_files for one resolution."""
+def read_raster(description: Mapping[str, Any], srid: int, files: Mapping[str, bytes], room: int) -> PatchRaster:
+    """A raster that a patch's document describes, from its files; the inverse of raster_files for one resolution.
+
+    Raises InputError for one of more than `room` bytes.
+    """
     names: list[str] = list(description["files"])
     contents: dict[str, tuple[np.ndarray, float | None, tuple[float, ...]]] = {}
     for name in dict.fromkeys(names):
         if name not in files:
             raise InputError(f"the file {name} is missing", "Take the patch from the export again.")
-        contents[name] = read_geotiff(name, files[name])
+        contents[name] = read_geotiff(name, files[name], room)
+        room -= contents[name][0].nbytes
     bands, nodata, transforms = [], [], set()
     for position, name in enumerate(names):
         pixels, value, transform = contents[name]
@@ -312,10 +329,22 @@ def read_raster(description: Mapping[str, Any], srid: int, files: Mapping[str, b
         raise InputError(f"{', '.join(contents)}: {error}", error.hint or "") from error
 
 
-def read_geotiff(name: str, content: bytes) -> tuple[np.ndarray, float | None, tuple[float, ...]]:
-    """Pixels (band, row, column), nodata and the six numbers of the affine transformation of a GeoTIFF."""
+def read_geotiff(name: str, content: bytes, room: int) -> tuple[np.ndarray, float | None, tuple[float, ...]]:
+    """Pixels (band, row, column), nodata and the six numbers of the affine transformation of a GeoTIFF.
+
+    Raises InputError for one that cannot be read, or whose pixels take more than `room` bytes.
+    """
     try:
-        with MemoryFile(content) as file, file.open() as dataset:
+        with open_raster_bytes(content) as dataset:
+            pixels = dataset.count * dataset.height * dataset.width
+            size = pixels * max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+            if size > room:
+                raise InputError(
+                    f"{name}: its pixels take {size:,} bytes, of which a patch has {room:,} left",
+                    f"{PATCH_BYTES.variable} sets another limit.",
+                )
             return dataset.read(), dataset.nodata, tuple(dataset.transform)[:6]
     except RasterioError as error:
-        raise InputError(f"{name}: it cannot be read: {error}", "Take this file from the export again.") from error
+        raise InputError(
+            f"{name}: it cannot be read: {error}", f"{RASTER_FORMATS}. Take this file from the export again."
+        ) from error

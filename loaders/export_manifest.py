@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,14 +36,15 @@ from loaders.export_formats import (
     product_document_name,
     raster_bytes,
 )
-from loaders.export_packs import ARCHIVE_BYTES, ENTRY_BYTES, SUFFIXES, ZSTD_GROWTH, is_plain_name, new_file
+from loaders.export_packs import ARCHIVE_BYTES, ENTRY_BYTES, SUFFIXES, ZSTD_GROWTH, new_file
+from loaders.names import is_plain_name
 from loaders.patches import Product
 from loaders.progress import progress
 from loaders.search_options import SEARCH, search_parameters
 
 MANIFEST = "metadata.parquet"
 MANIFEST_KEY = b"pgearth"
-LAYOUT = 1  # changes whenever the same patches would give other files
+LAYOUT = 2  # changes whenever the same patches would give other files
 ROWS_PER_GROUP = 50_000
 ROWS_PER_BATCH = 1_000
 FOLDER_PART_BYTES = 128_000_000
@@ -153,7 +155,7 @@ def write_manifest(destination: Path, order: Order) -> None:
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         divide = Divider(connection, order)
-        extent = [180.0, 90.0, -180.0, -90.0]
+        extent = Extent()
         patches = 0
         parameters = search_parameters(order.filters, order.collections)
         with (
@@ -166,15 +168,41 @@ def write_manifest(destination: Path, order: Order) -> None:
             rows = (divide(row) for row in cursor.execute(SELECT_PATCHES, parameters))
             while batch := list(islice(rows, ROWS_PER_GROUP)):
                 writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-                boxes = [row["bbox"] for row in batch]
-                extent[:2] = [min(extent[0], *(b["xmin"] for b in boxes)), min(extent[1], *(b["ymin"] for b in boxes))]
-                extent[2:] = [max(extent[2], *(b["xmax"] for b in boxes)), max(extent[3], *(b["ymax"] for b in boxes))]
+                extent.add(shapely.from_wkb([row["geometry"] for row in batch]))
                 patches += len(batch)
                 bar.update(len(batch))
             if not patches:
                 raise InputError("No patch passes the filters.", "Count them first: select eo.count_patches(...).")
             manifest = {"order": order_record(order), "patches": patches, "parts": divide.parts}
-            writer.add_key_value_metadata({b"geo": json.dumps(geo(extent)), MANIFEST_KEY: json.dumps(manifest)})
+            writer.add_key_value_metadata({b"geo": json.dumps(geo(extent.box())), MANIFEST_KEY: json.dumps(manifest)})
+
+
+class Extent:
+    """The bounds of footprints in degrees, whose parts lie between -180 and 180."""
+
+    def __init__(self) -> None:
+        self.from_180 = np.array([np.inf, np.inf, -np.inf, -np.inf])  # longitudes -180 to 180
+        self.from_0 = self.from_180.copy()  # longitudes 0 to 360
+
+    def add(self, footprints: np.ndarray) -> None:
+        """Take in more footprints."""
+        bounds = shapely.bounds(shapely.get_parts(footprints))
+        turned = bounds.copy()
+        turned[bounds[:, 2] <= 0, ::2] += 360
+        turned[(bounds[:, 0] < 0) & (bounds[:, 2] > 0), ::2] = (0, 360)
+        self.from_180, self.from_0 = (
+            np.concatenate(
+                [np.minimum(total[:2], more[:, :2].min(axis=0)), np.maximum(total[2:], more[:, 2:].max(axis=0))]
+            )
+            for total, more in ((self.from_180, bounds), (self.from_0, turned))
+        )
+
+    def box(self) -> list[float]:
+        """West, south, east, north: the narrower way around; west > east across the antimeridian (RFC 7946, 5.2)."""
+        west, south, east, north = self.from_0.tolist()
+        if east - west < self.from_180[2] - self.from_180[0] - 1e-9:
+            return [west if west <= 180 else west - 360, south, east if east <= 180 else east - 360, north]
+        return list(self.from_180.tolist())
 
 
 def geo(extent: list[float]) -> dict[str, Any]:
@@ -185,7 +213,7 @@ def geo(extent: list[float]) -> dict[str, Any]:
         "columns": {
             "geometry": {
                 "encoding": "WKB",
-                "geometry_types": ["Polygon"],
+                "geometry_types": ["MultiPolygon"],
                 "bbox": extent,
                 "covering": {"bbox": {edge: ["bbox", edge] for edge in BOX}},
             }
@@ -212,7 +240,8 @@ class Divider:
         self.bytes = 0
         self.product = ""
         self.product_bytes = 0
-        self.names: set[str] = set()
+        self.names: dict[str, str] = {}  # of the product's patches, by what they are without regard to case
+        self.products: dict[str, str] = {}
         self.projection = cache(lambda srid: crs_of(connection, srid).to_wkt())
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -238,6 +267,11 @@ class Divider:
         if row["product"] != self.product:
             self.product = row["product"]
             self.names.clear()
+            if (other := self.products.setdefault(self.product.casefold(), self.product)) != self.product:
+                raise InputError(
+                    f"Two products are named {other} and {self.product}: folders of Windows and macOS have no case.",
+                    "Export their patches apart: --patch-id.",
+                )
             document = dump(document_of_product(self.connection, product_id))
             self.product_bytes = self.entry(product_document_name(self.product), len(document))
             new_product = True
@@ -261,17 +295,20 @@ class Divider:
     def check_names(self, row: Mapping[str, Any]) -> None:
         """Raise InputError where two patches of a product have one name, or a name cannot be one of files."""
         name, product = row["name"], row["product"]
-        if name in self.names:
+        # Without regard to case: file systems of Windows and macOS have none.
+        if (other := self.names.get(name.casefold())) is not None:
             raise InputError(
-                f"Two patches of product {product} are named {name}.", "Export one source at a time: --source."
+                f"Two patches of product {product} are named {' and '.join(dict.fromkeys((other, name)))}.",
+                "Export one source at a time: --source; or one of the two: --patch-id.",
             )
-        self.names.add(name)
-        files = [product_document_name(product), document_name(name)]
+        self.names[name.casefold()] = name
+        files = [product, name, product_document_name(product), document_name(name)]
         for file in [*files, *(f"{name}_{band}_99999m.tif" for band in row["bands"])]:
             if not is_plain_name(file):
                 raise InputError(
                     f"Patch {name} of product {product} cannot be exported: {file!r} is no name for a file.",
-                    "Names must not start with a dot, hold slashes or control characters, or be too long.",
+                    "Names must not start or end with a dot, end with a space, hold slashes or control characters, be"
+                    " too long, or be those of devices of Windows.",
                 )
 
     def patch_bytes(self, row: Mapping[str, Any], rasters: list[dict[str, Any]]) -> int:

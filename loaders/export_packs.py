@@ -19,7 +19,10 @@ from pathlib import Path, PurePosixPath
 
 import zstandard
 
+from loaders.archives import CheckedTarInfo, open_zip, read_member, read_tar_member, tar_members
 from loaders.errors import InputError
+from loaders.names import is_plain_name
+from pyfuncs.limits import DOCUMENT_BYTES, PATCH_BYTES
 
 File = tuple[str, bytes]
 """A file of an export: its path below the export's root (of one patch, or of one product) and its contents."""
@@ -28,8 +31,6 @@ SUFFIXES = {"zip": ".zip", "tar.zst": ".tar.zst"}
 CHECKSUMS = "SHA256SUMS"
 SHARD_CHECKSUMS = ".sha256"
 CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-PLAIN_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
-LONGEST_NAME = 230
 ZSTD_LEVEL = 3
 FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -38,11 +39,6 @@ FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 ENTRY_BYTES = {"zip": 160, "tar.zst": 512 + 1024 + 1024 + 511}
 ARCHIVE_BYTES = 32_768
 ZSTD_GROWTH = 1 + 1 / 256
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a file or folder can have this name everywhere, and a temporary one made from it."""
-    return PLAIN_NAME.fullmatch(name) is not None and len(name.encode(errors="replace")) <= LONGEST_NAME
 
 
 def checked_path(name: str, container: Path) -> PurePosixPath:
@@ -190,18 +186,25 @@ def read_checksums(text: bytes, container: Path) -> dict[str, str]:
 
 def read_folder(root: Path, checksums: dict[str, str]) -> Iterator[File]:
     """The files that `checksums` names, in its order. Raises InputError for a missing or damaged one."""
-    root = root.resolve()
     for name, checksum in checksums.items():
-        path = root / checked_path(name, root)
-        if not path.resolve().is_relative_to(root):
-            raise InputError(f"{path}: it is a link that leaves the folder", "Nothing of its product is loaded.")
+        path = path_in(root, name)
         try:
+            if (size := path.stat().st_size) > (limit := largest_file(name)):
+                raise damaged(path, f"has {size:,} bytes, and the limit is {limit:,}")
             content = path.read_bytes()
         except OSError as error:
             raise damaged(path, f"is listed with its checksum, but cannot be read: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != checksum:
             raise damaged(path, "has another checksum than listed")
         yield name, content
+
+
+def path_in(root: Path, name: str) -> Path:
+    """Where a file of an export lies. Raises InputError for one outside the export's folder."""
+    path = root.resolve() / checked_path(name, root)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{path}: it is a link that leaves the folder", "Nothing of its product is loaded.")
+    return path
 
 
 def read_shard(path: Path) -> Iterator[File]:
@@ -229,10 +232,10 @@ def read_shard(path: Path) -> Iterator[File]:
 def read_zip(path: Path) -> Iterator[File]:
     """The members of a zip archive, by product, the product's document before its patches."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             for name in sorted(archive.namelist(), key=reading_order):
                 checked_path(name, path)
-                yield name, archive.read(name)
+                yield name, read_member(archive, name, largest_file(name))
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise damaged(path, f"cannot be read: {error}") from error
 
@@ -249,16 +252,21 @@ def read_tar(path: Path) -> Iterator[File]:
         with (
             path.open("rb") as file,
             zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
-            tarfile.open(fileobj=stream, mode="r|") as archive,
+            tarfile.open(fileobj=stream, mode="r|", tarinfo=CheckedTarInfo) as archive,
         ):
-            for member in archive:
+            for member in tar_members(archive):
                 checked_path(member.name, path)
-                content = archive.extractfile(member) if member.isreg() else None
+                content = read_tar_member(archive, member, largest_file(member.name))
                 if content is None:
                     raise damaged(path, f"has a member that is no plain file: {member.name}")
-                yield member.name, content.read()
+                yield member.name, content
     except (tarfile.TarError, zstandard.ZstdError, OSError, EOFError) as error:
         raise damaged(path, f"cannot be read: {error}") from error
+
+
+def largest_file(name: str) -> int:
+    """How many bytes a file of an export may have."""
+    return (DOCUMENT_BYTES if name.endswith(".json") else PATCH_BYTES).of_environment()
 
 
 def damaged(path: Path, fault: str) -> InputError:

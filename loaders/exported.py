@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.export_formats import document_name, patch_of_document, product_document_name, products_of_document
 from loaders.export_packs import (
     CHECKSUMS,
@@ -26,6 +27,7 @@ from loaders.export_packs import (
     File,
     checksum_line,
     damaged,
+    path_in,
     read_checksums,
     read_folder,
     read_shard,
@@ -34,6 +36,8 @@ from loaders.export_packs import (
 from loaders.ledger import file_checksum, load_item
 from loaders.patches import Patch, write_patches, write_products
 from loaders.progress import progress
+from pyfuncs.documents import parse_json
+from pyfuncs.limits import PATCH_BYTES
 
 LOADER = "export"
 
@@ -91,8 +95,8 @@ def sources_in(path: Path) -> Iterator[Source]:
     shards = {name for name in checksums if name.endswith(tuple(SUFFIXES.values()))}
     files = {name: checksum for name, checksum in checksums.items() if len(PurePosixPath(name).parts) > 1}
     others = {name: checksum for name, checksum in checksums.items() if name not in shards and name not in files}
-    for _ in read_folder(path, others):
-        pass
+    for name in others:
+        check_file(path_in(path, name), others[name])
     if not shards and not files:
         raise InputError(f"{path}: it holds a table of patches only", "Export it with pixels: --format bigearthnet.")
     for name in sorted(shards):
@@ -103,12 +107,17 @@ def sources_in(path: Path) -> Iterator[Source]:
 
 def shard(path: Path, listed: str | None) -> Source:
     """A shard as a source. Raises InputError if it is missing, or its checksum is not the one listed."""
+    return Source(path, check_file(path, listed), lambda: read_shard(path))
+
+
+def check_file(path: Path, listed: str | None) -> str:
+    """Checksum of a file. Raises InputError if it is missing, or its checksum is not the one listed."""
     if not path.is_file():
         raise damaged(path, "is listed with its checksum, but missing")
     checksum = file_checksum(path)
     if listed not in (None, checksum):
         raise damaged(path, "has another checksum than listed")
-    return Source(path, checksum, lambda: read_shard(path))
+    return checksum
 
 
 def product_folder(root: Path, product: str, checksums: dict[str, str]) -> Source:
@@ -124,7 +133,7 @@ def load_files(connection: Connection, source: Source, ids: Mapping[str, int]) -
         with faults_of(source.path, name):
             if PurePosixPath(name).name != product_document_name(product) or name.count("/") != 1:
                 raise InputError(f"the document of product {product} is missing before its patches")
-            write_products(connection, products_of_document(json.loads(content)))
+            write_products(connection, products_of_document(parse_json(content)))
         counts: Counter[str] = Counter()
         for patch_source, patches in groupby(read_patches(source.path, files, ids), key=lambda found: found[0]):
             counts["stored"] += write_patches(connection, patch_source, counted(patches, counts))
@@ -141,13 +150,27 @@ def counted(patches: Iterator[tuple[str, Patch]], counts: Counter[str]) -> Itera
 def read_patches(path: Path, files: Iterator[File], ids: Mapping[str, int]) -> Iterator[tuple[str, Patch]]:
     """The patches that files of one product make up, each with its source; those of one patch are together."""
     for folder, group in groupby(files, key=lambda file: str(PurePosixPath(file[0]).parent)):
-        contents = {PurePosixPath(name).name: content for name, content in group}
         document = document_name(PurePosixPath(folder).name)
         with faults_of(path, f"{folder}/{document}"):
+            contents = contents_of_patch(group)
             if document not in contents:
                 raise InputError("this file is missing", "Take the patch from the export again.")
-            described = json.loads(contents[document])
+            described = parse_json(contents[document])
             yield str(described["source"]), patch_of_document(described, contents, ids)
+
+
+def contents_of_patch(files: Iterator[File]) -> dict[str, bytes]:
+    """The files of a patch by name. Raises InputError where they have more bytes than a patch may have."""
+    contents: dict[str, bytes] = {}
+    size, limit = 0, PATCH_BYTES.of_environment()
+    for name, content in files:
+        contents[PurePosixPath(name).name] = content
+        size += len(content)
+        if size > limit:
+            raise InputError(
+                f"the files of the patch have more than {limit:,} bytes", f"{PATCH_BYTES.variable} sets another limit."
+            )
+    return contents
 
 
 @contextmanager
@@ -157,9 +180,9 @@ def faults_of(path: Path, name: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{path}: {name}: {error.args[0]}", error.hint) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
         raise InputError(
-            f"{path}: {name}: it is no document of an export: {type(error).__name__} {error}",
+            f"{path}: {name}: it is no document of an export: {reason_of(error)}",
             "Take this file from the export again.",
         ) from error
 

@@ -3,6 +3,8 @@
 - `bigearthnet`: windows of 1,200 m that lie as in BigEarthNet, counted from the upper left corner of the tile. A file
   of a whole tile starts there; in a crop of a Sentinel-2 tile they are the windows of the tile that lie in it.
 - `fixed:SIZE`: windows of SIZE x SIZE pixels of the finest band, counted from its upper left corner.
+- `aligned:SIZE`: the same, counted from the origin of the projection, so that products of all dates have the same
+  windows, wherever their corners lie. Columns count to the east, rows to the south; they may be negative.
 - `cell:PRECISION:PIXELS`: the geohash cells of so many characters that meet the product, with the cell's exact bounds
   in EPSG:4326, all bands warped to PIXELS x PIXELS.
 - `none`: no patches, only the product's row.
@@ -13,6 +15,7 @@ number of finest pixels that divides the window, so that windows of it are whole
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -21,19 +24,25 @@ from loaders.bigearthnet_names import COARSEST_PIXEL, PATCH_SIDE, TILE_SIDE, squ
 from loaders.errors import InputError
 
 GRID = re.compile(
-    r"(?P<bigearthnet>bigearthnet)|(?P<none>none)|fixed:(?P<size>\d{1,5})|cell:(?P<precision>\d{1,2}):(?P<pixels>\d{1,5})"
+    r"(?P<bigearthnet>bigearthnet)|(?P<none>none)"
+    r"|(?P<windows>fixed|aligned):(?P<size>\d{1,5})|cell:(?P<precision>\d{1,2}):(?P<pixels>\d{1,5})"
 )
 LARGEST_SIDE = 0xFFFF  # of a PostGIS raster
+LARGEST_NUMBER = 0x7FFF  # of a column or row in eo.patch
 FINEST_PRECISION = 10  # as eo.cells
 TOLERANCE = 0.01  # of a pixel
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid that was asked for: with `precision` geohash cells, with `size` windows, with neither BigEarthNet's."""
+    """A grid that was asked for: with `precision` geohash cells, with `size` windows, with neither BigEarthNet's.
+
+    Windows that are `aligned` are counted from the origin of the projection.
+    """
 
     text: str
     size: int | None = None
+    aligned: bool = False
     precision: int | None = None
     pixels: int = 0
 
@@ -46,14 +55,14 @@ class Grid:
 def parse_grid(text: str) -> Grid:
     """Read a grid as the module describes it. Raises InputError for anything else."""
     match = GRID.fullmatch(text.strip().lower())
-    hint = "Grids are bigearthnet, fixed:SIZE (fixed:120), cell:PRECISION:PIXELS (cell:5:128) and none."
+    hint = "Grids are bigearthnet, aligned:SIZE (aligned:120), fixed:SIZE, cell:PRECISION:PIXELS (cell:5:128) and none."
     if match is None:
         raise InputError(f"{text!r} is no grid", hint)
     side = int(match["size"] or match["pixels"] or 1)
     if not 1 <= side <= LARGEST_SIDE:
         raise InputError(f"{text!r}: patches have 1 to {LARGEST_SIDE} pixels a side", hint)
     if not match["precision"]:
-        return Grid(match[0], size=side if match["size"] else None)
+        return Grid(match[0], size=side if match["size"] else None, aligned=match["windows"] == "aligned")
     if not 1 <= int(match["precision"]) <= FINEST_PRECISION:
         raise InputError(f"{text!r}: geohashes have 1 to {FINEST_PRECISION} characters", hint)
     return Grid(match[0], precision=int(match["precision"]), pixels=side)
@@ -63,7 +72,8 @@ def parse_grid(text: str) -> Grid:
 class Lattice:
     """Square windows on a product's finest pixels: `size` pixels a side, the first at pixel (`left`, `top`).
 
-    That one is called (`first_column`, `first_row`); there are `columns` x `rows` whole ones.
+    That one is called (`first_column`, `first_row`); there are `columns` x `rows` whole ones. Bounds are rounded to so
+    many `digits` (None: not at all), where windows of several products are to have the very same.
     """
 
     size: int
@@ -74,6 +84,11 @@ class Lattice:
     columns: int
     rows: int
     label: str
+    digits: int | None = None
+
+    def bound(self, value: float) -> float:
+        """A bound of a window, as it is stored."""
+        return value if self.digits is None else round(value, self.digits)
 
     def name(self, product: str, column: int, row: int) -> str:
         """Name of the patch of a window, counted from the first one."""
@@ -83,6 +98,31 @@ class Lattice:
 def fixed_lattice(size: int, width: int, height: int) -> Lattice:
     """Windows of so many pixels, counted from the upper left corner of so many columns and rows of pixels."""
     return Lattice(size, 0, 0, 0, 0, width // size, height // size, f"{size}px_")
+
+
+def aligned_lattice(size: int, coarsest: Band, factor: int, width: int, height: int) -> Lattice:
+    """Windows of so many pixels, counted from the origin of the projection, on so many columns and rows of pixels.
+
+    They start at pixels of the coarsest band, whose pixels are `factor` of the finest wide. Raises InputError where
+    columns or rows have numbers that are too large to store.
+    """
+    side = size // factor
+    # Whole pixels from the origin, of a grid that may be shifted against it: Landsat's by half a pixel.
+    x = math.floor(coarsest.left / coarsest.pixel_width + TOLERANCE)
+    y = math.floor(-coarsest.top / coarsest.pixel_height + TOLERANCE)
+    first_column, first_row = -(-x // side), -(-y // side)
+    left, top = (first_column * side - x) * factor, (first_row * side - y) * factor
+    columns, rows = max(width - left, 0) // size, max(height - top, 0) // size
+    if (
+        max(abs(number) for number in (first_column, first_column + columns, first_row, first_row + rows))
+        > LARGEST_NUMBER
+    ):
+        raise InputError(
+            f"{coarsest.file.path}: windows of {size} pixels are too small to be counted from the projection's origin",
+            "Choose larger ones, or a grid that starts at the file's own corner: --grid fixed:SIZE.",
+        )
+    digits = 9 if coarsest.crs.is_geographic else 3
+    return Lattice(size, left, top, first_column, first_row, columns, rows, f"aligned{size}_", digits)
 
 
 def bigearthnet_size(finest: Band) -> int:

@@ -1,13 +1,13 @@
 """Landsat 8 and 9, Collection 2, Level 1 and Level 2: a folder, or tar archive as delivered, with an MTL file.
 
-Bands keep their names: B1 to B11 of Level 1, SR_B1 to SR_B7 and ST_B10 of Level 2, and QA_PIXEL. Pixels stay as they
-are. The product's scales and offsets turn them into reflectance (of Level 1 at the top of the atmosphere, not corrected
-for the sun's elevation), those of B10 and B11 into radiance in W/(m2 sr um), those of ST_B10 into kelvin.
+Bands keep their names: B1 to B11 of Level 1, SR_B1 to SR_B7 and ST_B10 of Level 2, and QA_PIXEL; a product of one of
+the two sensors (LO08, LT08) has its bands only. Pixels stay as they are. The product's scales and offsets turn them
+into reflectance (of Level 1 at the top of the atmosphere, not corrected for the sun's elevation), those of B10 and B11
+into radiance in W/(m2 sr um), those of ST_B10 into kelvin.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from typing import Any
 import shapely
 
 from loaders.errors import InputError
+from loaders.explain import reason_of
 from loaders.patches import Product
 from loaders.product_files import BandFile, Folder, Given, ProductFiles, footprint, open_folder, parse_time
+from loaders.product_names import COLLECTION_2, LANDSAT, WITHOUT_METADATA, not_loaded
 from loaders.xml_documents import parse_xml, to_json
+from pyfuncs.documents import check_depth, parse_json
 
 METADATA = re.compile(r"L\w+_MTL\.(?:json|xml|txt)", re.IGNORECASE)
 FILE = re.compile(r"(?P<product>L[COTEM]\d\d_L\w{3}_\d{6}_\d{8}_\d{8}_\d\d_\w\w)_(?P<part>\w+)\.TIF", re.IGNORECASE)
@@ -42,11 +45,11 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
     files = {match["part"].upper(): file for file in sorted(folder.sizes) if (match := FILE.fullmatch(file))}
     if not documents and not files:
         return None
+    for file in (*documents, *files.values()):
+        if (known := not_loaded(file)) and known != WITHOUT_METADATA:
+            raise InputError(f"{folder.path}: {known[0]}: {file}", known[1])
     if not documents:
-        raise InputError(
-            f"{folder.path}: Landsat bands without their metadata",
-            "Add the product's _MTL.json, _MTL.xml or _MTL.txt to the folder.",
-        )
+        raise InputError(f"{folder.path}: {WITHOUT_METADATA[0]}", WITHOUT_METADATA[1])
     document = min(documents, key=lambda file: (".json", ".xml", ".txt").index(Path(file).suffix.lower()))
     products = {match["product"] for file in folder.sizes if (match := FILE.fullmatch(file))}
     if len(products) > 1:
@@ -60,10 +63,12 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
     except (LookupError, ValueError) as error:
         raise damaged(folder, document, error) from error
     bands = LEVEL_1 if product.level.startswith("L1") else LEVEL_2
-    # Level 2 of the first kind, L2SR, has no surface temperature.
-    expected = tuple(band for band in bands if not (band == "ST_B10" and product.level == "L2SR"))
+    # L2SR has no surface temperature, LO08 no thermal bands, LT08 no others.
+    expected = tuple(band for band in bands if band in (product.scales or {}))
+    scales, offsets = product.scales or {}, product.offsets or {}
+    units = {band: (scale, offsets[band]) for band, scale in scales.items()}
     found = tuple(
-        BandFile(band, folder.gdal_path(files[band]), nodata=FILL.get(band, 0))
+        BandFile(band, folder.gdal_path(files[band]), nodata=FILL.get(band, 0), units=units.get(band))
         for band in (*bands, QUALITY)
         if band in files
     )
@@ -71,14 +76,14 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         product=product,
         bands=found,
         expected=expected,
-        grid="fixed:120",
+        grid="aligned:120",
         sources=folder.sources([document, *(files[band.name] for band in found)]),
     )
 
 
 def damaged(folder: Folder, document: str, error: Exception) -> InputError:
     """The error for metadata that lack something or have it wrong."""
-    what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    what = f"no {error.args[0]}" if isinstance(error, KeyError) else reason_of(error)
     return InputError(f"{folder.label(document)}: not valid metadata: {what}", "Replace the file by an intact copy.")
 
 
@@ -90,7 +95,7 @@ def read_metadata(folder: Folder, document: str) -> dict[str, Any]:
         if suffix == ".xml":
             groups = to_json(parse_xml(content, folder.label(document)))
         else:
-            known = json.loads(content) if suffix == ".json" else parse_odl(content.decode())
+            known = parse_json(content) if suffix == ".json" else parse_odl(content.decode())
             groups = known.get(ROOT) or known["L1_METADATA_FILE"]
         if not all(isinstance(group, dict) for group in groups.values()):
             raise ValueError("values outside of groups")
@@ -109,6 +114,7 @@ def parse_odl(content: str) -> dict[str, Any]:
                 raise ValueError(f"line {number}: {line!r}")
         elif key == "GROUP":
             stack.append(stack[-1].setdefault(value, {}))
+            check_depth(len(stack))
         elif key == "END_GROUP":
             stack.pop()
             if not stack:
@@ -123,12 +129,12 @@ def parse_odl(content: str) -> dict[str, Any]:
 def make_product(folder: Folder, groups: dict[str, Any], given: Given) -> Product:
     """The product's row. Raises LookupError or ValueError where the metadata lack something."""
     if "PRODUCT_CONTENTS" not in groups:
-        raise InputError(f"{folder.path}: not of Collection 2", "USGS has withdrawn Collection 1: download it again.")
+        raise InputError(f"{folder.path}: Landsat Collection 1 is not supported", COLLECTION_2)
     contents, image, projection = (
         groups[name] for name in ("PRODUCT_CONTENTS", "IMAGE_ATTRIBUTES", "PROJECTION_ATTRIBUTES")
     )
     if image["SPACECRAFT_ID"] not in SATELLITES:
-        raise InputError(f"{folder.path}: a product of {image['SPACECRAFT_ID']}", "Landsat 8 and 9 are known.")
+        raise InputError(f"{folder.path}: a product of {image['SPACECRAFT_ID']}, which is not supported", LANDSAT)
     level = contents["PROCESSING_LEVEL"]
     record = groups[f"LEVEL{level[1]}_PROCESSING_RECORD"]
     corners = [
@@ -160,7 +166,9 @@ def calibration(groups: dict[str, Any], level: str) -> tuple[dict[str, float], d
     if level.startswith("L1"):
         rescaling = groups["LEVEL1_RADIOMETRIC_RESCALING"]
         sources = {
-            band: (rescaling, "RADIANCE" if band in ("B10", "B11") else "REFLECTANCE", band[1:]) for band in LEVEL_1
+            band: (rescaling, "RADIANCE" if band in ("B10", "B11") else "REFLECTANCE", band[1:])
+            for band in LEVEL_1
+            if sensor_has(groups, band)
         }
     else:
         reflectance = groups["LEVEL2_SURFACE_REFLECTANCE_PARAMETERS"]
@@ -171,3 +179,9 @@ def calibration(groups: dict[str, Any], level: str) -> tuple[dict[str, float], d
         {band: float(group[f"{kind}_MULT_BAND_{key}"]) for band, (group, kind, key) in sources.items()},
         {band: float(group[f"{kind}_ADD_BAND_{key}"]) for band, (group, kind, key) in sources.items()},
     )
+
+
+def sensor_has(groups: dict[str, Any], band: str) -> bool:
+    """Whether the sensors that a Level 1 product is of have a band: OLI B1 to B9, TIRS B10 and B11."""
+    sensors = str(groups["IMAGE_ATTRIBUTES"].get("SENSOR_ID", "OLI_TIRS")).split("_")
+    return ("TIRS" if band in ("B10", "B11") else "OLI") in sensors

@@ -46,10 +46,13 @@ def listing_checksum(paths: list[Path]) -> str:
 
 
 @contextmanager
-def load_item(connection: Connection, loader: str, source: str, checksum: str) -> Iterator[LoadItem | None]:
+def load_item(
+    connection: Connection, loader: str, source: str, checksum: str, anew: bool = False
+) -> Iterator[LoadItem | None]:
     """Load one item: `with load_item(...) as item: if item: ...` inside which all writing is one transaction.
 
-    Yields None when the ledger says that this very source (same checksum) is loaded. An error rolls the item back
+    Yields None when the ledger says that this very source (same checksum) is loaded, unless it is to be loaded `anew`,
+    whatever its contents were: then the caller removes what was, or only completes rows. An error rolls the item back
     and is recorded; a killed session leaves `running`, which the next run takes over. Raises InputError when the
     source was loaded with other contents, BusyError when another session is loading it now. The connection must be in
     autocommit mode.
@@ -64,7 +67,7 @@ def load_item(connection: Connection, loader: str, source: str, checksum: str) -
         try:
             cursor.execute("select state, checksum from eo.load where loader = %s and source = %s", (loader, source))
             known = cursor.fetchone()
-            if known and known[0] == "done":
+            if known and known[0] == "done" and not anew:
                 if known[1] != checksum:
                     raise InputError(
                         f"{source}: it was loaded before, with other contents",

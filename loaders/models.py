@@ -61,7 +61,7 @@ WEB_MERCATOR_FOOTPRINT = """(
 CASE
     WHEN st_ymin(footprint::box3d) >= '-85.06'::numeric::double precision AND st_ymax(footprint::box3d) <= 85.06::double precision THEN st_transform(footprint, 3857)
     ELSE NULL::geometry
-END::geometry(Polygon,3857))"""  # noqa: E501 (alembic compares the line breaks, too)
+END::geometry(MultiPolygon,3857))"""  # noqa: E501 (alembic compares the line breaks, too)
 
 
 class SchemaVersion(Base):
@@ -190,7 +190,7 @@ class Patch(Base):
     platform: Mapped[str]
     sensing_time: Mapped[datetime]
     season: Mapped[str] = season_column()
-    footprint: Mapped[WKBElement] = mapped_column(Geometry("POLYGON", 4326, spatial_index=False))
+    footprint: Mapped[WKBElement] = mapped_column(Geometry("MULTIPOLYGON", 4326, spatial_index=False))
     srid: Mapped[int] = mapped_column(Integer)
     west: Mapped[float]
     south: Mapped[float]
@@ -211,6 +211,8 @@ class Patch(Base):
     metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
     scene_class_fraction: Mapped[list[float] | None]
     nuts_ids: Mapped[list[str] | None]
+    label_edition: Mapped[str | None]
+    nuts_edition: Mapped[str | None]
 
 
 def patch_reference() -> ForeignKeyConstraint:
@@ -238,6 +240,17 @@ class PatchRaster(Base):
     band_mean: Mapped[list[float] | None]
     band_std: Mapped[list[float] | None]
     valid_fraction: Mapped[list[float] | None]
+
+
+class Edition(Base):
+    """Which edition of CORINE or of NUTS the archive holds."""
+
+    __tablename__ = "edition"
+    __table_args__ = (CheckConstraint("reference in ('corine', 'nuts')"), {"schema": "eo"})
+
+    reference: Mapped[str] = mapped_column(primary_key=True)
+    edition: Mapped[str]
+    loaded_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Corine(Base):
@@ -335,6 +348,7 @@ class Encoder(Base):
     bands: Mapped[list[str]]
     input_size: Mapped[int | None] = mapped_column(Integer)
     normalisation: Mapped[dict[str, Any] | None]
+    units: Mapped[list[str] | None]
     dimension: Mapped[int | None] = mapped_column(Integer)
     bits: Mapped[int | None] = mapped_column(Integer)
     weights: Mapped[bytes]
@@ -383,7 +397,7 @@ class Bucket(Base):
     """A distinct hash code of one hash function."""
 
     __tablename__ = "bucket"
-    __table_args__ = (UniqueConstraint("encoder_id", "code"), {"schema": "eo"})
+    __table_args__ = (UniqueConstraint("code", "encoder_id"), {"schema": "eo"})
 
     encoder_id: Mapped[int] = mapped_column(ForeignKey("eo.encoder.encoder_id"), primary_key=True)
     bucket_no: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -401,7 +415,8 @@ class CodeIndex(Base):
     buckets: Mapped[int] = mapped_column(Integer)
     patches: Mapped[int] = mapped_column()
     bytes: Mapped[int] = mapped_column()
-    snapshot: Mapped[str] = mapped_column()
+    codes_guard: Mapped[str | None]
+    patches_guard: Mapped[str | None]
     built_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -409,10 +424,12 @@ class PatchChange(Base):
     """A transaction that stored or changed patches or their codes."""
 
     __tablename__ = "patch_change"
-    __table_args__ = {"schema": "eo"}  # noqa: RUF012
+    __table_args__ = (Index("patch_change_changed_by", "changed_by"), {"schema": "eo"})
 
-    changed_by: Mapped[int] = mapped_column(primary_key=True, server_default=text("pg_current_xact_id()::text::bigint"))
+    change_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    changed_by: Mapped[int] = mapped_column(server_default=text("pg_current_xact_id()::text::bigint"))
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_by: Mapped[list[int]] = mapped_column(server_default=text("'{}'"))
 
 
 class PatchBucket(Base):

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import shapely
 from pyproj import CRS, Transformer
 from rasterio.errors import RasterioError
 
 from loaders.errors import InputError
+from loaders.gdal_files import HDF_DRIVERS, RASTER_DRIVERS, open_raster
 from loaders.patches import Product
 from loaders.product_files import BandFile, Given, ProductFiles, densely_transformed, footprint, unreadable
 
@@ -93,7 +93,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         bytes=sum(file.stat().st_size for file in found),
     )
     expected = tuple(band.name for band in bands if not band.name.endswith("QA"))
-    return ProductFiles(product, bands, expected, grid="fixed:120", sources=tuple(found))
+    return ProductFiles(product, bands, expected, grid="aligned:120", sources=tuple(found))
 
 
 def siblings_of(path: Path) -> Iterable[Path]:
@@ -135,7 +135,7 @@ def bands_of(file: Path) -> list[BandFile]:
     if match and match["band"]:
         return [make_band(match["band"].upper(), str(file))]
     try:
-        with rasterio.open(file) as dataset:
+        with open_raster(file, HDF_DRIVERS) as dataset:
             subdatasets = dataset.subdatasets
     except RasterioError as error:
         raise InputError(
@@ -146,7 +146,7 @@ def bands_of(file: Path) -> list[BandFile]:
     for subdataset in subdatasets:
         for pattern, form in LAYERS:
             if known := pattern.search(subdataset.strip('"')):
-                bands.append(make_band(form.format(known[1]), subdataset))
+                bands.append(make_band(form.format(known[1]), subdataset, HDF_DRIVERS))
     if not bands:
         raise InputError(
             f"{file}: no layer that is known among {len(subdatasets)}",
@@ -155,9 +155,11 @@ def bands_of(file: Path) -> list[BandFile]:
     return bands
 
 
-def make_band(name: str, path: str) -> BandFile:
+def make_band(name: str, path: str, drivers: tuple[str, ...] = RASTER_DRIVERS) -> BandFile:
     """A band, with the fill value of its kind."""
-    return BandFile(name, path, nodata=calibration(name)[1], srid=SRID)
+    scale, nodata = calibration(name)
+    units = None if scale is None else (scale, 0.0)
+    return BandFile(name, path, nodata=nodata, srid=SRID, units=units, drivers=drivers)
 
 
 def calibration(band: str) -> tuple[float | None, float | None]:

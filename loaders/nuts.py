@@ -10,6 +10,7 @@ import click
 from psycopg import Connection
 
 from loaders.database import connect
+from loaders.editions import make_room, require_year, stale_annotation, the_year
 from loaders.errors import InputError
 from loaders.ledger import load_item
 from loaders.vectors import Attribute, find_polygon_layer
@@ -25,19 +26,28 @@ ATTRIBUTES = [
 ISO_COUNTRY_CODES = {"EL": "GR", "UK": "GB"}
 
 
-def load_nuts(connection: Connection, path: Path, layer: str | None = None) -> Counter[str]:
+def load_nuts(
+    connection: Connection, path: Path, layer: str | None = None, edition: str | None = None, replace: bool = False
+) -> Counter[str]:
     """Load the regions of one layer into eo.nuts and derive their pieces for the patches in the archive.
 
+    `edition` is its year; by default the one in the name of the file or layer. With `replace`, the regions take the
+    place of all that were loaded.
+
     Returns counts: regions loaded, repaired, dropped (null or empty), layers skipped because they were loaded before,
-    pieces derived. Raises InputError for a file that is not what it should be, or that holds a region that is in the
-    archive already; then nothing of it is loaded.
+    pieces derived. Raises InputError for a file that is not what it should be, of another edition than the archive's,
+    or that holds a region that is in the archive already; then nothing of it is loaded, and nothing removed.
     """
     polygon_layer = find_polygon_layer(path, ATTRIBUTES, layer)
+    if edition is None:
+        years = set(re.findall(r"(?<!\d)20\d\d(?!\d)", polygon_layer.source))
+        edition = the_year(polygon_layer.source, years)
     counts: Counter[str] = Counter()
-    with load_item(connection, "nuts", polygon_layer.source, polygon_layer.checksum()) as item:
+    with load_item(connection, "nuts", polygon_layer.source, polygon_layer.checksum(), anew=replace) as item:
         if item is None:
             counts["skipped"] += 1
         else:
+            make_room(connection, "nuts", require_year(edition), polygon_layer.source, replace)
             stored = {nuts_id for (nuts_id,) in connection.execute("select nuts_id from eo.nuts")}
             with connection.cursor().copy(
                 "copy eo.nuts (nuts_id, level, country_code, name, geom) from stdin (format binary)"
@@ -49,8 +59,7 @@ def load_nuts(connection: Connection, path: Path, layer: str | None = None) -> C
                     if nuts_id in stored:
                         raise InputError(
                             f"{feature}: region {nuts_id} is in the archive already, or twice in the file",
-                            "Only one edition of NUTS can be in the archive: to change it, delete the rows of eo.nuts"
-                            " and those of eo.load where loader = 'nuts'.",
+                            "To put this file in place of all regions in the archive, add --replace.",
                         )
                     for value, pattern, attribute in zip(
                         polygon.attributes,
@@ -76,11 +85,16 @@ def load_nuts(connection: Connection, path: Path, layer: str | None = None) -> C
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--layer", help="Layer to load, where several could be meant.")
-def nuts(file: Path, layer: str | None) -> None:
-    """Load NUTS regions from a vector FILE in any reference system."""
+@click.option("--edition", help="Its year, where the file's name does not tell it.")
+@click.option("--replace", is_flag=True, help="Put it in place of all regions that were loaded, of whatever edition.")
+def nuts(file: Path, layer: str | None, edition: str | None, replace: bool) -> None:
+    """Load NUTS regions from a vector FILE in any reference system: one edition, in one file or several."""
     with connect(autocommit=True) as connection:
-        counts = load_nuts(connection, file, layer)
+        counts = load_nuts(connection, file, layer, edition, replace)
+        stale = stale_annotation(connection, "nuts") if replace else None
     click.echo(
         f"{counts['regions']} regions loaded, {counts['repaired']} repaired, {counts['dropped']} without area skipped;"
         f" {counts['skipped']} layers skipped as loaded before; {counts['pieces']} pieces derived."
     )
+    if stale:
+        click.echo(stale)

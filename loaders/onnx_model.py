@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from loaders.errors import InputError
 from pyfuncs.errors import PgearthError
+from pyfuncs.limits import MODEL_BYTES
 from pyfuncs.networks.onnx import load
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from google.protobuf.message import Message
+    from onnx import ModelProto, TensorProto
     from onnxruntime import InferenceSession
 
-MAX_BYTES = 500 * 2**20  # as eo.register_encoder
 MAX_DIMENSION = 16_000  # pgvector's
 TOLERANCE = 1e-3
 """Relative difference of vectors of one image, alone and in a batch: float32 sums in another order stay well below."""
@@ -48,16 +49,14 @@ def parse(file: Path) -> ModelProto:
     from google.protobuf.message import DecodeError
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    if (size := file.stat().st_size) > MAX_BYTES:
+    if (size := file.stat().st_size) > MODEL_BYTES:
         raise InputError(
-            f"{file}: {size / 2**20:,.0f} MiB are more than the {MAX_BYTES // 2**20} MiB that the archive takes.",
+            f"{file}: {size / 2**20:,.0f} MiB are more than the {MODEL_BYTES // 2**20} MiB that the archive takes.",
             "Store its weights in half precision (onnxconverter-common: convert_float_to_float16, keep_io_types=True).",
         )
     try:
         model = onnx.load_model_from_string(file.read_bytes())
-        elsewhere = {
-            ExternalDataInfo(tensor).location for tensor in model.graph.initializer if uses_external_data(tensor)
-        }
+        elsewhere = {ExternalDataInfo(tensor).location for tensor in tensors_of(model) if uses_external_data(tensor)}
         if elsewhere:
             raise InputError(
                 f"{file}: the model keeps weights in another file, {', '.join(sorted(elsewhere))}.",
@@ -67,6 +66,20 @@ def parse(file: Path) -> ModelProto:
     except (DecodeError, onnx.checker.ValidationError) as error:
         raise InputError(f"{file}: not a whole ONNX model: {error}", "Export it again.") from error
     return model
+
+
+def tensors_of(message: Message) -> Iterator[TensorProto]:
+    """All tensors in a model, wherever they lie: initialisers, attributes, graphs in attributes, functions."""
+    from google.protobuf.message import Message
+    from onnx import TensorProto
+
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from tensors_of(part)
 
 
 def start(file: Path, model: ModelProto) -> InferenceSession:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,8 @@ from psycopg import Connection, Cursor
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
+from loaders.database import planner
+from loaders.names import LONGEST_BAND, LONGEST_PATCH, LONGEST_PRODUCT, check_name
 from pyfuncs.rasters import Raster, band_statistics, to_wkb
 
 BATCH = 10_000
@@ -105,41 +107,70 @@ class Patch:
     rasters: list[PatchRaster] = field(default_factory=list)
 
 
-def write_products(connection: Connection, products: Iterable[Product]) -> None:
-    """Store products that are not stored yet; a product comes after the one it is derived from."""
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            """
-            insert into eo.product
-                (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata,
-                 derived_from, end_time, processed_at, processing_baseline, relative_orbit, scales, offsets, bytes)
-            values (%s, %s, %s, %s, %s, %s, ST_GeomFromWKB(%s, 4326), %s, %s,
-                    (select product_id from eo.product where name = %s), %s, %s, %s, %s, %s, %s, %s)
-            on conflict (name) do nothing
-            """,
-            [
-                (
-                    product.name,
-                    product.platform,
-                    product.level,
-                    product.sensing_time,
-                    product.mgrs_tile,
-                    product.cloud_cover,
-                    product.footprint,
-                    product.source_path,
-                    json_or_null(product.metadata),
-                    product.derived_from,
-                    product.end_time,
-                    product.processed_at,
-                    product.processing_baseline,
-                    product.relative_orbit,
-                    json_or_null(product.scales),
-                    json_or_null(product.offsets),
-                    product.bytes,
-                )
-                for product in products
-            ],
-        )
+def write_products(connection: Connection, products: Iterable[Product]) -> int:
+    """Store products; return how many rows that added or completed. A product comes after the one it is derived from.
+
+    A product that is stored keeps what its row says, and gets what the row does not say. Raises InputError for a name
+    that no file can have.
+    """
+    products = list(products)
+    for product in products:
+        check_name("A product", product.name, LONGEST_PRODUCT)
+    rows = [
+        {
+            **{column.name: getattr(product, column.name) for column in fields(Product)},
+            "metadata": json_or_null(product.metadata),
+            "scales": json_or_null(product.scales),
+            "offsets": json_or_null(product.offsets),
+        }
+        for product in products
+    ]
+    with planner(connection, enable_seqscan="off"), connection.cursor() as cursor:
+        cursor.executemany(STORE_PRODUCT, rows)
+        changed = cursor.rowcount
+        # Not "on conflict do update", which locks the rows that it leaves as they are until the load ends.
+        cursor.executemany(COMPLETE_PRODUCT, rows)
+        return changed + cursor.rowcount
+
+
+STORE_PRODUCT = """
+insert into eo.product
+    (name, platform, level, sensing_time, mgrs_tile, cloud_cover, footprint, source_path, metadata,
+     derived_from, end_time, processed_at, processing_baseline, relative_orbit, scales, offsets, bytes)
+values (%(name)s, %(platform)s, %(level)s, %(sensing_time)s, %(mgrs_tile)s, %(cloud_cover)s,
+        ST_GeomFromWKB(%(footprint)s, 4326), %(source_path)s, %(metadata)s,
+        (select product_id from eo.product where name = %(derived_from)s), %(end_time)s, %(processed_at)s,
+        %(processing_baseline)s, %(relative_orbit)s, %(scales)s, %(offsets)s, %(bytes)s)
+on conflict (name) do nothing
+"""
+COMPLETE_PRODUCT = """
+update eo.product as stored set
+    mgrs_tile = new.mgrs_tile, cloud_cover = new.cloud_cover, footprint = new.footprint, source_path = new.source_path,
+    metadata = new.metadata, derived_from = new.derived_from, end_time = new.end_time, processed_at = new.processed_at,
+    processing_baseline = new.processing_baseline, relative_orbit = new.relative_orbit, scales = new.scales,
+    offsets = new.offsets, bytes = new.bytes
+from (
+    select product_id, coalesce(mgrs_tile, %(mgrs_tile)s) as mgrs_tile,
+           coalesce(cloud_cover, %(cloud_cover)s::real) as cloud_cover,
+           coalesce(footprint, ST_GeomFromWKB(%(footprint)s, 4326)) as footprint,
+           coalesce(source_path, %(source_path)s) as source_path, coalesce(metadata, %(metadata)s) as metadata,
+           coalesce(derived_from, (select product_id from eo.product where name = %(derived_from)s)) as derived_from,
+           coalesce(end_time, %(end_time)s) as end_time, coalesce(processed_at, %(processed_at)s) as processed_at,
+           coalesce(processing_baseline, %(processing_baseline)s) as processing_baseline,
+           coalesce(relative_orbit, %(relative_orbit)s) as relative_orbit,
+           coalesce(scales, %(scales)s) as scales, coalesce(offsets, %(offsets)s) as offsets,
+           coalesce(bytes, %(bytes)s) as bytes
+    from eo.product where name = %(name)s
+) as new
+where stored.product_id = new.product_id
+  and (stored.mgrs_tile, stored.cloud_cover, stored.footprint, stored.source_path, stored.metadata, stored.derived_from,
+       stored.end_time, stored.processed_at, stored.processing_baseline, stored.relative_orbit, stored.scales,
+       stored.offsets, stored.bytes)
+      is distinct from
+      (new.mgrs_tile, new.cloud_cover, new.footprint, new.source_path, new.metadata, new.derived_from,
+       new.end_time, new.processed_at, new.processing_baseline, new.relative_orbit, new.scales,
+       new.offsets, new.bytes)
+"""
 
 
 def json_or_null(document: dict[str, Any] | None) -> Jsonb | None:
@@ -152,13 +183,17 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
 
     A patch that is stored (same name and source) is left as it is, but gets pixels of resolutions it lacks. Footprint
     and cell are derived here, from the native bounds. Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes
-    first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches.
+    first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches. Raises InputError
+    for a name that no file can have.
     """
     stored = 0
     batch: list[Patch] = []
-    with connection.cursor() as cursor:
+    with planner(connection, enable_seqscan="off"), connection.cursor() as cursor:
         cursor.execute(STAGE)
         for patch in patches:
+            check_name("A patch", patch.name, LONGEST_PATCH)
+            for band in {band for raster in patch.rasters for band in raster.bands}:
+                check_name(f"A band of patch {patch.name}", band, LONGEST_BAND)
             batch.append(patch)
             if len(batch) >= (BATCH_WITH_PIXELS if patch.rasters else BATCH):
                 stored += write_batch(cursor, source, batch)
@@ -264,19 +299,19 @@ def statistics_columns(statistics: np.ndarray) -> list[list[float | None]]:
 
 STORE_PATCHES = """
 insert into eo.patch
-    (cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south, east, north,
+    (footprint, cell, name, source, product_id, platform, sensing_time, srid, west, south, east, north,
      tile_column, tile_row, label_ids, label_fraction, scene_class_ids, scene_class_fraction, source_country,
      country_codes, nuts_ids, split, seasonal_snow, cloud_or_shadow, pair_name, metadata)
-select ST_GeoHash(ST_Transform(ST_Point((s.west + s.east) / 2, (s.south + s.north) / 2, s.srid), 4326), 5),
+select eo_internal.footprint(s.west, s.south, s.east, s.north, s.srid),
+       ST_GeoHash(eo_internal.patch_centre(s.west, s.south, s.east, s.north, s.srid), 5),
        s.name, %(source)s, p.product_id, s.platform, s.sensing_time,
-       ST_Transform(ST_MakeEnvelope(s.west, s.south, s.east, s.north, s.srid), 4326),
        s.srid, s.west, s.south, s.east, s.north, s.tile_column, s.tile_row, s.label_ids, s.label_fraction,
        s.scene_class_ids, s.scene_class_fraction, s.country,
        coalesce(s.country_codes, case when s.country is not null then array[s.country] end), s.nuts_ids, s.split,
        s.seasonal_snow, s.cloud_or_shadow, s.pair_name, s.metadata
 from staged_patch s
 join eo.product p on p.name = s.product
-order by s.name
+order by s.name collate "C"
 on conflict (name, source, cell) do nothing
 """
 # Patches are looked up by name one by one (lateral, limit): an index scan each. A plain join would be planned by

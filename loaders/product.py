@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -23,15 +23,16 @@ from loaders.cutting import Cutting, Nodata, cut_cells, cut_windows, fit_bands, 
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
 from loaders.errors import InputError
-from loaders.grids import Grid, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
+from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
-from loaders.patches import Patch, write_patches, write_products
-from loaders.product_files import BandFile, Given, ProductFiles, bounds_of, parse_time
+from loaders.patches import Patch, Product, write_patches, write_products
+from loaders.product_files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, footprint, parse_time
 from loaders.product_formats import open_product
 from loaders.progress import progress
 
 LOADER = "product"
 SOURCE = "product"
+FORMER_DEFAULT = "fixed:120"  # of products that have aligned:120 today
 
 
 @dataclass(frozen=True)
@@ -62,28 +63,78 @@ def load_task(task: Task) -> Counter[str]:
 def load_product(connection: Connection, path: Path, options: Options | None = None) -> Counter[str]:
     """Load a product in one transaction, decoding in `options.threads` threads beside this one.
 
-    Returns counts: patches; without_data, patches dropped since no reflectance band has a valid pixel in them;
-    with_nodata_dropped and masked, by the option `nodata`; loaded_before. Raises InputError, with nothing loaded, for a
-    missing or unreadable band, grids that do not fit together, and a product that cannot be named or dated.
+    A product that is stored keeps its row, which gets what it lacks. Returns counts: patches; without_data, patches
+    dropped since no reflectance band has a valid pixel in them; with_nodata_dropped and masked, by the option `nodata`;
+    loaded_before. Raises InputError, with nothing loaded, for a missing or unreadable band, grids that do not fit
+    together, pixels of unknown units, and a product that cannot be named or dated.
     """
     options = options or Options()
     files = open_product(path, options.given)
     grid = parse_grid(options.grid or files.grid)
+    if options.grid is None and grid.aligned:
+        check_former_default(connection, path, files.product, grid)
     bands = choose_bands(path, files, options.bands) if grid.cuts else []
     cut = plan_cutting(connection, path, files, grid, bands) if grid.cuts else None
-    # The same product with other bands is not what was loaded before.
+    # The same product with other bands, or other units given, is not what was loaded before.
     choice = f"{','.join(band.name for band in bands)} {options.nodata}"
+    if (options.given.scale, options.given.offset) != (None, None):
+        choice += f" {options.given.scale} {options.given.offset}"
     checksum = hashlib.sha256(f"{listing_checksum(list(files.sources))} {choice}".encode()).hexdigest()
-    with load_item(connection, LOADER, f"{files.product.name}|{grid.text}", checksum) as item:
+    with load_item(connection, LOADER, f"{files.product.name}|{grid.text}", checksum, anew=cut is None) as item:
         if item is None:
             return Counter(loaded_before=1)
-        write_products(connection, [files.product])
-        if cut is not None:
-            srid = bands[0].srid
-            assert srid is not None
-            cutting = Cutting(files.product, srid, files.classes, options.nodata, options.threads, item.details)
-            item.rows = write_patches(connection, SOURCE, cut(cutting))
+        changed = write_products(connection, [files.product])
+        product = as_stored(connection, path, files.product)
+        if cut is None:
+            return Counter(products=1) if changed else Counter(loaded_before=1)
+        srid = bands[0].srid
+        assert srid is not None
+        cutting = Cutting(product, srid, files.classes, options.nodata, options.threads, item.details)
+        item.rows = write_patches(connection, SOURCE, cut(cutting))
         return Counter(products=1, patches=item.rows) + item.details
+
+
+def check_former_default(connection: Connection, path: Path, product: Product, grid: Grid) -> None:
+    """Raise InputError where the archive has patches on the former default grid of the same mission and level.
+
+    They lie elsewhere than those of today's, so that eo.change would find no pair of an old and a new one.
+    """
+    row = connection.execute(
+        """
+        select p.name from eo.load l join eo.product p on l.source = p.name || '|' || %(former)s
+        where l.loader = %(loader)s and l.state = 'done' and l.rows > 0
+          and rtrim(p.platform, 'abcd') = rtrim(%(platform)s, 'abcd') and p.level = %(level)s
+        limit 1
+        """,
+        {"former": FORMER_DEFAULT, "loader": LOADER, "platform": product.platform, "level": product.level},
+    ).fetchone()
+    if row:
+        raise InputError(
+            f"{path}: the archive has patches of {product.platform}, {product.level}, on the grid {FORMER_DEFAULT}, the"
+            f" default of earlier versions (of {row[0]}, for one); those of today's, {grid.text}, lie elsewhere",
+            f"Say which: --grid {FORMER_DEFAULT} as before, or --grid {grid.text}, whose places are the same on every"
+            " date. docs/loading.md says how to replace the old patches.",
+        )
+
+
+def as_stored(connection: Connection, path: Path, product: Product) -> Product:
+    """The product with the platform and time that its row has, which its patches share.
+
+    Raises InputError where the row is of another product: of another platform, level or time.
+    """
+    row = connection.execute(
+        "select platform, level, sensing_time from eo.product where name = %s", (product.name,)
+    ).fetchone()
+    assert row is not None
+    platform, level, sensing_time = row
+    apart = abs(sensing_time - product.sensing_time)
+    if (platform, level) != (product.platform, product.level) or apart > LONGEST_DATA_TAKE:
+        raise InputError(
+            f"{path}: {product.name} is stored as a product of {platform}, {level}, {sensing_time}; this one is of"
+            f" {product.platform}, {product.level}, {product.sensing_time}",
+            "Load it under another name: --name.",
+        )
+    return replace(product, sensing_time=sensing_time)
 
 
 def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None) -> list[Band]:
@@ -119,6 +170,14 @@ def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None
                     "Remove one of the files; each product needs a folder of its own.",
                 )
         bands.append(finest)
+    for band in bands:
+        if band.file.unknown_units:
+            raise InputError(
+                band.file.unknown_units,
+                "Say what they mean with --scale and --offset: reflectance = scale * pixel + offset. As ESA delivers"
+                " Sentinel-2, they are 0.0001 and, since baseline 04.00, -0.1; the offset is 0 before, and where a"
+                " service has applied it. Reflectance itself has --scale 1.",
+            )
     check_crs(files, bands)
     return bands
 
@@ -164,7 +223,10 @@ def plan_cutting(
     resolutions = fit_bands(path, bands, size, lambda names: bands_option(files, names))
     width = min(group[0].width * factor for factor, group in resolutions.items())
     height = min(group[0].height * factor for factor, group in resolutions.items())
-    if grid.size:
+    if grid.size and grid.aligned:
+        factor, (coarsest, *_) = max(resolutions.items())
+        lattice = aligned_lattice(size, coarsest, factor, width, height)
+    elif grid.size:
         lattice = fixed_lattice(size, width, height)
     else:
         lattice = bigearthnet_lattice(finest, size, files.product.mgrs_tile, width, height)
@@ -177,8 +239,10 @@ def plan_cutting(
             )
     if not lattice.columns or not lattice.rows:
         raise InputError(
-            f"{path}: smaller than one patch: {finest.width} x {finest.height} pixels of {finest.file.path}",
-            f"A patch takes {size} x {size} pixels of the finest band.",
+            f"{path}: {'no window of the grid is whole in it' if grid.aligned else 'smaller than one patch'}:"
+            f" {finest.width} x {finest.height} pixels of {finest.file.path}",
+            f"A patch takes {size} x {size} pixels of the finest band."
+            + (f" --grid fixed:{size} counts them from the file's own corner." if grid.aligned else ""),
         )
     return lambda cutting: cut_windows(cutting, resolutions, lattice)
 
@@ -187,16 +251,15 @@ def find_cells(
     connection: Connection, files: ProductFiles, bands: Sequence[Band], precision: int
 ) -> list[tuple[str, tuple[float, float, float, float]]]:
     """Geohash cells, with their bounds, that meet the product's footprint; where it has none, the bands' grid."""
-    footprint = files.product.footprint
-    if footprint is None:
-        outline = shapely.union_all([bounds_of(band.file) for band in bands])
-        footprint = shapely.to_wkb(outline)
+    outline = files.product.footprint
+    if outline is None:
+        outline = footprint(shapely.union_all([bounds_of(band.file) for band in bands]))
     rows = connection.execute(
         """
         select cell, ST_XMin(geom), ST_YMin(geom), ST_XMax(geom), ST_YMax(geom)
         from eo.cells(ST_GeomFromWKB(%s, 4326), %s)
         """,
-        (footprint, precision),
+        (outline, precision),
     )
     return [(cell, (west, south, east, north)) for cell, west, south, east, north in rows]
 
@@ -218,7 +281,7 @@ class Time(click.ParamType):
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--grid",
-    help="bigearthnet, fixed:SIZE, cell:PRECISION:PIXELS or none (the product's row only). Default: by format.",
+    help="bigearthnet, aligned:SIZE, fixed:SIZE, cell:PRECISION:PIXELS or none (the row only). Default: by format.",
 )
 @click.option("--bands", help="Bands to load, comma-separated. Default: all.")
 @click.option(
@@ -231,6 +294,12 @@ class Time(click.ParamType):
 @click.option("--name", help="Product name. Parts of one product that lie in several folders need a name each.")
 @click.option("--time", "sensing_time", type=Time(), help="Start of sensing, ISO 8601; UTC if no zone is given.")
 @click.option("--platform", help="Satellite, as STAC writes it: sentinel-2a, landsat-8, ...")
+@click.option(
+    "--scale", type=float, help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
+)
+@click.option(
+    "--offset", type=click.FloatRange(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0."
+)
 @engine_options
 def product(
     paths: tuple[Path, ...],
@@ -241,17 +310,20 @@ def product(
     name: str | None,
     sensing_time: datetime | None,
     platform: str | None,
+    scale: float | None,
+    offset: float | None,
 ) -> None:
     """Load satellite products, each PATH a folder or an archive file, and cut them into patches.
 
-    What a product is, is read from its metadata or its name; --name, --time and --platform say so where neither does.
+    What a product is, and what its pixels mean, is read from its metadata or its name; --name, --time, --platform,
+    --scale and --offset say so where neither does.
     """
     if len(paths) > 1 and (name or sensing_time):
         raise click.UsageError("--name and --time are of one product: give one PATH.")
     if grid:
         parse_grid(grid)
     options = Options(
-        given=Given(name, sensing_time, platform),
+        given=Given(name, sensing_time, platform, scale, offset),
         grid=grid,
         bands=tuple(bands.split(",")) if bands else None,
         nodata=nodata,

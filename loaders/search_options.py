@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 import click
 import shapely
+import shapely.errors
 from psycopg.sql import SQL
 from shapely.geometry import shape
 
 from loaders.errors import InputError
 from pyfuncs.db import FILTERS
+from pyfuncs.documents import parse_json, read_document
 
 SEARCH = SQL(
     """
@@ -68,16 +69,38 @@ def parse_area(text: str) -> str:
             area = shapely.MultiPolygon([shapely.box(left, south, right, north) for left, right in boxes])
             return f"SRID=4326;{shapely.segmentize(area, 90).wkt}"
         if text.lower().endswith(("json", "geojson")):
-            document = json.loads(Path(text).read_bytes())
-            features = document["features"] if document["type"] == "FeatureCollection" else [document]
-            shapes = [shape(feature.get("geometry", feature)) for feature in features]
-            return f"SRID=4326;{(shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)).wkt}"
+            document = parse_json(read_document(Path(text)))
+            return f"SRID=4326;{area_of_geojson(document).wkt}"
         return f"{prefix or 'SRID=4326'};{shapely.from_wkt(wkt).wkt}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, shapely.GEOSException) as error:
+    except (OSError, ValueError, shapely.GEOSException) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{text[:200]!r} is no area: {error}",
+            f"{text[:200]!r} is no area: {reason}",
             "Give WKT, the name of a GeoJSON file, or west,south,east,north in degrees.",
         ) from error
+
+
+def area_of_geojson(document: Any) -> shapely.Geometry:
+    """The area of a GeoJSON document, of all features together. Raises ValueError for any other document."""
+    if not isinstance(document, dict):
+        raise ValueError("it is no GeoJSON: no object")
+    collection = document.get("type") == "FeatureCollection"
+    features = document.get("features") if collection else [document]
+    if not isinstance(features, list) or not features:
+        raise ValueError("it has no features")
+    shapes = []
+    for number, feature in enumerate(features, start=1):
+        geometry = feature.get("geometry", feature) if isinstance(feature, dict) else None
+        which = f"feature {number}" if collection else "it"
+        if not isinstance(geometry, dict):
+            raise ValueError(f"{which} has no geometry")
+        try:
+            shapes.append(shape(geometry))
+        except (AttributeError, LookupError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
+            raise ValueError(f"the geometry of {which} is none of GeoJSON's") from error
+    if all(geometry.is_empty for geometry in shapes):
+        raise ValueError("its geometry is empty")
+    return shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:

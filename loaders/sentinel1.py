@@ -27,9 +27,10 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from loaders.errors import InputError
+from loaders.gdal_files import open_raster
 from loaders.patches import Product
 from loaders.product_files import BandFile, Folder, Given, ProductFiles, footprint, open_folder, parse_time
-from loaders.xml_documents import local_name, parse_xml, to_json
+from loaders.xml_documents import elements, find, find_text, local_name, parse_xml, to_json
 
 MANIFEST = "manifest.safe"
 NAME = re.compile(r"S1[A-D]_(?P<mode>IW|EW|S[1-6])_(?P<type>GRD|SLC|RAW|OCN)(?P<resolution>[FHM_])_.*")
@@ -74,7 +75,7 @@ class CalibratedBand(BandFile):
 
         Its pixels are those of `read`, not its own: WarpedVRT ignores control points when it is given a grid.
         """
-        source = rasterio.open(self.path)
+        source = open_raster(self.path)
         points, crs = source.gcps
         if not points:
             raise RasterioError(f"{self.path}: no ground control points")
@@ -195,13 +196,12 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         if polarisation in measurements
     )
     used = [MANIFEST, *measurements.values(), *calibrations.values()]
-    return ProductFiles(product, bands, expected, grid="fixed:120", sources=folder.sources(used))
+    return ProductFiles(product, bands, expected, grid="aligned:120", sources=folder.sources(used))
 
 
 def make_product(folder: Folder, root: Element, outline: shapely.Polygon, given: Given) -> Product:
     """The product's row. Raises LookupError or ValueError where the manifest lacks something."""
-    processing = find(root, "processing")
-    software = next(element for element in processing.iter() if local_name(element.tag) == "software")
+    processing, version = original_processing(root)
     return Product(
         name=given.name or folder.name,
         platform=given.platform or f"sentinel-1{find_text(find(root, 'platform'), 'number').lower()}",
@@ -212,23 +212,23 @@ def make_product(folder: Folder, root: Element, outline: shapely.Polygon, given:
         metadata={MANIFEST: to_json(root)},
         end_time=parse_time(find_text(root, "stopTime")),
         processed_at=parse_time(processing.attrib["stop"]),
-        processing_baseline=software.attrib["version"],
+        processing_baseline=version,
         relative_orbit=int(find_text(root, "relativeOrbitNumber")),
         bytes=sum(folder.sizes.values()),
     )
 
 
-def find(root: Element, name: str) -> Element:
-    """The first element of a name in any namespace. Raises LookupError if there is none."""
-    for element in root.iter():
-        if local_name(element.tag) == name:
-            return element
-    raise LookupError(f"no {name}")
+def original_processing(root: Element) -> tuple[Element, str]:
+    """ESA's processing of the product, and the version of its software. Raises LookupError if there is none.
 
-
-def find_text(root: Element, name: str) -> str:
-    """Text of the first element of a name."""
-    return (find(root, name).text or "").strip()
+    It is the outermost by the Sentinel-1 IPF: what was done to the product later wraps it, as a conversion to COG does.
+    """
+    for processing in elements(root, "processing"):
+        for facility in processing:
+            for software in facility:
+                if "IPF" in software.attrib.get("name", "") and local_name(software.tag) == "software":
+                    return processing, software.attrib["version"]
+    raise LookupError("no processing by the Sentinel-1 IPF")
 
 
 def polarisations_of(root: Element) -> set[str]:

@@ -14,7 +14,7 @@ import click
 from psycopg import Connection
 
 from loaders.database import connect, dsn
-from loaders.encoders import register
+from loaders.encoders import register, stored_units
 from loaders.errors import InputError
 from loaders.export import lock
 from loaders.progress import progress
@@ -136,6 +136,7 @@ def train_encoder(name: str, order: Order, workers: int = 0, folder: Path | None
                 dimension=trained.dimension,
                 normalisation=data.normalisation,
                 training=training_record(order, data, trained.best_epoch, trained.history),
+                units=stored_units(connection, order.bands),
             )
         if folder:
             # The plan last: a state without its plan would be taken for that of the next training.

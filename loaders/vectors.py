@@ -1,4 +1,4 @@
-"""Polygons of any vector file that GDAL/OGR reads, made what the archive stores: valid MultiPolygons of one SRID."""
+"""Polygons of vector files, made what the archive stores: valid MultiPolygons of one SRID."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pyproj.exceptions import CRSError, ProjError
 from shapely import GeometryType
 
 from loaders.errors import InputError
+from loaders.gdal_files import VECTOR_FORMATS, vector_formats_of
 from loaders.ledger import file_checksum
 from loaders.progress import progress
 
@@ -261,11 +262,12 @@ def as_text(value: Any) -> str | None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn OGR's errors into InputError."""
+    """Let OGR open a file by the drivers that are allowed, and turn its errors into InputError."""
     try:
-        yield
+        with vector_formats_of(path):
+            yield
     except (DataSourceError, DataLayerError) as error:
         raise InputError(
             f"{path}: cannot be read as a vector file: {error}",
-            "Give a file with polygons that GDAL reads: GeoPackage, shapefile, GeoJSON, file geodatabase, ...",
+            f"{VECTOR_FORMATS}; convert others with ogr2ogr COPY.gpkg FILE",
         ) from error

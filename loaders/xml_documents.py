@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
+from xml.etree.ElementTree import Element
 
 from loaders.errors import InputError
-
-
-class Builder(TreeBuilder):
-    """Builds the tree of a document without a document type: entities, which expand without bound, need one."""
-
-    def doctype(self, name: str, *_: object) -> None:
-        """Called before any of the document type is read."""
-        raise ValueError(f"a document type ({name}), which metadata have no use for")
+from pyfuncs import documents
 
 
 def parse_xml(content: bytes, file: str) -> Element:
     """Root element of a document. Raises InputError, which names the file, unless it is well-formed."""
-    parser = XMLParser(target=Builder())
     try:
-        parser.feed(content)
-        root: Element = parser.close()
-    except (ParseError, ValueError, LookupError) as error:
+        return documents.parse_xml(content)
+    except ValueError as error:
         raise InputError(f"{file}: not valid XML: {error}", "Replace it by an intact copy.") from error
-    return root
 
 
 def local_name(name: str) -> str:
     """Name of an element or attribute without its namespace."""
     return name.rpartition("}")[2]
+
+
+def elements(root: Element, name: str) -> Iterator[Element]:
+    """Elements of a name in any namespace, in the document's order."""
+    return (element for element in root.iter() if local_name(element.tag) == name)
+
+
+def find(root: Element, *names: str) -> Element:
+    """The first element of a name in any namespace, or of the next name if there is none. Raises LookupError if so."""
+    for name in names:
+        for element in elements(root, name):
+            return element
+    raise LookupError(f"no {' or '.join(names)}")
+
+
+def find_text(root: Element, *names: str) -> str:
+    """Text of the element that `find` finds. Raises LookupError if there is none."""
+    text = (find(root, *names).text or "").strip()
+    if not text:
+        raise LookupError(f"no {' or '.join(names)}")
+    return text
 
 
 def to_json(element: Element, without: frozenset[str] = frozenset()) -> Any:

@@ -7,6 +7,8 @@ from sqlalchemy import Connection, create_engine
 
 from loaders.database import sqlalchemy_url
 from loaders.models import Base
+from migrations.mending import mend
+from migrations.roles import make_roles
 from migrations.sqlfiles import apply_sql_files
 
 OWN_SCHEMAS = {"eo", "eo_internal"}
@@ -38,6 +40,8 @@ def run(connection: Connection) -> None:
         compare_type=True,
     )
     with context.begin_transaction():
+        make_roles(connection)
+        mend(connection, context.get_context().get_current_revision())
         context.run_migrations()
         if set(context.get_context().get_current_heads()) == set(context.script.get_heads()):
             apply_sql_files(connection)

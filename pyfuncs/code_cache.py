@@ -2,9 +2,9 @@
 
 Buckets are append-only and their numbers are dense in commit order (eo.store_codes), so what a backend has once read of
 committed buckets stays right, and what is new is numbered above it. Two things are not kept: buckets that the running
-transaction itself may have added, for it may yet roll back; and anything read of another eo.bucket (the schema dropped
-and made again), told by the table's oid. To find the code of a bucket that a query's snapshot does not see does no
-harm: its patches are looked up in that snapshot.
+transaction itself may have added, for it may yet roll back; and anything read under another guard (the schema dropped
+and made again, or triggers disabled, without which buckets may change: sql/306_packed_codes.sql). To find the code of a
+bucket that a query's snapshot does not see does no harm: its patches are looked up in that snapshot.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ READ_AT_ONCE = 100_000
 class CodeState:
     """What the current snapshot shows of a hash function's buckets."""
 
-    table_oid: int
+    guard: str | None
+    """What proves that buckets are append-only; None: nothing does."""
     version: str | None
-    """Of the packed file; None: there is none."""
+    """Of the packed file; None: there is none that this guard proves."""
     bits: int
     buckets: int
     settled: bool
@@ -51,7 +52,7 @@ class CodeCache:
     """Codes of one hash function, as far as this backend has read them."""
 
     def __init__(self) -> None:
-        self._source: tuple[int, str | None] | None = None
+        self._source: tuple[str | None, str | None] | None = None
         self._file: CodeFile | None = None
         self._patches: PatchFile | None = None
         self._ones: NDArray[np.int32] = np.empty(0, np.int32)
@@ -73,9 +74,11 @@ class CodeCache:
 
         `wanted`: how many buckets, or, by_patches, buckets that held so many patches when they were packed (those added
         since count for one). Also tells whether these are all that lie within `radius`. None where too many buckets are
-        not packed.
+        not packed, or may have changed.
         """
-        if self._source != (state.table_oid, state.version):
+        if state.guard is None:
+            return None
+        if self._source != (state.guard, state.version):
             self._open(state, path)
         if state.buckets - self._first > MAX_UNPACKED:
             return None
@@ -104,14 +107,14 @@ class CodeCache:
 
         For a caller who knows that the packed patches are as they were. None where none are packed.
         """
-        if self._source != (state.table_oid, state.version):
+        if self._source != (state.guard, state.version):
             self._open(state, path)
         if self._file is None:
             return None
         if self._patches is None:
             try:
                 self._patches = packed_patches.read(path("patches", str(state.version)))
-            except FileNotFoundError:
+            except OSError:
                 return None  # An old snapshot's version: builds since have removed its files.
         passing = self._patches.passing(conditions)
         codes = self._patches.codes.take(passing)
@@ -153,13 +156,13 @@ class CodeCache:
         self._patches = None
         if state.version is not None:
             # Of a dump restored, or on a standby, the row is there without the file; then all buckets count as added.
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 self._file = packed_codes.read(path("codes", state.version))
         self._first = len(self._file) if self._file is not None else 0
         # One number seen as many: counting buckets costs no memory.
         self._ones = np.broadcast_to(np.int32(1), self._first)
         self._added = np.empty((-(-state.bits // 64), 0), np.uint64)
-        self._source = (state.table_oid, state.version)
+        self._source = (state.guard, state.version)
 
     def _read_added(self, state: CodeState, read_codes: ReadCodes) -> Words:
         kept = self._first + self._added.shape[1]

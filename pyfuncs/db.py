@@ -5,35 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyfuncs.encoders import Encoder
-from pyfuncs.weights import load, load_model
+if TYPE_CHECKING:
+    from pyfuncs.encoders import Encoder
 
 ENCODER_QUERY = """
-select encoder_id, name, version, architecture, bands, input_size, normalisation, dimension, bits, weights,
+select encoder_id, name, version, architecture, bands, input_size, normalisation, units, dimension, bits, weights,
        weights_sha256
 from eo.encoder
 where encoder_id = """
 ENCODER_WITHOUT_WEIGHTS_QUERY = """
-select encoder_id, name, version, architecture, bands, input_size, normalisation, dimension, bits
+select encoder_id, name, version, architecture, bands, input_size, normalisation, units, dimension, bits
 from eo.encoder
 where encoder_id = """
 ENCODER_SIZE_QUERY = "select octet_length(weights) from eo.encoder where encoder_id = %s"
+SETTING_QUERY = "select current_setting($1, true) as value"
 SCHEMA_VERSION_QUERY = "select version from eo_internal.schema_version"
 CODE_STATE_QUERY = """
-select 'eo.bucket'::regclass::oid::bigint as table_oid,
-       (select i.version::text from eo.code_index i where i.encoder_id = $1) as version,
+select g.guard,
+       (select e.bits from eo.encoder e where e.encoder_id = $1) as bits,
+       (select i.version::text from eo.code_index i where i.encoder_id = $1 and i.codes_guard = g.guard) as version,
        coalesce((select max(b.bucket_no) + 1 from eo.bucket b where b.encoder_id = $1), 0) as buckets,
        pg_current_xact_id_if_assigned() is null as settled
+from (select eo_internal.change_guard('codes') as guard offset 0) g
 """
-CODE_BITS_QUERY = "select bits from eo.encoder where encoder_id = $1"
 UNCHANGED_QUERY = """
-select not exists (select from eo.patch_change c
-                   where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot)) as unchanged
-from eo.code_index i
-where i.encoder_id = $1
+select eo_internal.unproved_patches(i) is null as unchanged from eo.code_index i where i.encoder_id = $1
 """
+PACKED_QUERY = "select encoder_id, version::text from eo.code_index"
 CODES_QUERY = """
 select coalesce(string_agg(varbit_send(b.code), ''::bytea order by b.bucket_no), '') as codes
 from eo.bucket b
@@ -43,10 +43,10 @@ PATCHES_QUERY = """
 select count(*) as patches, max(patch_id) as last,
        string_agg(int8send(patch_id), '') as patch_ids,
        string_agg(int4send(bucket_no), '') as bucket_nos,
-       string_agg(float8send(ST_XMin(footprint)), '') as west,
-       string_agg(float8send(ST_YMin(footprint)), '') as south,
-       string_agg(float8send(ST_XMax(footprint)), '') as east,
-       string_agg(float8send(ST_YMax(footprint)), '') as north,
+       string_agg(float8send(public.ST_XMin(footprint::public.box3d)), '') as west,
+       string_agg(float8send(public.ST_YMin(footprint::public.box3d)), '') as south,
+       string_agg(float8send(public.ST_XMax(footprint::public.box3d)), '') as east,
+       string_agg(float8send(public.ST_YMax(footprint::public.box3d)), '') as north,
        string_agg(timestamptz_send(sensing_time), '') as times,
        array_agg(coalesce(array_to_string(label_ids, ','), '')) as label_sets,
        array_agg(concat_ws(e'\\x1f', platform, source, coalesce(split, ''), season,
@@ -80,7 +80,7 @@ TRAINING_PATCHES_QUERY = """
 with found as materialized (
     select p.patch_id, p.cell,
            case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
-    from eo.patches(%(area)s::geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(seasons)s, %(labels)s,
+    from eo.patches(%(area)s::public.geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(seasons)s, %(labels)s,
                     coalesce(%(label_match)s::eo.label_match, 'some'), %(countries)s, %(splits)s, %(sources)s,
                     %(seasonal_snow)s, %(cloud_or_shadow)s, %(max_cloud)s::real, %(scene_classes)s, %(cells)s,
                     %(patch_ids)s) p
@@ -107,7 +107,7 @@ from checked c
 # The order is that of the rows' pointers to pixels; what is outside of the subquery is done as rows are sent.
 TRAINING_COPY = """
 copy (
-    select s.patch_id, s.label_ids, s.bands, ST_AsWKB(s.rast, true)
+    select s.patch_id, s.label_ids, s.bands, public.ST_AsWKB(s.rast, true)
     from (
         select w.number, w.patch_id, r.bands, r.rast,
                case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
@@ -129,6 +129,9 @@ def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
 
     Raises PgearthError unless the weights match their checksum.
     """
+    from pyfuncs.encoders import Encoder
+    from pyfuncs.weights import load, load_model
+
     weights: Mapping[str, Any] = {}
     if "weights" in row:
         read = load_model if row["architecture"] == "onnx" else load
@@ -146,6 +149,7 @@ def encoder_from_row(row: Mapping[str, Any]) -> Encoder:
         normalisation=json.loads(row["normalisation"])
         if isinstance(row["normalisation"], str)
         else row["normalisation"],
+        units=None if row["units"] is None else tuple(row["units"]),
     )
 
 

@@ -85,6 +85,11 @@ class Queue:
                 self._changed.wait(wait)
         return []
 
+    def done(self) -> None:
+        """Tell that the batch is done, before those whose requests it was are told: they may ask again at once."""
+        with self._changed:
+            self._taken = 0
+
     def _batch(self) -> tuple[list[Request], bool]:
         """The oldest request and those that go along with it, and whether waiting could add none."""
         oldest = next(iter(self._requests))

@@ -40,7 +40,7 @@ from pyfuncs.encoder_protocol import (
 )
 from pyfuncs.encoder_queue import Queue, Request
 from pyfuncs.encoders import BATCH_SIZE, encode_batch
-from pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, PgearthError
+from pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, DeviceFailedError, PgearthError
 from pyfuncs.networks.memory import keep_freed_memory
 
 MOST_CONNECTIONS = 400
@@ -97,6 +97,7 @@ class EncoderServer:
         self._device = device
         self._started = datetime.now(UTC)
         self._stopping = False
+        self.device_failed = False
         self._waiting: dict[socket.socket, float] = {}  # connections that have asked nothing yet, and since when
         self._asked: dict[socket.socket, Request] = {}
         self._finished: deque[tuple[Request, bytes]] = deque()
@@ -117,7 +118,10 @@ class EncoderServer:
             self._wake_sender.send(b"\0")
 
     def serve(self) -> None:
-        """Answer; what is in the queue at the end is left to the sessions that asked."""
+        """Answer; what is in the queue at the end is left to the sessions that asked.
+
+        Where the GPU fails that is the end, too, and `device_failed` is true: sessions do better without it.
+        """
         worker = Thread(target=self._work, name="encoding", daemon=True)
         worker.start()
         try:
@@ -186,7 +190,7 @@ class EncoderServer:
             self._reply(connection, write_error(error))
         except Exception as error:
             log.exception("could not read a request")
-            text = f"the encoder process failed: {type(error).__name__}: {error}"
+            text = f"the encoder process failed: {error}"
             self._reply(connection, write_error(PgearthError(text, sqlstate=SYSTEM_ERROR)))
         finally:
             for descriptor in descriptors:
@@ -285,15 +289,22 @@ class EncoderServer:
                 except PgearthError as error:
                     self._counts["failed"] += len(requests)
                     reply = write_error(error)
+                    if isinstance(error, DeviceFailedError):
+                        log.exception("could not encode, and never will: start the process again")
+                        self.device_failed = True
                 except Exception as error:
                     self._counts["failed"] += len(requests)
                     log.exception("could not encode")
-                    text = f"the encoder process failed: {type(error).__name__}: {error}"
+                    text = f"the encoder process failed: {error}"
                     reply = write_error(PgearthError(text, sqlstate=SYSTEM_ERROR, hint="Its log says more."))
+                self._queue.done()
                 self._finished.extend((request, reply) for request in requests)
                 requests.clear()  # what they map is not held until the next come
                 with suppress(BlockingIOError):  # enough wake-ups are under way
                     self._wake_sender.send(b"\0")
+                if self.device_failed:
+                    self.stop()
+                    return
         except BaseException:
             log.exception("encoding ended")
             self.stop()
@@ -387,6 +398,8 @@ def main() -> None:
     log.info("serving on %s: pid %d, %s", given.folder, os.getpid(), device)
     server.serve()
     log.info("stopped")
+    if server.device_failed:
+        sys.exit(1)  # a service manager starts it again
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 
 from pyfuncs import spectral
 from pyfuncs.convert import bit_string
-from pyfuncs.errors import UNDEFINED_OBJECT, PgearthError
+from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, UNDEFINED_OBJECT, PgearthError
 from pyfuncs.hashing import itq, kslsh, lsh, milan, sign, trivial
 
 BATCH_SIZE = 16
@@ -35,6 +35,7 @@ class Encoder:
     bits: int | None
     weights: Weights
     normalisation: Mapping[str, Sequence[float]] | None = None
+    units: tuple[str, ...] | None = None  # of each band (pyfuncs.units); None: not declared
 
 
 # Networks are imported where they are used: torch takes a second and a half.
@@ -100,7 +101,11 @@ def encode(
         for start in range(0, len(numbers), batch_size):
             chosen = numbers[start : start + batch_size]
             batch = {band: np.stack([patches[number][band] for number in chosen]) for band in encoder.bands}
-            vectors[chosen] = compute(encoder, batch)
+            computed = compute(encoder, batch)
+            if computed.shape != (len(chosen), encoder.dimension):
+                wrong = " x ".join(map(str, computed.shape[1:]))
+                raise _misfit(encoder, f"make vectors of {wrong} dimensions instead of {encoder.dimension}")
+            vectors[chosen] = computed
     return vectors
 
 
@@ -109,7 +114,22 @@ def hash_codes(encoder: Encoder, vectors: np.ndarray) -> list[str]:
 
     Raises PgearthError when the vectors do not fit the hash function, or the encoder's architecture hashes none.
     """
-    return [bit_string(code) for code in _lookup(_HASH, encoder)(encoder.weights, vectors)]
+    function = _lookup(_HASH, encoder)
+    try:
+        codes = function(encoder.weights, vectors)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise _misfit(encoder, "do not fit together") from error
+    if codes.shape != (len(vectors), encoder.bits):
+        raise _misfit(encoder, f"make codes of {' x '.join(map(str, codes.shape[1:]))} bits instead of {encoder.bits}")
+    return [bit_string(code) for code in codes]
+
+
+def _misfit(encoder: Encoder, fault: str) -> PgearthError:
+    return PgearthError(
+        f"the weights of {encoder.name} version {encoder.version} {fault}",
+        sqlstate=INVALID_BINARY_REPRESENTATION,
+        hint=f"Register weights of the architecture {encoder.architecture} as a new version.",
+    )
 
 
 def _lookup(functions: Mapping[str, Function], encoder: Encoder) -> Function:

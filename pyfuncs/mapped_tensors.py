@@ -32,12 +32,21 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Map
 
 
 def map_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Tensors, read-only, and metadata of a file that `write_tensors` wrote. Raises OSError where there is none."""
+    """Tensors, read-only, and metadata of a file that `write_tensors` wrote.
+
+    Raises OSError where there is none, or a part of one only, such as a backup may hold.
+    """
     with path.open("rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(size, length)))
+        except ValueError as error:
+            raise OSError(f"{path.name} is incomplete") from error
+        metadata = header.pop("__metadata__", {})
+        if 8 + size + max(entry["data_offsets"][1] for entry in header.values()) != length:
+            raise OSError(f"{path.name} is incomplete")
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():
         data = np.frombuffer(

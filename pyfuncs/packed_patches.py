@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyfuncs.errors import PgearthError
 from pyfuncs.mapped_tensors import map_tensors, write_tensors
 
 BOUNDS = ("west", "south", "east", "north")
@@ -48,8 +49,18 @@ class PatchFile:
 
         conditions (each may be missing): patch_ids; boxes: [[west, south, east, north], ...], any of them; from_time,
         to_time: as in `times`; platforms, sources, splits, seasons, countries: lists; seasonal_snow, cloud_or_shadow:
-        true or false; label_groups: [[label_id, ...], ...]; label_match: some, at_least or exactly.
+        true or false; label_groups: [[label_id, ...], ...]; label_match: some, at_least or exactly. Raises PgearthError
+        for any other.
         """
+        try:
+            return self._passing(conditions)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise PgearthError(
+                f"the conditions are not those of a filter: {json.dumps(conditions)}",
+                hint="Pass what eo_internal.packed_conditions makes.",
+            ) from error
+
+    def _passing(self, conditions: Mapping[str, Any]) -> NDArray[np.intp]:
         chosen = Selection(len(self.patch_ids))
         if "patch_ids" in conditions:
             wanted = np.unique(np.asarray(conditions["patch_ids"], np.int64))

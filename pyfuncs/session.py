@@ -1,23 +1,31 @@
-"""The PL/Python border: every body calls one function here, passing plpy and GD; nothing else in pyfuncs knows plpy."""
+"""The PL/Python border: every body calls one function here, passing plpy and GD; nothing else in pyfuncs knows plpy.
+
+What a body calls is decorated (see pyfuncs.failure), so that no error leaves as an exception. This module imports
+the standard library and what is written here only, because an error of an import would.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyfuncs
 from pyfuncs import db
-from pyfuncs.convert import to_vector, vectors_from_send
-from pyfuncs.errors import PgearthError
+from pyfuncs.errors import NULL_VALUE_NOT_ALLOWED, OBJECT_NOT_IN_PREREQUISITE_STATE, UNDEFINED_OBJECT, PgearthError
+from pyfuncs.failure import answer, answers
+from pyfuncs.interrupts import interruptibly
+from pyfuncs.limits import IMAGE_PIXELS, check_pixels
 
 PATCHES_AT_ONCE = 100_000
 VECTORS_AT_ONCE = 10_000
+PIXELS_AT_ONCE = 2_000_000
+"""Pixels times bands that are computed without looking for a cancel in between: a fraction of a second."""
 
 
+@answer
 def runtime(plpy: Any) -> str:
     """Versions of what PL/Python runs on, and how the encoder process is, as JSON text."""
     import platform
@@ -31,6 +39,7 @@ def runtime(plpy: Any) -> str:
             "torch": version("torch"),
             "package": pyfuncs.__version__,
             "encoder_process": encoder_process(plpy),
+            "packed": unreadable_files(plpy),
         }
     )
 
@@ -54,22 +63,12 @@ def encoder_socket(plpy: Any) -> Any:
     return socket_folder(plpy.execute(db.DATABASE_QUERY)[0]["oid"]) / "socket"
 
 
-@contextmanager
-def reported(plpy: Any) -> Iterator[None]:
-    """Turn a PgearthError into a database error with its SQLSTATE and hint."""
-    try:
-        yield
-    except PgearthError as error:
-        plpy.error(str(error), sqlstate=error.sqlstate, hint=error.hint)
-
-
 def encoder(plpy: Any, GD: dict[str, Any], encoder_id: int) -> Any:
     """The encoder with its weights, read once per backend: a stored version never changes."""
     check_version(plpy, GD)
     cache = GD.setdefault("pgearth.encoders", {})
     if encoder_id not in cache:
-        rows = plpy.execute(db.ENCODER_QUERY + str(int(encoder_id)))
-        cache[encoder_id] = db.encoder_from_row(rows[0])
+        cache[encoder_id] = db.encoder_from_row(encoder_row(plpy, db.ENCODER_QUERY, encoder_id))
     return cache[encoder_id]
 
 
@@ -78,9 +77,46 @@ def definition(plpy: Any, GD: dict[str, Any], encoder_id: int) -> Any:
     check_version(plpy, GD)
     cache = GD.setdefault("pgearth.definitions", {})
     if encoder_id not in cache:
-        rows = plpy.execute(db.ENCODER_WITHOUT_WEIGHTS_QUERY + str(int(encoder_id)))
-        cache[encoder_id] = db.encoder_from_row(rows[0])
+        cache[encoder_id] = db.encoder_from_row(encoder_row(plpy, db.ENCODER_WITHOUT_WEIGHTS_QUERY, encoder_id))
     return cache[encoder_id]
+
+
+def encoder_row(plpy: Any, query: str, encoder_id: int) -> Any:
+    """The row of an encoder, by one of the queries that end in its id. Raises PgearthError where there is none."""
+    rows = plpy.execute(query + str(int(encoder_id)))
+    if not rows:
+        raise PgearthError(
+            f"there is no encoder_id {encoder_id}", sqlstate=UNDEFINED_OBJECT, hint="Pass one of eo.encoder."
+        )
+    return rows[0]
+
+
+def check_no_nulls(*arrays: Sequence[Any]) -> None:
+    """Raise PgearthError where an array holds a null."""
+    for array in arrays:
+        if None in array:
+            raise PgearthError(
+                f"element {1 + array.index(None)} of {len(array)} is null",
+                sqlstate=NULL_VALUE_NOT_ALLOWED,
+                hint="Leave it out of the array.",
+            )
+
+
+def check_search(
+    state: Any, positives: Sequence[str] | None, negatives: Sequence[str] | None, wanted: int | None
+) -> None:
+    """Raise PgearthError unless codes are those of a hash function (a CodeState) and `wanted` is a number."""
+    if not positives or negatives is None:
+        raise PgearthError("no codes were given", hint="Give one code at least, and an empty array for none.")
+    lengths = {None if code is None else len(code) for code in (*positives, *negatives)}
+    if lengths != {state.bits}:
+        wrong = next(length for length in lengths if length != state.bits)
+        raise PgearthError(
+            f"a code of {wrong or 'no'} bits was given, but the hash function makes {state.bits}",
+            hint="Pass codes made by eo.hash with the same hash function.",
+        )
+    if wanted is not None and wanted < 0:
+        raise PgearthError(f"{wanted} results were asked for", hint="Ask for 0 or more; null: all.")
 
 
 def check_version(plpy: Any, GD: dict[str, Any]) -> None:
@@ -88,27 +124,47 @@ def check_version(plpy: Any, GD: dict[str, Any]) -> None:
     if "pgearth.version" not in GD:
         GD["pgearth.version"] = plpy.execute(db.SCHEMA_VERSION_QUERY)[0]["version"]
     if GD["pgearth.version"] != pyfuncs.__version__:
-        plpy.error(
+        raise PgearthError(
             f"the Python package is pgearth {pyfuncs.__version__}, the schema is of {GD['pgearth.version']}",
-            sqlstate="55000",
+            sqlstate=OBJECT_NOT_IN_PREREQUISITE_STATE,
             hint="Run pgearth migrate with the installed package, then open a new session.",
         )
+
+
+def pause_of(plpy: Any) -> Callable[[], object]:
+    """What is to be called now and then: where the statement was cancelled or its time is up, it raises."""
+    return lambda: plpy.execute("select 1")
+
+
+def pixel_limit(plpy: Any, GD: dict[str, Any]) -> int:
+    """How many pixels times bands a call may get, by the session's setting."""
+    rows = plpy.execute(prepared(plpy, GD, db.SETTING_QUERY, "text"), [f"pgearth.{IMAGE_PIXELS.name}"])
+    return IMAGE_PIXELS.value(rows[0]["value"])
+
+
+@answer
+def check_image_pixels(plpy: Any, GD: dict[str, Any], pixels: int, image: str) -> bool:
+    """Raise PgearthError for more pixels times bands than a call may get; `image` is what they are of."""
+    check_pixels(pixels, pixel_limit(plpy, GD), image)
+    return True
 
 
 def vectors_of(plpy: Any, GD: dict[str, Any], encoder_id: int, patches: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Vectors of patches: networks compute in the encoder process where it runs, else here, on the CPU."""
     from pyfuncs import encoder_client
+    from pyfuncs.convert import to_vector
     from pyfuncs.encoders import NETWORKS, encode, encode_batch
 
-    def pause() -> None:
-        plpy.execute("select 1")  # where the statement was cancelled or its time is up, this raises
+    pause = pause_of(plpy)
 
     def compute_there(encoder: Any, batch: Any) -> Any:
         return encoder_client.encode_batch(path, encoder, batch, pause)
 
     def compute_here(encoder: Any, batch: Any) -> Any:
         pause()
-        return encode_batch(encoder, batch)
+        if sum(pixels.size for pixels in batch.values()) <= PIXELS_AT_ONCE:
+            return encode_batch(encoder, batch)
+        return interruptibly(lambda _: encode_batch(encoder, batch), pause)
 
     without_weights = definition(plpy, GD, encoder_id)
     if without_weights.architecture in NETWORKS:
@@ -131,6 +187,7 @@ def share_processor() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+@answers
 def encode(
     plpy: Any,
     GD: dict[str, Any],
@@ -138,73 +195,103 @@ def encode(
     patch_numbers: Sequence[int],
     bands: Sequence[str],
     rasters: Sequence[bytes],
-) -> Iterator[list[float]]:
+) -> list[list[float]]:
     """Vectors of patches, in ascending order of their numbers; rasters are WKB, each with its comma-joined bands."""
     from pyfuncs.rasters import bands_from_wkb
 
     check_version(plpy, GD)
-    with reported(plpy):
-        patches: dict[int, dict[str, Any]] = {number: {} for number in sorted(set(patch_numbers))}
-        for number, names, wkb in zip(patch_numbers, bands, rasters, strict=True):
-            patches[number].update(bands_from_wkb(wkb, names.split(",")))
-        return iter(vectors_of(plpy, GD, encoder_id, list(patches.values())))
+    check_no_nulls(patch_numbers, bands, rasters)
+    patches: dict[int, dict[str, Any]] = {number: {} for number in sorted(set(patch_numbers))}
+    for number, names, wkb in zip(patch_numbers, bands, rasters, strict=True):
+        patches[number].update(bands_from_wkb(wkb, names.split(",")))
+    return vectors_of(plpy, GD, encoder_id, list(patches.values()))
 
 
+@answer
 def encode_image(
     plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None
 ) -> list[float]:
     """Vector of an uploaded GeoTIFF."""
+    check_version(plpy, GD)
+    return vectors_of(plpy, GD, encoder_id, [uploaded_patch(plpy, GD, encoder_id, image, bands)])[0]
+
+
+def uploaded_patch(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None
+) -> dict[str, Any]:
+    """The bands of an uploaded GeoTIFF in the units of an encoder."""
     from pyfuncs.image import read_image
+    from pyfuncs.units import in_units
+
+    limit, reads = pixel_limit(plpy, GD), definition(plpy, GD, encoder_id)
+    return interruptibly(lambda _: in_units(reads, read_image(image, bands, limit)), pause_of(plpy))
+
+
+@answer
+def encode_rasters(
+    plpy: Any, GD: dict[str, Any], encoder_id: int, bands: Sequence[str], rasters: Sequence[bytes]
+) -> list[float]:
+    """Vector of an image given as raster WKB, each with its comma-joined bands, in the units of the encoder."""
+    from pyfuncs.rasters import bands_from_wkb
+    from pyfuncs.units import check_range
 
     check_version(plpy, GD)
-    with reported(plpy):
-        return vectors_of(plpy, GD, encoder_id, [read_image(image, bands)])[0]
+    patch: dict[str, Any] = {}
+    for names, wkb in zip(bands, rasters, strict=True):
+        patch.update(bands_from_wkb(wkb, names.split(",")))
+    check_range(definition(plpy, GD, encoder_id), patch)
+    return vectors_of(plpy, GD, encoder_id, [patch])[0]
 
 
+@answers
 def encode_regions(
     plpy: Any, GD: dict[str, Any], encoder_id: int, image: bytes, bands: Sequence[str] | None, segmentation: str
-) -> Iterator[list[float]]:
+) -> list[list[float]]:
     """Vectors of the regions of an uploaded GeoTIFF, cut as a segmentation (JSON) says."""
-    from pyfuncs.image import read_image
     from pyfuncs.regions import cut_regions
 
-    with reported(plpy):
-        names = definition(plpy, GD, encoder_id).bands
-        cut = cut_regions(read_image(image, bands), names, json.loads(segmentation))
-        return iter(vectors_of(plpy, GD, encoder_id, cut))
+    names = definition(plpy, GD, encoder_id).bands
+    patch = uploaded_patch(plpy, GD, encoder_id, image, bands)
+    cut = interruptibly(lambda _: cut_regions(patch, names, json.loads(segmentation)), pause_of(plpy))
+    return vectors_of(plpy, GD, encoder_id, cut)
 
 
+@answers
 def hash(plpy: Any, GD: dict[str, Any], encoder_id: int, vectors: Sequence[bytes]) -> list[str]:
     """Hash codes, as strings of 0 and 1, of vectors as vector_send writes them."""
+    from pyfuncs.convert import vectors_from_send
     from pyfuncs.encoders import hash_codes
 
-    with reported(plpy):
-        return hash_codes(encoder(plpy, GD, encoder_id), vectors_from_send(vectors))
+    check_no_nulls(vectors)
+    return hash_codes(encoder(plpy, GD, encoder_id), vectors_from_send(vectors))
 
 
+@answer
 def rgb_png(plpy: Any, GD: dict[str, Any], bands: Sequence[str], rasters: Sequence[bytes]) -> bytes:
     """PNG of a patch given as raster WKB, each with its comma-joined bands."""
     from pyfuncs.picture import patch_png
     from pyfuncs.rasters import bands_from_wkb
 
     check_version(plpy, GD)
-    with reported(plpy):
-        patch: dict[str, Any] = {}
-        for names, wkb in zip(bands, rasters, strict=True):
-            patch.update(bands_from_wkb(wkb, names.split(",")))
-        return patch_png(patch)
+    patch: dict[str, Any] = {}
+    for names, wkb in zip(bands, rasters, strict=True):
+        patch.update(bands_from_wkb(wkb, names.split(",")))
+    return interruptibly(lambda _: patch_png(patch), pause_of(plpy))
 
 
+@answer
 def stretch_limits(plpy: Any, GD: dict[str, Any], rasters: Sequence[bytes]) -> list[list[float]]:
     """For a map layer: the values of each band, over all rasters (WKB), to be drawn darkest, and those brightest."""
+    from pyfuncs.convert import to_vector
     from pyfuncs.picture import layer_limits
     from pyfuncs.rasters import from_wkb
 
     check_version(plpy, GD)
-    with reported(plpy):
-        return [to_vector(limit) for limit in layer_limits([from_wkb(wkb) for wkb in rasters])]
+    limits = interruptibly(lambda _: layer_limits([from_wkb(wkb) for wkb in rasters]), pause_of(plpy))
+    return [to_vector(limit) for limit in limits]
 
 
+@answer
 def stretched(plpy: Any, GD: dict[str, Any], raster: bytes, limits: Sequence[Sequence[float]]) -> bytes:
     """A tile of a map layer, WKB in and out, stretched between what stretch_limits gave."""
     import numpy as np
@@ -213,20 +300,20 @@ def stretched(plpy: Any, GD: dict[str, Any], raster: bytes, limits: Sequence[Seq
     from pyfuncs.rasters import from_wkb, to_wkb
 
     check_version(plpy, GD)
-    with reported(plpy):
-        return to_wkb(layer_tile(from_wkb(raster), *np.asarray(limits)))
+    return to_wkb(layer_tile(from_wkb(raster), *np.asarray(limits)))
 
 
+@answer
 def overview_tile(plpy: Any, GD: dict[str, Any], rasters: Sequence[bytes], left: float, top: float) -> bytes:
     """A tile of a map layer's overview from the up to four tiles below it, WKB in and out."""
     from pyfuncs.picture import overview_tile as halve
     from pyfuncs.rasters import from_wkb, to_wkb
 
     check_version(plpy, GD)
-    with reported(plpy):
-        return to_wkb(halve([from_wkb(wkb) for wkb in rasters], left, top))
+    return to_wkb(halve([from_wkb(wkb) for wkb in rasters], left, top))
 
 
+@answer
 def contact_sheet(
     plpy: Any,
     GD: dict[str, Any],
@@ -242,14 +329,14 @@ def contact_sheet(
     from pyfuncs.rasters import bands_from_wkb
 
     check_version(plpy, GD)
-    with reported(plpy):
-        patches: list[dict[str, Any]] = [{} for _ in captions]
-        for number, names, wkb in zip(numbers, bands, rasters, strict=True):
-            patches[number - 1].update(bands_from_wkb(wkb, names.split(",")))
-        tiles = [Tile(caption.splitlines(), patch) for caption, patch in zip(captions, patches, strict=True)]
-        return draw(tiles, columns)
+    patches: list[dict[str, Any]] = [{} for _ in captions]
+    for number, names, wkb in zip(numbers, bands, rasters, strict=True):
+        patches[number - 1].update(bands_from_wkb(wkb, names.split(",")))
+    tiles = [Tile(caption.splitlines(), patch) for caption, patch in zip(captions, patches, strict=True)]
+    return interruptibly(lambda _: draw(tiles, columns), pause_of(plpy))
 
 
+@answer
 def packed_codes(
     plpy: Any,
     GD: dict[str, Any],
@@ -265,23 +352,25 @@ def packed_codes(
     None where too many codes are not packed.
     """
     check_version(plpy, GD)
-    with reported(plpy):
-        answer = code_cache(GD, encoder_id).find(
-            code_state(plpy, GD, encoder_id, len(positives[0])),
-            lambda kind, version: packed_file(plpy, encoder_id, version, kind),
-            lambda first, end: read_codes(plpy, GD, encoder_id, first, end),
-            positives,
-            negatives,
-            wanted,
-            radius,
-            by_patches,
-        )
-    if answer is None:
+    state = code_state(plpy, GD, encoder_id)
+    check_search(state, positives, negatives, wanted)
+    nearest = code_cache(GD, encoder_id).find(
+        state,
+        lambda kind, version: packed_file(plpy, encoder_id, version, kind),
+        lambda first, end: read_codes(plpy, GD, encoder_id, first, end),
+        positives,
+        negatives,
+        wanted,
+        radius,
+        by_patches,
+    )
+    if nearest is None:
         return None
-    found, complete = answer
+    found, complete = nearest
     return found.bucket_nos.tolist(), found.distances.tolist(), complete
 
 
+@answer
 def packed_patches(
     plpy: Any,
     GD: dict[str, Any],
@@ -289,30 +378,32 @@ def packed_patches(
     positives: Sequence[str],
     negatives: Sequence[str],
     wanted: int | None,
-    skipped: int,
+    skipped: int | None,
     radius: int | None,
-    conditions: str,
+    conditions: str | None,
 ) -> tuple[list[int], list[int]] | None:
     """Ids and distances of patches (see eo_internal.nearest_packed_patches), or None where packed ones do not serve."""
     check_version(plpy, GD)
-    with reported(plpy):
-        unchanged = prepared(plpy, GD, db.UNCHANGED_QUERY, "smallint")
-        rows = plpy.execute(unchanged, [encoder_id])
-        if not rows or not rows[0]["unchanged"]:
-            return None
-        found = code_cache(GD, encoder_id).find_patches(
-            code_state(plpy, GD, encoder_id, len(positives[0])),
-            lambda kind, version: packed_file(plpy, encoder_id, version, kind),
-            positives,
-            negatives,
-            wanted,
-            skipped,
-            radius,
-            json.loads(conditions),
-        )
+    unchanged = prepared(plpy, GD, db.UNCHANGED_QUERY, "smallint")
+    rows = plpy.execute(unchanged, [encoder_id])
+    if not rows or not rows[0]["unchanged"]:
+        return None
+    state = code_state(plpy, GD, encoder_id)
+    check_search(state, positives, negatives, wanted)
+    found = code_cache(GD, encoder_id).find_patches(
+        state,
+        lambda kind, version: packed_file(plpy, encoder_id, version, kind),
+        positives,
+        negatives,
+        wanted,
+        skipped or 0,
+        radius,
+        json.loads(conditions or "{}"),
+    )
     return None if found is None else (found.patch_ids.tolist(), found.distances.tolist())
 
 
+@answer
 def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> tuple[int, int, int]:
     """Write a hash function's codes and patches into files of this version; return how many they are, and the bytes."""
     import numpy as np
@@ -322,8 +413,7 @@ def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> 
     from pyfuncs.packed_patches import write as write_patches
 
     check_version(plpy, GD)
-    bits = plpy.execute(prepared(plpy, GD, db.CODE_BITS_QUERY, "smallint"), [encoder_id])[0]["bits"]
-    state = code_state(plpy, GD, encoder_id, bits)
+    state = code_state(plpy, GD, encoder_id)
     if state.buckets == 0:
         return 0, 0, 0
     path = packed_file(plpy, encoder_id, version, "codes")
@@ -331,23 +421,42 @@ def pack_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, version: str) -> 
     for old in path.parent.glob(f"{encoder_id}-*"):
         if not (state.version and old.name.startswith(f"{encoder_id}-{state.version}.")):
             old.unlink(missing_ok=True)
-    with reported(plpy):
-        words = read_words(lambda first, end: read_codes(plpy, GD, encoder_id, first, end), 0, state.buckets, bits)
+    words = read_words(lambda first, end: read_codes(plpy, GD, encoder_id, first, end), 0, state.buckets, state.bits)
     columns, numbering = read_patches(plpy, GD, encoder_id, state.buckets)
     bucket_nos = columns.pop("bucket_nos")
     members = np.bincount(bucket_nos, minlength=state.buckets).astype(np.int32)
-    order, size = files.write(path, words, members, bits, lambda: plpy.execute("select 1"))
+    order, size = files.write(path, words, members, state.bits, lambda: plpy.execute("select 1"))
     places = np.empty(state.buckets, np.int32)
     places[order] = np.arange(state.buckets, dtype=np.int32)
     columns["codes"] = places.take(bucket_nos)
-    size += write_patches(packed_file(plpy, encoder_id, version, "patches"), columns, *numbering)
+    patches = packed_file(plpy, encoder_id, version, "patches")
+    size += interruptibly(lambda _: write_patches(patches, columns, *numbering), pause_of(plpy))
     return state.buckets, len(columns["patch_ids"]), size
 
 
-def remove_packed_files(plpy: Any, encoder_id: int) -> None:
-    """Remove what was packed of a hash function."""
-    for file in packed_file(plpy, encoder_id, "", "").parent.glob(f"{encoder_id}-*"):
+def unreadable_files(plpy: Any) -> dict[str, str]:
+    """Why files of packed codes or patches cannot be read, by version; those that can be are left out."""
+    from pyfuncs.mapped_tensors import map_tensors
+
+    reasons = {}
+    for row in plpy.execute(db.PACKED_QUERY):
+        try:
+            for kind in ("codes", "patches"):
+                map_tensors(packed_file(plpy, row["encoder_id"], row["version"], kind))
+        except FileNotFoundError:
+            reasons[row["version"]] = "the files are not on this server, as after a restore or on a standby"
+        except OSError as error:
+            reasons[row["version"]] = f"a file cannot be read ({error.strerror or error})"
+    return reasons
+
+
+@answer
+def remove_packed_files(plpy: Any, encoder_id: int) -> int:
+    """Remove what was packed of a hash function; return how many files that were."""
+    files = list(packed_file(plpy, encoder_id, "", "").parent.glob(f"{encoder_id}-*"))
+    for file in files:
         file.unlink(missing_ok=True)
+    return len(files)
 
 
 def read_patches(
@@ -389,12 +498,18 @@ def code_cache(GD: dict[str, Any], encoder_id: int) -> Any:
     return caches[encoder_id]
 
 
-def code_state(plpy: Any, GD: dict[str, Any], encoder_id: int, bits: int) -> Any:
-    """What the snapshot shows of a hash function's buckets, as a CodeState."""
+def code_state(plpy: Any, GD: dict[str, Any], encoder_id: int) -> Any:
+    """What the snapshot shows of a hash function's buckets, as a CodeState. Raises PgearthError unless it is one."""
     from pyfuncs.code_cache import CodeState
 
     row = plpy.execute(prepared(plpy, GD, db.CODE_STATE_QUERY, "smallint"), [encoder_id])[0]
-    return CodeState(row["table_oid"], row["version"], bits, row["buckets"], row["settled"])
+    if row["bits"] is None:
+        raise PgearthError(
+            f"encoder_id {encoder_id} is no hash function",
+            sqlstate=UNDEFINED_OBJECT,
+            hint="Those of eo.encoder whose bits are set are.",
+        )
+    return CodeState(row["guard"], row["version"], row["bits"], row["buckets"], row["settled"])
 
 
 def packed_file(plpy: Any, encoder_id: int, version: str, kind: str) -> Any:
@@ -417,6 +532,7 @@ def read_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, first: int, end: 
     return codes
 
 
+@answers
 def retrieval_metrics(
     plpy: Any,
     GD: dict[str, Any],
@@ -434,12 +550,14 @@ def retrieval_metrics(
     from pyfuncs.retrieval_metrics import evaluate, relevance_rule
 
     check_version(plpy, GD)
-    with reported(plpy):
-        rule = relevance_rule(relevance or "")
-        patches = read_labelled_features(plpy, GD, encoder_id, sorted({*queries, *archive}), scheme, level)
-        return evaluate(patches, queries, archive, k, rule, max_queries, seed, lambda: plpy.execute("select 1"))
+    rule = relevance_rule(relevance or "")
+    patches = read_labelled_features(plpy, GD, encoder_id, sorted({*queries, *archive}), scheme, level)
+    return interruptibly(
+        lambda check: evaluate(patches, queries, archive, k, rule, max_queries, seed, check), pause_of(plpy)
+    )
 
 
+@answers
 def code_statistics(
     plpy: Any, GD: dict[str, Any], encoder_id: int, patch_ids: Sequence[int]
 ) -> list[tuple[str, float | None]]:
@@ -447,10 +565,10 @@ def code_statistics(
     from pyfuncs.retrieval_metrics import code_statistics as describe
 
     check_version(plpy, GD)
-    with reported(plpy):
-        patches = read_labelled_features(plpy, GD, encoder_id, patch_ids, None, None)
-        assert patches.bits is not None
-        return list(describe(patches.features[patches.encoded].T, patches.bits).items())
+    patches = read_labelled_features(plpy, GD, encoder_id, patch_ids, None, None)
+    assert patches.bits is not None
+    codes = patches.features[patches.encoded].T
+    return list(interruptibly(lambda _: describe(codes, patches.bits), pause_of(plpy)).items())
 
 
 def read_labelled_features(

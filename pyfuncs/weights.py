@@ -7,7 +7,19 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from pyfuncs.errors import DATA_CORRUPTED, PgearthError
+from pyfuncs.errors import DATA_CORRUPTED, INVALID_BINARY_REPRESENTATION, PgearthError
+from pyfuncs.limits import WEIGHTS_HEADER_BYTES
+
+
+class Weights(dict[str, np.ndarray]):
+    """Named arrays; raises PgearthError where one is asked for that is not there."""
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise PgearthError(
+            f"the weights have no tensor {name}, only {', '.join(self) or 'none at all'}",
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Register those of its architecture as a new version; docs/encoders.md says which tensors they hold.",
+        )
 
 
 def dump(weights: Mapping[str, np.ndarray]) -> bytes:
@@ -16,13 +28,23 @@ def dump(weights: Mapping[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
 
 
-def load(data: bytes, sha256: str) -> dict[str, np.ndarray]:
+def load(data: bytes, sha256: str) -> Weights:
     """Read what `dump` wrote; raises PgearthError when the data are not those of the hexadecimal digest `sha256`."""
     check(data, sha256)
+    if int.from_bytes(data[:8], "little") > WEIGHTS_HEADER_BYTES:
+        raise PgearthError(
+            f"weights are not in safetensors format: their header has more than {WEIGHTS_HEADER_BYTES:,} bytes",
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Register what the library safetensors saves, as a new version.",
+        )
     try:
-        return safetensors.numpy.load(data)
-    except safetensors.SafetensorError as error:
-        raise PgearthError(f"weights are not in safetensors format: {error}", sqlstate=DATA_CORRUPTED) from error
+        return Weights(safetensors.numpy.load(data))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:  # numpy has not all its types
+        raise PgearthError(
+            f"weights are not in safetensors format: {error}",
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Register what the library safetensors saves, as a new version.",
+        ) from error
 
 
 def load_model(data: bytes, sha256: str) -> dict[str, np.ndarray]:

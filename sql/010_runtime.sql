@@ -1,26 +1,38 @@
 -- What the database runs on, and whether its parts fit together.
 
+-- Whether PL/Python is there and finds the package.
 create or replace function eo_internal.has_python()
 returns boolean
-language sql
+language plpgsql
 stable parallel safe
-begin atomic
+security definer
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
     -- Any of the wrappers: where the language came later, they come with the next pgearth migrate.
-    select to_regprocedure('eo_internal.python_runtime()') is not null;
-end;
+    if to_regprocedure('eo_internal.finds_package()') is null then
+        return false;
+    end if;
+    return eo_internal.finds_package();
+end
+$$;
 
 create or replace function eo_internal.require_python()
 returns void
 language plpgsql
 stable parallel safe
-security invoker
-set search_path = eo, public, pg_temp
+security definer
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    if not eo_internal.has_python() then
+    if to_regprocedure('eo_internal.finds_package()') is null then
         raise exception 'this function needs PL/Python, which this database does not have'
             using errcode = 'feature_not_supported',
                   hint = 'Where the server has no plpython3u, encode and hash with: pgearth encode; searches by stored patches, codes and vectors work without. Where it has, run: pgearth migrate';
+    elsif not eo_internal.finds_package() then
+        raise exception 'the server''s Python does not find the package pgearth'
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Install it in the environment whose bin folder comes first in the server''s PATH, and restart the server; searches by stored patches, codes and vectors work without.';
     end if;
 end
 $$;
@@ -31,7 +43,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 rows 16 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     python jsonb;
@@ -40,7 +52,7 @@ declare
     vector_version text := (select extversion from pg_extension where extname = 'vector');
 begin
     if eo_internal.has_python() then
-        python := eo_internal.python_runtime();
+        python := (eo_internal.python_runtime()).runtime;
         process := python -> 'encoder_process';
     end if;
     if string_to_array(vector_version, '.')::integer[] < array[0, 8, 3] then
@@ -56,7 +68,9 @@ begin
         from pg_extension e
         where e.extname in ('postgis', 'postgis_raster', 'vector', 'plpython3u')
         union all
-        select 'PL/Python', null, 'absent: functions that encode, hash or draw are not to be had here; searches run in plain SQL'
+        select 'PL/Python', null,
+               case when to_regprocedure('eo_internal.finds_package()') is null then 'absent' else 'does not find the package pgearth' end
+               || ': functions that encode, hash or draw are not to be had here; searches run in plain SQL'
         where python is null
         union all
         select part.component, part.version, part.note
@@ -82,7 +96,7 @@ begin
                       null),
                      ('encoding so far', format('%s requests, %s patches in %s batches', process -> 'counts' ->> 'requests',
                                                 process -> 'counts' ->> 'patches', process -> 'counts' ->> 'batches'),
-                      (select string_agg(c.value || ' ' || c.key, ', ' order by c.key)
+                      (select string_agg(c.value || ' ' || c.key, ', ' order by c.key collate "C")
                        from jsonb_each_text(process -> 'counts' || jsonb_build_object('evicted', process -> 'evicted')) c
                        where c.key not in ('requests', 'patches', 'batches') and c.value <> '0'))) part (component, version, note)
         where process ? 'pid'
@@ -92,12 +106,16 @@ begin
                     when python is not null then 'does not match the package: run pgearth migrate, then open a new session' end
         union all
         select 'packed codes of ' || e.name || ':' || e.version, i.buckets || ' codes, ' || i.patches || ' patches',
-               case when exists (select from eo.patch_change c
-                                 where not pg_visible_in_snapshot(c.changed_by::text::xid8, i.snapshot::pg_snapshot))
-                    then 'patches changed since, so filtered searches are slower: run pgearth index codes' end
+               case
+                   when python is null then 'searches run in plain SQL'
+                   when python -> 'packed' ? i.version::text
+                       then (python -> 'packed' ->> i.version::text) || ', so searches are slower: run pgearth index codes'
+                   else coalesce(eo_internal.unproved_codes(i) || ', so searches are slower: run pgearth index codes',
+                                 eo_internal.unproved_patches(i) || ', so filtered searches are slower: run pgearth index codes')
+               end
         from eo.code_index i
         join eo.encoder e on e.encoder_id = i.encoder_id;
 end
 $$;
 comment on function eo.runtime() is
-'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that networks run on, the encoder process (see pgearth encoder) with what it has loaded and done, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index). Warns about pgvector older than 0.8.3.';
+'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that networks run on, the encoder process (see pgearth encoder) with what it has loaded and done, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index), with why they do not serve where they do not. Warns about pgvector older than 0.8.3.';

@@ -1,8 +1,8 @@
 -- Areas and geohash cells.
 --
--- An area is brought to EPSG:4326 before it is held against footprints, which are polygons there of longitudes -180 to
--- 180 with straight edges and are taken not to cross the antimeridian nor to hold a pole. So an area must not either: it
--- is cut at the antimeridian, and about a pole it becomes a band up to latitude 90.
+-- One rule for all outlines, of areas as of footprints (RFC 7946, section 3.1.9): in EPSG:4326 with longitudes -180 to 180
+-- and straight edges, cut at the antimeridian; about a pole an outline becomes a band up to latitude 90. What is cut has
+-- bounds around the world, so an index proposes it too often; the test of the parts that follows is exact.
 
 -- Helpers of the filter are folded to constants when eo.patches is inlined. Where it is not, because an argument is a
 -- subquery, they would be called for each patch of the archive, which takes minutes. Words of a context are translated,
@@ -12,7 +12,7 @@ returns void
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     context text;
@@ -26,39 +26,78 @@ begin
 end
 $$;
 
-create or replace function eo_internal.wrapped_area(area geometry)
-returns geometry
+-- A geometry that is known to lie somewhere: in a reference system of the database, at coordinates that can be on the
+-- globe. PROJ, which knows better, refuses more of them, with an internal_error that only a subtransaction could catch.
+create or replace function eo_internal.located(geom public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 100
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    furthest constant double precision := 1e8;  -- half the way round the globe in feet is less
+    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom));
+begin
+    if public.ST_SRID(geom) = 0 then
+        raise exception 'the geometry has no SRID'
+            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(geom, 4326).';
+    elsif geographic is null then
+        raise exception 'the database has no reference system with the SRID %', public.ST_SRID(geom)
+            using errcode = 'invalid_parameter_value', hint = 'Those that it has are in spatial_ref_sys; most are EPSG''s.';
+    elsif geographic and not (public.ST_XMin(geom::public.box3d) >= -360 and public.ST_XMax(geom::public.box3d) <= 360
+                              and public.ST_YMin(geom::public.box3d) >= -90 and public.ST_YMax(geom::public.box3d) <= 90) then
+        raise exception 'the geometry reaches beyond longitude -360 to 360 or latitude -90 to 90: %', public.Box2D(geom)
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Longitude comes first. Beyond the antimeridian longitudes go on from 180, or from -180.';
+    elsif not (public.ST_XMin(geom::public.box3d) >= -furthest and public.ST_XMax(geom::public.box3d) <= furthest
+               and public.ST_YMin(geom::public.box3d) >= -furthest and public.ST_YMax(geom::public.box3d) <= furthest) then
+        raise exception 'the geometry has coordinates that are nowhere: %', public.Box2D(geom)
+            using errcode = 'invalid_parameter_value', hint = 'Coordinates are finite, in the units of the reference system.';
+    elsif exists (select from public.ST_Dump(geom) part
+                  where public.ST_GeometryType(part.geom) in ('ST_PolyhedralSurface', 'ST_Tin', 'ST_Triangle'))
+          or public.ST_GeometryType(geom) in ('ST_PolyhedralSurface', 'ST_Tin', 'ST_Triangle') then
+        raise exception 'the geometry has surfaces: %', left(public.ST_AsText(geom), 100)
+            using errcode = 'invalid_parameter_value', hint = 'Pass points, lines, polygons, curves or collections of them.';
+    end if;
+    return geom;
+end
+$$;
+
+create or replace function eo_internal.wrapped_area(area public.geometry)
+returns public.geometry
 language sql
 immutable parallel safe strict
 security invoker
 cost 1000
 begin atomic
     select case
-        when ST_XMin(area) >= -180 and ST_XMax(area) <= 180 then area
-        else ST_UnaryUnion(ST_WrapX(ST_WrapX(area, 180, -360), -180, 360))
+        when public.ST_XMin(area::public.box3d) >= -180 and public.ST_XMax(area::public.box3d) <= 180 then area
+        else public.ST_UnaryUnion(public.ST_WrapX(public.ST_WrapX(area, 180::double precision, -360::double precision), -180::double precision, 360::double precision), -1::double precision)
     end;
 end;
 
-create or replace function eo_internal.unwound_line(line geometry)
-returns geometry
+create or replace function eo_internal.unwound_line(line public.geometry)
+returns public.geometry
 language plpgsql
 immutable parallel safe strict
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     x double precision;
     y double precision;
     last_x double precision;
     pole double precision;
-    vertices geometry[] := '{}';
+    vertices public.geometry[] := '{}';
 begin
-    for x, y in select ST_X(d.geom), ST_Y(d.geom) from ST_DumpPoints(line) d order by d.path loop
+    for x, y in select public.ST_X(d.geom), public.ST_Y(d.geom) from public.ST_DumpPoints(line) d order by d.path loop
         -- A pole has every longitude: the line runs along latitude 90 from that before it to that after it.
         if abs(y) > 90 - 1e-9 then
             if last_x is not null then
-                vertices := vertices || ST_Point(last_x, y, 4326);
+                vertices := vertices || public.ST_Point(last_x, y, 4326);
             end if;
             pole := y;
             continue;
@@ -72,131 +111,190 @@ begin
             end if;
         end if;
         if pole is not null then
-            vertices := vertices || ST_Point(x, pole, 4326);
+            vertices := vertices || public.ST_Point(x, pole, 4326);
             pole := null;
         end if;
-        vertices := vertices || ST_Point(x, y, 4326);
+        vertices := vertices || public.ST_Point(x, y, 4326);
         last_x := x;
     end loop;
     if pole is not null and last_x is null then
-        vertices := vertices || array[ST_Point(0, pole, 4326), ST_Point(0, pole, 4326)];
+        vertices := vertices || array[public.ST_Point(0::double precision, pole, 4326), public.ST_Point(0::double precision, pole, 4326)];
     end if;
-    return ST_MakeLine(vertices);
+    return public.ST_MakeLine(vertices);
 end
 $$;
 
-create or replace function eo_internal.unwound_ring(ring geometry, holds_north_pole boolean)
-returns geometry
+-- A projected line in EPSG:4326. Where an edge passes a pole, longitudes change fast: it gets vertices where it is nearest
+-- to the pole, and more and more of them towards there.
+create or replace function eo_internal.line_in_degrees(line public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    found public.geometry := public.ST_Transform(line, 4326);
+    latitude double precision := case when public.ST_YMax(found::public.box3d) > 89 then 90 when public.ST_YMin(found::public.box3d) < -89 then -90 end;
+    pole public.geometry;
+begin
+    if latitude is null then
+        return found;
+    end if;
+    pole := public.ST_Transform(public.ST_Point(0::double precision, latitude, 4326), public.ST_SRID(line));
+    select public.ST_Transform(public.ST_MakeLine(public.ST_LineInterpolatePoint(edge.geom, place.fraction) order by edge.path, place.fraction), 4326)
+    into found
+    from public.ST_DumpSegments(line) edge
+    cross join lateral (
+        select public.ST_LineLocatePoint(edge.geom, pole) as fraction, public.ST_Distance(edge.geom, pole) < public.ST_Length(edge.geom) as near
+    ) nearest
+    cross join lateral (
+        select 0::double precision
+        union
+        select 1
+        union
+        select nearest.fraction
+        union
+        select unnest(array[nearest.fraction * (1 - 0.5 ^ k), 1 - (1 - nearest.fraction) * (1 - 0.5 ^ k)])::double precision
+        from generate_series(1, 8) as k
+        where nearest.near
+    ) place (fraction);
+    return public.ST_RemoveRepeatedPoints(found, 0::double precision);
+end
+$$;
+
+create or replace function eo_internal.unwound_ring(ring public.geometry, holds_north_pole boolean)
+returns public.geometry
 language plpgsql
 immutable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    line geometry := eo_internal.unwound_line(ring);
+    line public.geometry := eo_internal.unwound_line(ring);
     pole double precision := case when holds_north_pole then 90 else -90 end;
 begin
     -- A ring about a pole ends 360 degrees from where it began: it is closed along the pole.
-    if abs(ST_X(ST_EndPoint(line)) - ST_X(ST_StartPoint(line))) > 180 then
-        line := ST_MakeLine(array[line, ST_Point(ST_X(ST_EndPoint(line)), pole, 4326),
-                                  ST_Point(ST_X(ST_StartPoint(line)), pole, 4326)]);
+    if abs(public.ST_X(public.ST_EndPoint(line)) - public.ST_X(public.ST_StartPoint(line))) > 180 then
+        line := public.ST_MakeLine(array[line, public.ST_Point(public.ST_X(public.ST_EndPoint(line)), pole, 4326),
+                                  public.ST_Point(public.ST_X(public.ST_StartPoint(line)), pole, 4326)]);
     end if;
     -- What began at a pole or rounding kept open is closed too.
-    return ST_Segmentize(eo_internal.wrapped_area(ST_MakeValid(ST_MakePolygon(ST_AddPoint(line, ST_StartPoint(line))))), 90);
+    return public.ST_Segmentize(eo_internal.wrapped_area(public.ST_MakeValid(public.ST_MakePolygon(public.ST_AddPoint(line, public.ST_StartPoint(line))))), 90::double precision);
 end
 $$;
 
-create or replace function eo_internal.unwound_area(area geometry)
-returns geometry
+create or replace function eo_internal.unwound_area(area public.geometry)
+returns public.geometry
 language plpgsql
 immutable parallel safe strict
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    part geometry;
-    parts geometry[] := '{}';
+    part public.geometry;
+    parts public.geometry[] := '{}';
 begin
-    for part in select d.geom from ST_Dump(area) d loop
-        parts := parts || case ST_Dimension(part)
-            when 0 then ST_Transform(part, 4326)
-            when 1 then eo_internal.wrapped_area(eo_internal.unwound_line(ST_Transform(part, 4326)))
+    for part in select d.geom from public.ST_Dump(area) d loop
+        parts := parts || case public.ST_Dimension(part)
+            when 0 then public.ST_Transform(part, 4326)
+            when 1 then eo_internal.wrapped_area(eo_internal.unwound_line(eo_internal.line_in_degrees(part)))
             else (
-                select ST_Difference(ST_Union(r.geom) filter (where r.shell),
-                                     coalesce(ST_Union(r.geom) filter (where not r.shell), 'SRID=4326;POLYGON EMPTY'))
+                select public.ST_Difference(public.ST_Union(r.geom) filter (where r.shell),
+                                     coalesce(public.ST_Union(r.geom) filter (where not r.shell), 'SRID=4326;POLYGON EMPTY'),
+                                     -1::double precision)
                 from (
                     select d.path[1] = 0 as shell,
                            eo_internal.unwound_ring(
-                               ST_Transform(ST_ExteriorRing(d.geom), 4326),
-                               ST_Intersects(d.geom, ST_Transform(ST_Point(0, 90, 4326), ST_SRID(area)))) as geom
-                    from ST_DumpRings(part) d
+                               eo_internal.line_in_degrees(public.ST_ExteriorRing(d.geom)),
+                               public.ST_Intersects(d.geom, public.ST_Transform(public.ST_Point(0::double precision, 90::double precision, 4326), public.ST_SRID(area)))) as geom
+                    from public.ST_DumpRings(part) d
                 ) r)
         end;
     end loop;
-    return ST_UnaryUnion(ST_Collect(parts));
+    return public.ST_UnaryUnion(public.ST_Collect(parts), -1::double precision);
 end
 $$;
 
-create or replace function eo_internal.search_area(area geometry)
-returns geometry
+-- What ends at the antimeridian touches what begins there on its other side. Only an edge that lies on it exactly can.
+create or replace function eo_internal.with_far_edges(area public.geometry)
+returns public.geometry
 language plpgsql
 immutable parallel safe strict
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from spatial_ref_sys s where s.srid = ST_SRID(area));
-    edge geometry;
-    found geometry;
+    far_edges public.geometry;
+begin
+    if public.ST_XMin(area::public.box3d) > -180 and public.ST_XMax(area::public.box3d) < 180 then
+        return area;
+    end if;
+    select public.ST_Collect(public.ST_WrapX(public.ST_Intersection(part.geom, side.meridian, -1::double precision), 0::double precision, side.turn))
+    into far_edges
+    from public.ST_Dump(area) part,
+         (values ('SRID=4326;LINESTRING(180 -90, 180 90)'::public.geometry, -360::double precision),
+                 ('SRID=4326;LINESTRING(-180 -90, -180 90)'::public.geometry, 360::double precision)) as side (meridian, turn);
+    return public.ST_UnaryUnion(public.ST_Collect(area, far_edges), -1::double precision);
+end
+$$;
+
+create or replace function eo_internal.search_area(area public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(area));
+    edge public.geometry;
+    found public.geometry;
     fault text;
 begin
     perform eo_internal.check_inlined();
-    if ST_SRID(area) = 0 then
-        raise exception 'the area has no SRID'
-            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(area, 4326).';
-    end if;
-    if ST_IsEmpty(area) then
+    area := eo_internal.located(area);
+    if public.ST_IsEmpty(area) then
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';
     end if;
-    found := ST_Force2D(ST_CurveToLine(area));
-    fault := ST_IsValidReason(found);
+    found := public.ST_Force2D(public.ST_CurveToLine(area, 32::double precision, 0, 0));
+    if geographic then
+        if public.ST_XMax(found::public.box3d) - public.ST_XMin(found::public.box3d) > 180 then
+            select d.geom into edge
+            from public.ST_DumpSegments(found) d
+            where abs(public.ST_X(public.ST_EndPoint(d.geom)) - public.ST_X(public.ST_StartPoint(d.geom))) > 180
+              and abs(public.ST_X(public.ST_EndPoint(d.geom)) - public.ST_X(public.ST_StartPoint(d.geom))) <> 360
+            limit 1;
+            if edge is not null then
+                raise exception 'an edge of the area is longer than 180 degrees of longitude: %', public.ST_AsText(edge)
+                    using errcode = 'invalid_parameter_value',
+                          hint = 'Across the antimeridian: eo.rectangle with west > east, a part on either side, or go on from 180, such as 190 for -170. About a pole: eo.circle, or up to latitude 90. Really that wide: ST_Segmentize(area, 90).';
+            end if;
+        end if;
+    end if;
+    fault := public.ST_IsValidReason(found);
     if fault <> 'Valid Geometry' then
         raise exception 'the area is not valid: %', fault
             using errcode = 'invalid_parameter_value', hint = 'ST_MakeValid(area) mends it; look at what it makes of it.';
     end if;
     if geographic then
-        if ST_XMin(found) < -360 or ST_XMax(found) > 360 or ST_YMin(found) < -90 or ST_YMax(found) > 90 then
-            raise exception 'the area reaches beyond longitude -360 to 360 or latitude -90 to 90: %', Box2D(found)
-                using errcode = 'invalid_parameter_value',
-                      hint = 'Longitude comes first. Beyond the antimeridian longitudes go on from 180, or from -180.';
-        end if;
-        if ST_XMax(found) - ST_XMin(found) > 180 then
-            select d.geom into edge
-            from ST_DumpSegments(found) d
-            where abs(ST_X(ST_EndPoint(d.geom)) - ST_X(ST_StartPoint(d.geom))) > 180
-              and abs(ST_X(ST_EndPoint(d.geom)) - ST_X(ST_StartPoint(d.geom))) <> 360
-            limit 1;
-            if edge is not null then
-                raise exception 'an edge of the area is longer than 180 degrees of longitude: %', ST_AsText(edge)
-                    using errcode = 'invalid_parameter_value',
-                          hint = 'Across the antimeridian: eo.rectangle with west > east, or go on from 180, such as 190 for -170. Really that wide: ST_Segmentize(area, 90).';
-            end if;
-        end if;
-        return ST_Transform(eo_internal.wrapped_area(found), 4326);
+        return eo_internal.with_far_edges(public.ST_Transform(eo_internal.wrapped_area(found), 4326));
     end if;
     -- Straight edges bend when they are transformed.
-    if ST_Dimension(found) > 0 then
-        found := ST_Segmentize(found, greatest(ST_XMax(found) - ST_XMin(found), ST_YMax(found) - ST_YMin(found)) / 256);
+    if public.ST_Dimension(found) > 0 then
+        found := public.ST_Segmentize(found, greatest(public.ST_XMax(found::public.box3d) - public.ST_XMin(found::public.box3d), public.ST_YMax(found::public.box3d) - public.ST_YMin(found::public.box3d)) / 256);
     end if;
-    area := ST_Transform(found, 4326);
+    area := public.ST_Transform(found, 4326);
     -- What spans less than 180 degrees of longitude neither crosses the antimeridian nor holds a pole.
-    if ST_XMax(area) - ST_XMin(area) < 170 and ST_YMax(area) < 90 - 1e-9 and ST_YMin(area) > -90 + 1e-9 then
+    if public.ST_XMax(area::public.box3d) - public.ST_XMin(area::public.box3d) < 170 and public.ST_YMax(area::public.box3d) < 90 - 1e-9 and public.ST_YMin(area::public.box3d) > -90 + 1e-9 then
         return area;
     end if;
-    return eo_internal.unwound_area(found);
+    return eo_internal.with_far_edges(eo_internal.unwound_area(found));
 end
 $$;
 
@@ -206,11 +304,11 @@ create or replace function eo.rectangle(
     east double precision,
     north double precision
 )
-returns geometry
+returns public.geometry
 language plpgsql
 immutable parallel safe strict
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     if not (west between -180 and 180 and east between -180 and 180 and west <> east
@@ -220,40 +318,41 @@ begin
                   hint = 'Longitudes are -180 to 180, latitudes -90 to 90, south is less than north; west > east means across the antimeridian.';
     end if;
     -- Edges of at most 90 degrees, so that nobody takes them for those the other way around the globe.
-    return ST_Segmentize(
+    return public.ST_Segmentize(
         case
-            when west < east then ST_MakeEnvelope(west, south, east, north, 4326)
-            else eo_internal.wrapped_area(ST_MakeEnvelope(west, south, east + 360, north, 4326))
-        end, 90);
+            when west < east then public.ST_MakeEnvelope(west, south, east, north, 4326)
+            else eo_internal.wrapped_area(public.ST_MakeEnvelope(west, south, east + 360, north, 4326))
+        end, 90::double precision);
 end
 $$;
 comment on function eo.rectangle(double precision, double precision, double precision, double precision) is
 'The area between two meridians and two parallels (degrees), in EPSG:4326; west > east means across the antimeridian, which gives two parts. Raises invalid_parameter_value for what is none.';
 
-create or replace function eo.circle(centre geometry, radius double precision)
-returns geometry
+create or replace function eo.circle(centre public.geometry, radius double precision)
+returns public.geometry
 language plpgsql
 immutable parallel safe strict
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    middle geometry;
-    ring geometry;
+    middle public.geometry;
+    ring public.geometry;
 begin
-    if ST_GeometryType(centre) <> 'ST_Point' or ST_IsEmpty(centre) or ST_SRID(centre) = 0 then
-        raise exception 'the centre is no point with an SRID: %', ST_AsEWKT(centre)
+    if public.ST_GeometryType(centre) <> 'ST_Point' or public.ST_IsEmpty(centre) or public.ST_SRID(centre) = 0 then
+        raise exception 'the centre is no point with an SRID: %', public.ST_AsEWKT(centre)
             using errcode = 'invalid_parameter_value', hint = 'For longitude and latitude: ST_Point(7.6, 51.9, 4326).';
     end if;
     if not (radius > 0 and radius <= 10000000) then
         raise exception 'the radius is more than 0 and at most 10,000,000 m, not %', radius
             using errcode = 'invalid_parameter_value', hint = 'It is in metres.';
     end if;
-    middle := eo_internal.search_area(centre);
+    -- A point on the antimeridian lies there twice.
+    middle := public.ST_GeometryN(eo_internal.search_area(centre), 1);
     -- Vertices lie outside, so that edges touch the circle: one at each degree of azimuth, and more towards the
     -- poles, where longitudes change fast from one to the next.
-    select ST_MakeLine(ST_Project(middle::geography, radius / cosd(0.5), radians(a.azimuth))::geometry order by a.azimuth)
+    select public.ST_MakeLine(public.ST_Project(middle::public.geography, radius / cosd(0.5), radians(a.azimuth))::public.geometry order by a.azimuth)
     into ring
     from (
         select generate_series(0, 359)::double precision as azimuth
@@ -262,33 +361,158 @@ begin
         from (values (0, 1), (180, -1), (180, 1), (360, -1)) as a (towards, side), generate_series(1, 20) as k
     ) a;
     -- With this radius it holds no pole but the nearer one.
-    return eo_internal.unwound_ring(ST_AddPoint(ring, ST_StartPoint(ring)), ST_Y(middle) > 0);
+    return eo_internal.unwound_ring(public.ST_AddPoint(ring, public.ST_StartPoint(ring)), public.ST_Y(middle) > 0);
 end
 $$;
-comment on function eo.circle(geometry, double precision) is
+comment on function eo.circle(public.geometry, double precision) is
 'The circle about a point (any SRID but 0) as an area, in EPSG:4326: a polygon of about 450 vertices whose edges touch it from outside; its outline lies within 0.2 % of the radius (metres on the ellipsoid, at most 10,000,000) from it, below latitude 70 and up to 1,000 km within 0.005 %. Cut at the antimeridian; about a pole it reaches up to latitude 90. Raises invalid_parameter_value for another centre or radius.';
 
 -- Geohash cells: a base-32 text of n characters names a cell of 5n bits, which halve longitude and latitude in turn,
 -- longitude first (https://en.wikipedia.org/wiki/Geohash).
 
-create or replace function eo.cell_of(geom geometry, "precision" integer default 5)
+create or replace function eo.cell_of(geom public.geometry, "precision" integer default 5)
 returns text
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 200
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    centre public.geometry := public.ST_Centroid(eo_internal.located(geom));
+begin
+    if public.ST_XMin(geom::public.box3d) = -180 and public.ST_XMax(geom::public.box3d) = 180
+       and (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom))
+    then
+        -- Parts on both sides of the antimeridian belong together; about a pole, the middle is on a map of the pole.
+        if not exists (select from public.ST_Dump(geom) part where public.ST_XMin(part.geom::public.box3d) < 0 and public.ST_XMax(part.geom::public.box3d) > 0) then
+            centre := public.ST_Centroid(public.ST_ShiftLongitude(geom));
+        elsif public.ST_YMax(geom::public.box3d) = 90 and public.ST_YMin(geom::public.box3d) > -90 then
+            centre := public.ST_Centroid(public.ST_Transform(geom, 3995));
+        elsif public.ST_YMin(geom::public.box3d) = -90 and public.ST_YMax(geom::public.box3d) < 90 then
+            centre := public.ST_Centroid(public.ST_Transform(geom, 3031));
+        end if;
+    end if;
+    return public.ST_GeoHash(eo_internal.wrapped_area(public.ST_Transform(centre, 4326)), eo_internal.check_precision("precision"));
+end
+$$;
+comment on function eo.cell_of(public.geometry, integer) is
+'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. Parts on both sides of the antimeridian have their centre between them, and what lies about a pole has it there. https://en.wikipedia.org/wiki/Geohash';
+
+create or replace function eo_internal.patch_centre(
+    west double precision,
+    south double precision,
+    east double precision,
+    north double precision,
+    srid integer
+)
+returns public.geometry
 language sql
 immutable parallel safe strict
 security invoker
 cost 100
 begin atomic
-    select ST_GeoHash(ST_Transform(ST_Centroid(geom), 4326), "precision");
+    select eo_internal.wrapped_area(public.ST_Transform(public.ST_Point((west + east) / 2, (south + north) / 2, srid), 4326));
 end;
-comment on function eo.cell_of(geometry, integer) is
-'Geohash of the centre of a geometry (any SRID but 0); precision 5 is the cell that partitions the archive, about 5 x 5 km. https://en.wikipedia.org/wiki/Geohash';
+
+-- What of a patch of MODIS is on the globe. Its map, the sinusoidal one, ends at the antimeridian: beyond there is nothing.
+create or replace function eo_internal.on_sinusoidal_map(bounds public.geometry)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    radius constant double precision := 6371007.181;
+    globe public.geometry;
+begin
+    if greatest(-public.ST_XMin(bounds::public.box3d), public.ST_XMax(bounds::public.box3d))
+       <= radius * pi() * cos(greatest(-public.ST_YMin(bounds::public.box3d), public.ST_YMax(bounds::public.box3d)) / radius)
+    then
+        return bounds;
+    end if;
+    -- A little inside of its outline, where longitudes do not flip their sign and have a meaning at the poles.
+    select public.ST_MakePolygon(public.ST_AddPoint(edge.line, public.ST_StartPoint(edge.line))) into globe
+    from (
+        select public.ST_MakeLine(
+                   public.ST_Point(side.sign * pi() * (1 - 1e-9) * radius * cosd(l.latitude), radius * radians(l.latitude), 906974)
+                   order by side.sign, side.sign * l.latitude) as line
+        from (select greatest(least(n / 10.0, 90 - 1e-7), 1e-7 - 90)::double precision as latitude from generate_series(-900, 900) n) l,
+             (values (-1), (1)) as side (sign)
+    ) edge;
+    return public.ST_Intersection(bounds, globe, -1::double precision);
+end
+$$;
+
+-- The footprint of a patch by its native bounds.
+create or replace function eo_internal.footprint(
+    west double precision,
+    south double precision,
+    east double precision,
+    north double precision,
+    srid integer
+)
+returns public.geometry
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    bounds public.geometry := public.ST_MakeEnvelope(west, south, east, north, srid);
+    longest double precision := greatest(east - west, north - south) / 32;
+    outline public.geometry;
+begin
+    if srid = 906974 then
+        bounds := eo_internal.on_sinusoidal_map(bounds);
+    end if;
+    outline := public.ST_Transform(bounds, 4326);
+    -- Straight edges stay nearly straight in degrees but over wide patches and near the poles. What crosses the
+    -- antimeridian or holds a pole is wide, too, until it is cut.
+    if public.ST_XMin(outline::public.box3d) >= -180 and public.ST_XMax(outline::public.box3d) <= 180 and public.ST_XMax(outline::public.box3d) - public.ST_XMin(outline::public.box3d) <= 1
+       and public.ST_YMin(outline::public.box3d) >= -90 and public.ST_YMax(outline::public.box3d) <= 90
+    then
+        return public.ST_Multi(outline);
+    end if;
+    if srid = 906974 then
+        outline := public.ST_Segmentize(public.ST_Transform(public.ST_Segmentize(bounds, longest), 4326), 90::double precision);
+    else
+        -- Of numbers that are as good as 0, GEOS's ST_WrapX has run out of stack and taken the server down.
+        select public.ST_MakeEnvelope(b.edge[1], b.edge[2], b.edge[3], b.edge[4], srid) into bounds
+        from (select array_agg(case when abs(e.edge) < 1e-300 then 0 else e.edge end order by e.number) as edge
+              from unnest(array[west, south, east, north]) with ordinality as e (edge, number)) b;
+        if (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = footprint.srid) then
+            -- Grids of the whole globe may reach half a pixel beyond the poles.
+            outline := public.ST_Segmentize(
+                public.ST_Intersection(public.ST_Transform(eo_internal.wrapped_area(bounds), 4326),
+                                       public.ST_MakeEnvelope(-180::double precision, -90::double precision, 180::double precision, 90::double precision, 4326),
+                                       -1::double precision), 90::double precision);
+        else
+            -- Narrow, and just across the antimeridian, needs no more vertices.
+            if public.ST_XMax(public.ST_ShiftLongitude(outline)) - public.ST_XMin(public.ST_ShiftLongitude(outline)) > 1 then
+                bounds := public.ST_Segmentize(bounds, longest);
+            end if;
+            outline := eo_internal.unwound_area(bounds);
+        end if;
+    end if;
+    outline := public.ST_Multi(public.ST_CollectionExtract(outline, 3));
+    if public.ST_IsEmpty(outline) or public.ST_XMin(outline::public.box3d) < -180 or public.ST_XMax(outline::public.box3d) > 180 then
+        raise exception 'bounds of a patch that are not on the globe: west %, south %, east %, north % in EPSG:%', west, south, east, north, srid
+            using errcode = 'invalid_parameter_value', hint = 'Longitudes count from -180 to 180 or from 0 to 360, latitudes from -90 to 90.';
+    end if;
+    return outline;
+end
+$$;
 
 create or replace function eo_internal.check_precision("precision" integer)
 returns integer
 language plpgsql
 immutable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     if "precision" is null or "precision" not between 1 and 12 then
@@ -300,11 +524,11 @@ end
 $$;
 
 create or replace function eo.cell_box(cell text)
-returns geometry
+returns public.geometry
 language plpgsql
 immutable parallel safe strict
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     if cell !~ '^[0-9bcdefghjkmnpqrstuvwxyz]{1,12}$' then
@@ -312,60 +536,61 @@ begin
             using errcode = 'invalid_parameter_value',
                   hint = 'A geohash has 1 to 12 characters out of 0123456789bcdefghjkmnpqrstuvwxyz.';
     end if;
-    return ST_SetSRID(ST_GeomFromGeoHash(cell), 4326);
+    -- Not ST_GeomFromGeoHash, whose body looks names up in the caller's search_path.
+    return public.ST_SetSRID(public.ST_Box2dFromGeoHash(cell, null::integer)::public.geometry, 4326);
 end
 $$;
 comment on function eo.cell_box(text) is
 'The rectangle of a geohash cell, a polygon in EPSG:4326. Raises invalid_parameter_value for what is no geohash of 1 to 12 characters.';
 
-create or replace function eo_internal.cells_of_part(part geometry, "precision" integer)
-returns table (cell text, geom geometry)
+create or replace function eo_internal.cells_of_part(part public.geometry, "precision" integer)
+returns table (cell text, geom public.geometry)
 language plpgsql
 immutable parallel safe strict
 security invoker
 rows 100
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     bits integer := 5 * "precision";
     columns bigint := 1::bigint << (bits + 1) / 2;
     lines bigint := 1::bigint << bits / 2;
     -- A cell has its west and south edge, and the part may just touch it from the other side: one cell more there.
-    west bigint := greatest(ceil((ST_XMin(part) + 180) / 360 * columns)::bigint - 1, 0);
-    east bigint := least(floor((ST_XMax(part) + 180) / 360 * columns)::bigint, columns - 1);
-    south bigint := greatest(ceil((ST_YMin(part) + 90) / 180 * lines)::bigint - 1, 0);
-    north bigint := least(floor((ST_YMax(part) + 90) / 180 * lines)::bigint, lines - 1);
+    west bigint := greatest(ceil((public.ST_XMin(part::public.box3d) + 180) / 360 * columns)::bigint - 1, 0);
+    east bigint := least(floor((public.ST_XMax(part::public.box3d) + 180) / 360 * columns)::bigint, columns - 1);
+    south bigint := greatest(ceil((public.ST_YMin(part::public.box3d) + 90) / 180 * lines)::bigint - 1, 0);
+    north bigint := least(floor((public.ST_YMax(part::public.box3d) + 90) / 180 * lines)::bigint, lines - 1);
 begin
     if (east - west + 1) * (north - south + 1) > 4000000 then
         raise exception 'the area has % cells of precision % in its bounds', (east - west + 1) * (north - south + 1), "precision"
             using errcode = 'program_limit_exceeded', hint = 'Take a lower precision or a smaller area.';
     end if;
     return query
-        select ST_GeoHash(ST_Point(-180 + (x + 0.5) * 360.0 / columns, -90 + (y + 0.5) * 180.0 / lines, 4326), "precision"), box
+        select public.ST_GeoHash(public.ST_Point((-180 + (x + 0.5) * 360.0 / columns)::double precision, (-90 + (y + 0.5) * 180.0 / lines)::double precision, 4326), "precision"), box
         from generate_series(west, east) as x, generate_series(south, north) as y,
-             ST_MakeEnvelope(-180 + x * 360.0 / columns, -90 + y * 180.0 / lines,
-                             -180 + (x + 1) * 360.0 / columns, -90 + (y + 1) * 180.0 / lines, 4326) as box
-        where ST_Intersects(box, part);
+             public.ST_MakeEnvelope((-180 + x * 360.0 / columns)::double precision, (-90 + y * 180.0 / lines)::double precision,
+                                    (-180 + (x + 1) * 360.0 / columns)::double precision, (-90 + (y + 1) * 180.0 / lines)::double precision, 4326) as box
+        where public.ST_Intersects(box, part);
 end
 $$;
 
-create or replace function eo.cells(area geometry, "precision" integer default 5)
-returns table (cell text, geom geometry)
+create or replace function eo.cells(area public.geometry, "precision" integer default 5)
+returns table (cell text, geom public.geometry)
 language plpgsql
 immutable parallel safe strict
 security invoker
 rows 100
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     return query
-        select distinct on (c.cell) c.cell, c.geom
-        from ST_Dump(eo_internal.search_area(area)) d,
+        select distinct on (c.cell collate "C") c.cell, c.geom
+        from public.ST_Dump(eo_internal.search_area(area)) d,
              eo_internal.cells_of_part(d.geom, eo_internal.check_precision("precision")) c
-        order by c.cell;
+        order by c.cell collate "C";
 end
 $$;
-comment on function eo.cells(geometry, integer) is
+comment on function eo.cells(public.geometry, integer) is
 'The geohash cells that meet an area (as in eo.patches), with their rectangles in EPSG:4326, by geohash: together they cover it. Cells that only touch it are among them. Raises program_limit_exceeded for more than 4 million cells in the bounds of a part of the area.';
 
 create or replace function eo.cell_neighbours(cell text)
@@ -374,20 +599,20 @@ language plpgsql
 immutable parallel safe strict
 security invoker
 rows 8
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    box geometry := eo.cell_box(cell);
-    width double precision := ST_XMax(box) - ST_XMin(box);
-    height double precision := ST_YMax(box) - ST_YMin(box);
-    x double precision := ST_XMin(box) + width / 2;
-    y double precision := ST_YMin(box) + height / 2;
+    box public.geometry := eo.cell_box(cell);
+    width double precision := public.ST_XMax(box::public.box3d) - public.ST_XMin(box::public.box3d);
+    height double precision := public.ST_YMax(box::public.box3d) - public.ST_YMin(box::public.box3d);
+    x double precision := public.ST_XMin(box::public.box3d) + width / 2;
+    y double precision := public.ST_YMin(box::public.box3d) + height / 2;
 begin
     return query
-        select distinct ST_GeoHash(
-            ST_Point(case when x + dx * width > 180 then x + dx * width - 360
+        select distinct public.ST_GeoHash(
+            public.ST_Point(case when x + dx * width > 180 then x + dx * width - 360
                           when x + dx * width < -180 then x + dx * width + 360
-                          else x + dx * width end, y + dy * height, 4326), length(cell))
+                          else x + dx * width end, y + dy * height, 4326), length(cell)) collate "C"
         from generate_series(-1, 1) as dx, generate_series(-1, 1) as dy
         where (dx, dy) <> (0, 0) and y + dy * height between -90 and 90
         order by 1;
@@ -402,7 +627,7 @@ language plpgsql
 immutable parallel safe strict
 security invoker
 cost 1000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     wrong text;
@@ -413,6 +638,6 @@ begin
             using errcode = 'invalid_parameter_value',
                   hint = 'A geohash has 1 to 12 characters out of 0123456789bcdefghjkmnpqrstuvwxyz.';
     end if;
-    return array(select distinct left(c.cell, longest) from unnest(cells) as c (cell) order by 1);
+    return array(select distinct left(c.cell, longest) collate "C" from unnest(cells) as c (cell) order by 1);
 end
 $$;

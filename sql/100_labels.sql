@@ -1,5 +1,8 @@
 -- Labels by name or code, and which labels of patches they mean.
 --
+-- Case is folded by collation "C", for the database's own may fold I to another letter than i: that is enough, because every
+-- spelling is ASCII.
+--
 -- The functions of eo_internal are declared immutable though they read the nomenclature, just as ST_Transform is though
 -- it reads spatial_ref_sys. So the planner sees the ids themselves: it knows how many patches bear them, chooses its
 -- index by that, and looks them up once. A `(select ...)` would be looked up once too, but would be to the planner
@@ -12,17 +15,17 @@ language plpgsql
 immutable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     -- A name that several nomenclatures use means the classes of all of them.
     members smallint[] := array(
         select distinct c.descendant_id
         from (
-            select s.label_id from eo.label_spelling s where lower(s.spelling) = lower(selected)
+            select s.label_id from eo.label_spelling s where lower(s.spelling collate "C") = lower(selected collate "C")
             union all
             select l.label_id from eo.label l
-            where l.scheme = split_part(lower(selected), ':', 1) and l.code = split_part(lower(selected), ':', 2)
+            where l.scheme = split_part(lower(selected collate "C"), ':', 1) and l.code = split_part(lower(selected collate "C"), ':', 2)
             union all
             select l.label_id from eo.label l where l.scheme = coalesce(label_members.scheme, 'clc') and l.code = selected
         ) meant
@@ -37,11 +40,11 @@ begin
                   hint = coalesce(
                       'Did you mean: ' || (
                           select string_agg(quote_ident(near.name), ', ')
-                          from (select distinct l.name, abs(length(l.name) - length(selected)) as difference
-                                from eo.label l, regexp_split_to_table(lower(selected), '[^[:alpha:]]+') as word
+                          from (select distinct l.name collate "C" as name, abs(length(l.name) - length(selected)) as difference
+                                from eo.label l, regexp_split_to_table(lower(selected collate "C"), '[^[:alpha:]]+') as word
                                 where (label_members.scheme is null or l.scheme = label_members.scheme)
-                                  and length(word) > 2 and lower(l.name) ~ ('\m' || left(word, 3))
-                                order by difference, l.name
+                                  and length(word) > 2 and lower(l.name collate "C") ~ ('\m' || left(word, 3))
+                                order by difference, 1
                                 limit 5) near
                       ) || '?',
                       'Pass a name, a CORINE code, or scheme:code of eo.label.');
@@ -56,7 +59,7 @@ language plpgsql
 immutable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     groups eo_internal.label_group[];
@@ -66,10 +69,10 @@ begin
         select l.name, l.number from unnest(labels) with ordinality as l (name, number)
     ),
     meant as (
-        select l.number, s.label_id from selected l join eo.label_spelling s on lower(s.spelling) = lower(l.name)
+        select l.number, s.label_id from selected l join eo.label_spelling s on lower(s.spelling collate "C") = lower(l.name collate "C")
         union all
         select l.number, e.label_id from selected l
-        join eo.label e on e.scheme = split_part(lower(l.name), ':', 1) and e.code = split_part(lower(l.name), ':', 2)
+        join eo.label e on e.scheme = split_part(lower(l.name collate "C"), ':', 1) and e.code = split_part(lower(l.name collate "C"), ':', 2)
         union all
         select l.number, e.label_id from selected l
         join eo.label e on e.scheme = coalesce(label_groups.scheme, 'clc') and e.code = l.name
@@ -95,7 +98,7 @@ language plpgsql
 immutable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     perform eo_internal.check_inlined();

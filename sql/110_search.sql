@@ -6,7 +6,7 @@ language plpgsql
 immutable parallel safe strict
 security invoker
 cost 1000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     wrong text;
@@ -23,36 +23,36 @@ $$;
 -- ST_Intersects at its true cost: PostGIS gives 5,000 for polygons of any size, but footprints have five vertices, and the
 -- planner would rather read every index of eo.patch than test a patch. And compared with <> it takes nearly all for met,
 -- so that && alone tells how many there are.
-create or replace function eo_internal.relation(footprint geometry, area geometry)
+create or replace function eo_internal.relation(footprint public.geometry, area public.geometry)
 returns text
 language plpgsql
 immutable parallel safe strict
 security invoker
 cost 50
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    return case when ST_Intersects(footprint, area) then 'meets' else 'disjoint' end;
+    return case when public.ST_Intersects(footprint, area) then 'meets' else 'disjoint' end;
 end
 $$;
 
 -- Where an area is a rectangle, a footprint whose bounds lie in it meets it: @ tells that much faster. Bounds are kept
 -- as rounded to 32 bits, hence the margin of two metres.
-create or replace function eo_internal.inner_box(area geometry)
-returns geometry
+create or replace function eo_internal.inner_box(area public.geometry)
+returns public.geometry
 language sql
 immutable parallel safe strict
 security invoker
 begin atomic
     select case
-        when ST_Area(area) > 0.999999999 * ST_Area(ST_Envelope(area))
-             and ST_XMax(area) - ST_XMin(area) > 1e-4 and ST_YMax(area) - ST_YMin(area) > 1e-4
-            then ST_Expand(ST_Envelope(area), -2e-5)
+        when public.ST_Area(area) > 0.999999999 * public.ST_Area(public.ST_Envelope(area))
+             and public.ST_XMax(area::public.box3d) - public.ST_XMin(area::public.box3d) > 1e-4 and public.ST_YMax(area::public.box3d) - public.ST_YMin(area::public.box3d) > 1e-4
+            then public.ST_Expand(public.ST_Envelope(area), -2e-5::double precision)
     end;
 end;
 
 create or replace function eo.patches(
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -79,8 +79,8 @@ begin atomic
     from eo.patch p
     -- What the helpers make of constants the planner sees (100_labels.sql tells why), and conditions on null drop out.
     where (area is null
-           or p.footprint && eo_internal.search_area(area)
-              and (p.footprint @ eo_internal.inner_box(eo_internal.search_area(area))
+           or p.footprint operator(public.&&) eo_internal.search_area(area)
+              and (p.footprint operator(public.@) eo_internal.inner_box(eo_internal.search_area(area))
                    or eo_internal.relation(p.footprint, eo_internal.search_area(area)) <> 'disjoint'))
       and (from_time is null or p.sensing_time >= from_time)
       and (to_time is null or p.sensing_time < to_time)
@@ -107,17 +107,17 @@ begin atomic
       and (cells is null
            or p.cell operator(pg_catalog.^@) any (eo_internal.cell_prefixes(cells, 5))
               and (eo_internal.cell_prefixes(cells, 5) = eo_internal.cell_prefixes(cells, 12)
-                   or ST_GeoHash(ST_Transform(ST_Point((p.west + p.east) / 2, (p.south + p.north) / 2, p.srid), 4326), 12)
+                   or public.ST_GeoHash(eo_internal.patch_centre(p.west, p.south, p.east, p.north, p.srid), 12)
                           operator(pg_catalog.^@) any (eo_internal.cell_prefixes(cells, 12))))
       and (patch_ids is null or p.patch_id = any (patch_ids));
 end;
-comment on function eo.patches(geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Patches that pass every given filter; a filter left null lets all pass, an empty list none. area: a valid geometry of any SRID but 0, such as eo.rectangle(...) or eo.circle(...): patches whose footprints meet it, at their edges too. Its edges are straight in its own reference system (of EPSG:4326 in longitude and latitude); across the antimeridian a part on either side, or longitudes that go on from 180; an edge of more than 180 degrees of longitude is an error. Footprints are taken not to cross the antimeridian. from_time (inclusive) to to_time (exclusive): sensing time. platforms: such as sentinel-2a. seasons: winter, spring, summer, autumn. labels: names, codes or scheme:code of eo.label; a class of an upper level means any of its descendants. label_match: some (the patch has at least one of them), at_least (it has all of them, others allowed), exactly (it has all of them and no others: each given label is there itself or by a descendant, and each label of the patch is one of the given ones or a descendant of one). countries: ISO 3166-1 alpha-2. splits, sources: as in eo.patch. seasonal_snow, cloud_or_shadow: the flag''s value. max_cloud: per cent, of the product. scene_classes: names or codes of scheme scl, patches in which any of them is present. cells: geohashes of 1 to 12 characters, patches whose centre lies in one of them. patch_ids: only these patches. Raises invalid_parameter_value for an unknown label, class or season, for what is no geohash and for an area that is not valid or is ambiguous. It is inlined, so that joins, order and limit are planned with it and with every index; a subquery as an argument would prevent that and raises feature_not_supported: eo.search takes those.';
+comment on function eo.patches(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+'Patches that pass every given filter; a filter left null lets all pass, an empty list none. area: a valid geometry of any SRID but 0, such as eo.rectangle(...) or eo.circle(...): patches whose footprints meet it, at their edges too. Its edges are straight in its own reference system (of EPSG:4326 in longitude and latitude); across the antimeridian a part on either side, or longitudes that go on from 180 or -180; an edge of more than 180 degrees of longitude is an error. Footprints are cut there likewise, and about a pole they reach up to latitude 90. from_time (inclusive) to to_time (exclusive): sensing time. platforms: such as sentinel-2a. seasons: winter, spring, summer, autumn. labels: names, codes or scheme:code of eo.label; a class of an upper level means any of its descendants. label_match: some (the patch has at least one of them), at_least (it has all of them, others allowed), exactly (it has all of them and no others: each given label is there itself or by a descendant, and each label of the patch is one of the given ones or a descendant of one). countries: ISO 3166-1 alpha-2. splits, sources: as in eo.patch. seasonal_snow, cloud_or_shadow: the flag''s value. max_cloud: per cent, of the product. scene_classes: names or codes of scheme scl, patches in which any of them is present. cells: geohashes of 1 to 12 characters, patches whose centre lies in one of them. patch_ids: only these patches. Raises invalid_parameter_value for an unknown label, class or season, for what is no geohash and for an area that is not valid or is ambiguous. It is inlined, so that joins, order and limit are planned with it and with every index; a subquery as an argument would prevent that and raises feature_not_supported: eo.search takes those.';
 
 -- cpu_index_tuple_cost is four times the default, since what PostgreSQL counts per entry of a GIN index is far too little
 -- for frequent labels.
 create or replace function eo.search(
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -141,7 +141,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 50
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 set max_parallel_workers_per_gather = 0
 set cpu_index_tuple_cost = 0.02
@@ -176,11 +176,11 @@ begin
         limit max_results - found;
 end
 $$;
-comment on function eo.search(geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], integer, bigint) is
+comment on function eo.search(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], integer, bigint) is
 'Patches that pass the filters of eo.patches, by patch_id. For the next page, pass the last patch_id as after_patch_id: those before it are not read again. max_results null: all. How many there are altogether: eo.count_patches.';
 
 create or replace function eo.label_statistics(
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -202,7 +202,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 40
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 begin
@@ -222,12 +222,12 @@ begin
         order by 6 desc, 1;
 end
 $$;
-comment on function eo.label_statistics(geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.label_statistics(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'How many of the patches that pass the filters of eo.patches bear each label, and which fraction of them that is (0 to 1), most frequent first, with the label''s official colour.';
 
 create or replace function eo.count_patches(
     exact boolean default true,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -248,7 +248,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -271,12 +271,12 @@ begin
     return counted;
 end
 $$;
-comment on function eo.count_patches(boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.count_patches(boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'How many patches pass the filters of eo.patches: counted, or, where exact is false, estimated by the planner from the statistics of the last ANALYZE, in constant time.';
 
 create or replace function eo.patch_statistics(
     by text,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -298,7 +298,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 12
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 begin
@@ -325,8 +325,8 @@ begin
                (sum(s.patches) / (select sum(every.patches) from value_set every))::double precision
         from value_set s, unnest(s.elements) as v (value)
         group by v.value
-        order by 2 desc, 1;
+        order by 2 desc, v.value collate "C";
 end
 $$;
-comment on function eo.patch_statistics(text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.patch_statistics(text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'How many of the patches that pass the filters of eo.patches are of each country, season, platform, split or source (by), and which fraction of them that is (0 to 1), most frequent first; null where it is not known. A patch in two countries counts for both.';

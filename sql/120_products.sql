@@ -1,7 +1,7 @@
 -- Selection of products: the least clouded of each tile and season, and statistics of what a selection holds.
 
 create or replace function eo_internal.products(
-    area geometry,
+    area public.geometry,
     from_time timestamptz,
     to_time timestamptz,
     platforms text[],
@@ -21,7 +21,7 @@ begin atomic
     from eo.product p
     -- Footprints are cut at the antimeridian, as areas are.
     where (area is null
-           or p.footprint && eo_internal.search_area(area)
+           or p.footprint operator(public.&&) eo_internal.search_area(area)
               and eo_internal.relation(p.footprint, eo_internal.search_area(area)) <> 'disjoint')
       and (from_time is null or p.sensing_time >= from_time)
       and (to_time is null or p.sensing_time < to_time)
@@ -34,7 +34,7 @@ begin atomic
 end;
 
 create or replace function eo.select_products(
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -49,13 +49,13 @@ create or replace function eo.select_products(
 returns table (
     mgrs_tile text, season eo.season, year integer, rank bigint, product_id bigint, name text, platform text, level text,
     sensing_time timestamptz, cloud_cover real, processing_baseline text, bytes bigint, source_path text,
-    footprint geometry
+    footprint public.geometry
 )
 language plpgsql
 stable parallel safe
 security invoker
 rows 1000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 begin
@@ -83,7 +83,7 @@ begin
             select f.*,
                    row_number() over (
                        partition by f.mgrs_tile, f.season, case when each_year then f.year end
-                       order by f.cloud_cover nulls last, ST_Area(f.footprint::geography) desc nulls last,
+                       order by f.cloud_cover nulls last, public.ST_Area(f.footprint::public.geography, true) desc nulls last,
                                 f.processed_at desc nulls last, f.name collate "C"
                    ) as rank
             from found f
@@ -95,11 +95,11 @@ begin
         order by r.mgrs_tile collate "C", case when each_year then r.year end, r.season, r.rank;
 end
 $$;
-comment on function eo.select_products(geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[], integer, boolean) is
+comment on function eo.select_products(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[], integer, boolean) is
 'The products with the least cloud of each MGRS tile and season: per_season of them (null: all, ranked), of the whole time asked for or, with each_year, of each year''s season; year is that of the season''s January or later months, so December belongs to the next one. Equal cloud cover: the larger footprint (m2 on the ellipsoid) first, then the one processed last, then by name; unknown cloud cover comes last. Of an acquisition that the archive has by several processing baselines (same tile, platform, level and second of sensing) only the newest counts (99.99, of those who process for themselves, is older than all), whether it passes the filters or not. Products without an MGRS tile are left out. The filters are those of eo.patches, for products, a filter left null lets all pass: area, which the footprint meets; from_time (inclusive) to to_time (exclusive); platforms; levels, such as L2A; tiles, such as 33UUP; seasons; max_cloud, per cent; product_ids: only these. By tile, year with each_year, season and rank. Raises invalid_parameter_value for per_season below 1, an unknown season and an area that is not valid.';
 
 create or replace function eo.product_statistics(
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -117,7 +117,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 20
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 begin
@@ -129,5 +129,5 @@ begin
         order by p.platform collate "C" nulls last, p.level collate "C" nulls last, p.season nulls last;
 end
 $$;
-comment on function eo.product_statistics(geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
+comment on function eo.product_statistics(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
 'How many products pass the filters of eo.select_products (of all baselines), of how many MGRS tiles, their size in bytes, in total and on average, and their least, mean and greatest cloud cover in per cent: by platform, level and season; null in one of these three columns means all of them, so that there are totals of each platform and level, of each season, and, in the last row, of everything. Unknown sizes and cloud covers are left out. Of a selection: product_ids => array(select product_id from eo.select_products(...)).';

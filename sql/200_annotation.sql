@@ -10,7 +10,7 @@ returns void
 language plpgsql
 volatile parallel unsafe strict
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     partition_name text := (select relname from pg_class where oid = parent) || '__' || key;
@@ -24,40 +24,51 @@ end
 $$;
 
 create or replace function eo_internal.patch_extent(patch_srid integer)
-returns geometry
+returns public.geometry
 language sql
 stable parallel safe strict
 security invoker
 begin atomic
     -- Segmentized: a straight edge in one reference system is a curve in another.
-    select ST_Segmentize(box, (ST_XMax(box) - ST_XMin(box) + ST_YMax(box) - ST_YMin(box)) / 200)
-    from (select ST_MakeEnvelope(min(west), min(south), max(east), max(north), patch_srid) as box
+    select public.ST_Segmentize(box, (public.ST_XMax(box::public.box3d) - public.ST_XMin(box::public.box3d) + public.ST_YMax(box::public.box3d) - public.ST_YMin(box::public.box3d)) / 200)
+    from (select public.ST_MakeEnvelope(min(west), min(south), max(east), max(north), patch_srid) as box
           from eo.patch
           where srid = patch_srid) extent;
 end;
 
-create or replace function eo_internal.pieces(geom geometry, srid integer)
-returns setof geometry
+create or replace function eo_internal.pieces(geom public.geometry, srid integer)
+returns setof public.geometry
 language sql
 immutable parallel safe strict
 security invoker
 rows 10 cost 10000
 begin atomic
-    select ST_Subdivide(case when ST_IsValid(projected) then projected
-                             else ST_CollectionExtract(ST_MakeValid(projected), 3) end, 128)
-    from ST_Transform(geom, srid) as projected;
+    select public.ST_Subdivide(case when public.ST_IsValid(projected) then projected
+                             else public.ST_CollectionExtract(public.ST_MakeValid(projected), 3) end, 128, -1::double precision)
+    from public.ST_Transform(geom, srid) as projected;
 end;
 
-create or replace function eo.derive_corine_parts(srids integer[] default null, area geometry default null)
+-- Whether bounds of parts meet. Those of the whole go around the world where it lies across the antimeridian.
+create or replace function eo_internal.near(geom public.geometry, area public.geometry)
+returns boolean
+language sql
+immutable parallel safe strict
+security invoker
+cost 1000
+begin atomic
+    select exists (select from public.ST_Dump(geom) part, public.ST_Dump(area) place where part.geom operator(public.&&) place.geom);
+end;
+
+create or replace function eo.derive_corine_parts(srids integer[] default null, area public.geometry default null)
 returns bigint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     patch_srid integer;
-    extent geometry;
+    extent public.geometry;
     parts bigint;
     total bigint := 0;
 begin
@@ -66,11 +77,11 @@ begin
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.corine_part', patch_srid);
         -- A variable, or the archive would be aggregated for every polygon.
-        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 3035);
+        extent := public.ST_Transform(coalesce(eo_internal.search_area(area), eo_internal.patch_extent(patch_srid)), 3035);
         insert into eo.corine_part (srid, corine_id, label_id, geom)
         select patch_srid, c.corine_id, c.label_id, piece
         from eo.corine c, eo_internal.pieces(c.geom, patch_srid) as piece
-        where c.geom && extent
+        where c.geom operator(public.&&) extent
           and not exists (select from eo.corine_part done where done.corine_id = c.corine_id and done.srid = patch_srid);
         get diagnostics parts = row_count;
         total := total + parts;
@@ -78,19 +89,19 @@ begin
     return total;
 end
 $$;
-comment on function eo.derive_corine_parts(integer[], geometry) is
+comment on function eo.derive_corine_parts(integer[], public.geometry) is
 'Reprojects CORINE polygons near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
 
-create or replace function eo.derive_nuts_parts(srids integer[] default null, area geometry default null)
+create or replace function eo.derive_nuts_parts(srids integer[] default null, area public.geometry default null)
 returns bigint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     patch_srid integer;
-    extent geometry;
+    extent public.geometry;
     parts bigint;
     total bigint := 0;
 begin
@@ -98,19 +109,24 @@ begin
     perform pg_advisory_xact_lock('eo.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo.nuts_part', patch_srid);
-        extent := ST_Transform(coalesce(area, eo_internal.patch_extent(patch_srid)), 4326);
+        -- Of countries whose regions of level 3 came later than they did.
+        delete from eo.nuts_part done
+        where done.srid = patch_srid
+          and done.level < (select max(n.level) from eo.nuts n where n.country_code = done.country_code);
+        extent := eo_internal.search_area(coalesce(area, eo_internal.patch_extent(patch_srid)));
         insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
-        from eo.nuts n, ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
+        from eo.nuts n, public.ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
         where n.level = (select max(level) from eo.nuts lower where lower.country_code = n.country_code)
-          and n.geom && extent
+          and n.geom operator(public.&&) extent
           and case
-                  when n.level = 3 then not exists (select from eo.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
+                  when n.level = 3 then eo_internal.near(n.geom, extent)
+                       and not exists (select from eo.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
                   -- Overseas parts of a country lie outside the validity of a European reference system.
-                  else part.geom && extent
+                  else eo_internal.near(part.geom, extent)
                        and not exists (select from eo.nuts_part done
                                        where done.nuts_id = n.nuts_id and done.srid = patch_srid
-                                         and ST_Intersects(done.geom, ST_Transform(ST_PointOnSurface(part.geom), patch_srid)))
+                                         and public.ST_Intersects(done.geom, public.ST_Transform(public.ST_PointOnSurface(part.geom), patch_srid)))
               end;
         get diagnostics parts = row_count;
         total := total + parts;
@@ -118,11 +134,11 @@ begin
     return total;
 end
 $$;
-comment on function eo.derive_nuts_parts(integer[], geometry) is
+comment on function eo.derive_nuts_parts(integer[], public.geometry) is
 'Reprojects NUTS regions (of level 3, or the lowest level that a country has) near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
 
-create or replace function eo_internal.land_cover_raster(west double precision, south double precision, east double precision, north double precision, srid integer, polygons geomval[])
-returns raster
+create or replace function eo_internal.land_cover_raster(west double precision, south double precision, east double precision, north double precision, srid integer, polygons public.geomval[])
+returns public.raster
 language sql
 immutable parallel safe
 security invoker
@@ -130,22 +146,52 @@ cost 100000
 begin atomic
     -- 10 m pixels, as many as fit best; a pixel has the class of the polygon that its centre is in. Polygons are cut to
     -- what lies near, or a raster of the whole of each would be made.
-    select ST_SetValues(
-        ST_AddBand(
-            ST_MakeEmptyRaster(size.columns, size.rows, west, north, (east - west) / size.columns, (south - north) / size.rows, 0, 0, srid),
-            '16BUI'::text, 0::double precision, 0::double precision),
+    select public.ST_SetValues(
+        public.ST_AddBand(
+            public.ST_MakeEmptyRaster(size.columns, size.rows, west, north, (east - west) / size.columns, (south - north) / size.rows,
+                                      0::double precision, 0::double precision, srid),
+            array[(1, '16BUI', 0, 0)::public.addbandarg]),
         1,
         array(
-            select (cut.geom, cut.val)::geomval
+            select (cut.geom, cut.val)::public.geomval
             from (
-                select ST_ClipByBox2D(p.geom, ST_MakeEnvelope(west - 10, south - 10, east + 10, north + 10, srid)) as geom, p.val, p.number
+                select public.ST_ClipByBox2D(p.geom, public.ST_MakeEnvelope(west - 10, south - 10, east + 10, north + 10, srid)::public.box2d) as geom, p.val, p.number
                 from unnest(polygons) with ordinality as p (geom, val, number)
             ) cut
-            where not ST_IsEmpty(cut.geom)
+            where not public.ST_IsEmpty(cut.geom)
             order by cut.number
-        ))
+        ),
+        false)
     from (select round((east - west) / 10)::integer as columns, round((north - south) / 10)::integer as rows) size;
 end;
+
+-- The edition that patches are annotated with; a word where its polygons were not loaded by pgearth.
+create or replace function eo_internal.edition(reference text)
+returns text
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select coalesce((select e.edition from eo.edition e where e.reference = edition.reference), 'unknown');
+end;
+
+-- Where classes cover a patch more than once, polygons overlap, and no share is right. Official polygons meet to the metre.
+create or replace function eo_internal.check_cover(share double precision, cell text, srid integer, west double precision, south double precision)
+returns boolean
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if share > 1.001 then
+        raise exception 'polygons of eo.corine overlap: they cover % times the patch at % % (EPSG:%) in cell %', round(share::numeric, 3), west, south, srid, cell
+            using errcode = 'data_exception',
+                  hint = 'Load one edition, each place once: pgearth load corine --replace puts a file in place of all that was loaded.';
+    end if;
+    return true;
+end
+$$;
 
 create or replace function eo_internal.unannotated(what text[], source text, "replace" boolean)
 returns setof eo.patch
@@ -201,7 +247,7 @@ stable parallel safe
 security invoker
 rows 100000
 set plan_cache_mode = force_custom_plan
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -229,13 +275,13 @@ language plpgsql
 volatile parallel unsafe
 security invoker
 set plan_cache_mode = force_custom_plan
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     perform case when 'land_cover' = any (what) then eo.derive_corine_parts(array[extent.srid], extent.area) end,
             case when 'country' = any (what) then eo.derive_nuts_parts(array[extent.srid], extent.area) end
     from (
-        select e.srid, ST_Segmentize(ST_MakeEnvelope(e.west, e.south, e.east, e.north, e.srid), (e.east - e.west + e.north - e.south) / 200) as area
+        select e.srid, public.ST_Segmentize(public.ST_MakeEnvelope(e.west, e.south, e.east, e.north, e.srid), (e.east - e.west + e.north - e.south) / 200) as area
         from (
             select p.srid, min(p.west) as west, min(p.south) as south, max(p.east) as east, max(p.north) as north
             from eo_internal.unannotated_in(cells, what, derive_parts.source, "replace") p
@@ -244,6 +290,8 @@ begin
     ) extent;
 end
 $$;
+
+-- _ST_ValueCount, here and below: ST_ValueCount, which calls it, looks names up in the caller's search_path.
 
 -- How many rows a step has, the planner cannot know: without nested loops nothing can go badly wrong. Joins that are to go
 -- through an index are lateral (offset 0).
@@ -257,7 +305,7 @@ rows 10000 cost 1000000
 set plan_cache_mode = force_custom_plan
 set enable_nestloop = off
 set enable_hashjoin = on
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 begin
@@ -267,7 +315,7 @@ begin
         from eo_internal.unannotated_in(cells, what, annotations.source, "replace") p
     ),
     place as materialized (
-        select row_number() over () as place_id, p.*, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
+        select row_number() over () as place_id, p.*, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
                (p.east - p.west) * (p.north - p.south) as area
         from (
             select cell, srid, west, south, east, north, array_agg(patch_id) as patch_ids,
@@ -278,7 +326,7 @@ begin
         ) p
     ),
     block as materialized (
-        select b.*, ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
+        select b.*, public.ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
         from (
             select cell, srid, min(west) as west, min(south) as south, max(east) as east, max(north) as north,
                    bool_or(unlabelled) as unlabelled, bool_or(unlocated) as unlocated
@@ -292,9 +340,9 @@ begin
         from block b
         cross join lateral (
             select part_id, label_id, geom,
-                   ST_XMin(geom) as west, ST_YMin(geom) as south, ST_XMax(geom) as east, ST_YMax(geom) as north
+                   public.ST_XMin(geom::public.box3d) as west, public.ST_YMin(geom::public.box3d) as south, public.ST_XMax(geom::public.box3d) as east, public.ST_YMax(geom::public.box3d) as north
             from eo.corine_part
-            where srid = b.srid and geom && b.geom
+            where srid = b.srid and geom operator(public.&&) b.geom
             offset 0
         ) c
         where b.unlabelled
@@ -303,7 +351,7 @@ begin
     overlap as (
         select o.place_id, o.label_id, sum(o.area) / o.place_area as fraction
         from (
-            select p.place_id, p.area as place_area, c.label_id, ST_Area(ST_ClipByBox2D(c.geom, p.geom)) as area
+            select p.place_id, p.area as place_area, c.label_id, public.ST_Area(public.ST_ClipByBox2D(c.geom, p.geom::public.box2d)) as area
             from place p
             join cover c on c.cell = p.cell and c.srid = p.srid
                         and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
@@ -318,7 +366,7 @@ begin
             select p.place_id,
                    eo_internal.land_cover_raster(
                        p.west, p.south, p.east, p.north, p.srid,
-                       array_agg((c.geom, l.code::double precision)::geomval order by c.part_id)) as rast
+                       array_agg((c.geom, l.code::double precision)::public.geomval order by c.part_id)) as rast
             from place p
             join cover c on c.cell = p.cell and c.srid = p.srid
                         and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
@@ -326,7 +374,7 @@ begin
             where annotations.rule = 'bigearthnet-v2' and p.unlabelled and least(p.east - p.west, p.north - p.south) >= 5
             group by p.place_id, p.west, p.south, p.east, p.north, p.srid
         ) p
-        cross join lateral (select ST_ValueCount(p.rast, 1, false) as value_count) v
+        cross join lateral (select public._ST_ValueCount(p.rast, 1, false, null::double precision[], 0::double precision) as value_count) v
         left join eo.label l on l.scheme = 'clc' and l.code = (v.value_count).value::integer::text
     ),
     share as (
@@ -346,25 +394,25 @@ begin
     ),
     -- A region mostly holds a whole cell; then nothing is left to clip.
     region as materialized (
-        select r.*, ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
+        select r.*, public.ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
         from (
-            select b.cell, b.srid, n.nuts_id, n.level, n.country_code, ST_ClipByBox2D(n.geom, b.geom) as geom, ST_Area(b.geom) as area
+            select b.cell, b.srid, n.nuts_id, n.level, n.country_code, public.ST_ClipByBox2D(n.geom, b.geom::public.box2d) as geom, public.ST_Area(b.geom) as area
             from block b
             cross join lateral (
                 select nuts_id, level, country_code, geom
                 from eo.nuts_part
-                where srid = b.srid and geom && b.geom
+                where srid = b.srid and geom operator(public.&&) b.geom
                 offset 0
             ) n
             where b.unlocated
         ) r
-        where ST_Area(r.geom) > 0
+        where public.ST_Area(r.geom) > 0
     ),
     located as materialized (
         select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area) as area
         from (
             select p.place_id, r.nuts_id, r.level, r.country_code,
-                   case when r.whole then p.area else ST_Area(ST_ClipByBox2D(r.geom, p.geom)) end as area
+                   case when r.whole then p.area else public.ST_Area(public.ST_ClipByBox2D(r.geom, p.geom::public.box2d)) end as area
             from place p
             join region r on r.cell = p.cell and r.srid = p.srid
             where p.unlocated
@@ -375,12 +423,12 @@ begin
     ),
     -- One grouping instead of joins: of how many rows these would be, the planner has no idea.
     found as (
-        select f.place_id, bool_or(f.is_label) as covered,
+        select f.place_id, bool_or(f.is_label) as covered, sum(f.share) filter (where f.is_label) as covered_share,
                array_agg(f.label_id order by f.label_id) filter (where f.counts) as label_ids,
                array_agg(least(f.share, 1)::real order by f.label_id) filter (where f.counts) as label_fraction,
                bool_or(not f.is_label) as located,
-               array_agg(f.country_code order by f.share desc, f.country_code) filter (where f.country_code is not null) as country_codes,
-               coalesce(array_agg(f.nuts_id order by f.share desc, f.nuts_id) filter (where f.nuts_id is not null), '{}') as nuts_ids
+               array_agg(f.country_code order by f.share desc, f.country_code collate "C") filter (where f.country_code is not null) as country_codes,
+               coalesce(array_agg(f.nuts_id order by f.share desc, f.nuts_id collate "C") filter (where f.nuts_id is not null), '{}') as nuts_ids
         from (
             select place_id, true as is_label, label_id, fraction as share, counts, null as country_code, null as nuts_id
             from share
@@ -395,12 +443,27 @@ begin
         ) f
         group by f.place_id
     )
-    select unnest(p.patch_ids), p.cell, f.covered, f.label_ids, f.label_fraction, f.located, f.country_codes, f.nuts_ids
-    from found f
-    join place p on p.place_id = f.place_id
+    select unnest(p.patch_ids), p.cell, coalesce(f.covered, false), f.label_ids, f.label_fraction, coalesce(f.located, false),
+           f.country_codes, case when f.located then f.nuts_ids end
+    from place p
+    left join found f on f.place_id = p.place_id
+    where (f.place_id is not null or "replace")
+      and eo_internal.check_cover(f.covered_share, p.cell, p.srid, p.west, p.south)
     order by 1;
 end
 $$;
+
+-- Whether what is known of a patch gives way to what was found, or to nothing: what is known stays, unless it is to be
+-- replaced and something was found (of several patches of a place one may be without labels and one have those of its data
+-- set), or nothing was and it is an older annotation's.
+create or replace function eo_internal.gives_way(found boolean, anew boolean, known boolean, annotated boolean)
+returns boolean
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    select case when found then anew or not known else anew and annotated end;
+end;
 
 -- Each patch by its key (no other joins): the whole archive is never read for a batch.
 create or replace function eo_internal.annotate_cells(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
@@ -410,24 +473,39 @@ volatile parallel unsafe
 security invoker
 set enable_hashjoin = off
 set enable_mergejoin = off
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     changed bigint;
+    land_cover_edition constant text := eo_internal.edition('corine');
+    regions_edition constant text := eo_internal.edition('nuts');
+    anew_labels constant boolean := "replace" and 'land_cover' = any (what);
+    anew_regions constant boolean := "replace" and 'country' = any (what);
 begin
-    -- What is known stays, unless it is to be replaced and something was found: of several patches of a place one may be
-    -- without labels and one have those of its data set.
+    -- Where nothing was found, what was found is null.
     update eo.patch p
-    set label_ids = case when a.covered and ("replace" or p.label_ids is null) then a.label_ids else p.label_ids end,
-        label_fraction = case when a.covered and ("replace" or p.label_ids is null) then a.label_fraction else p.label_fraction end,
-        country_codes = case when a.located and ("replace" or p.nuts_ids is null) then a.country_codes else p.country_codes end,
-        nuts_ids = case when a.located and ("replace" or p.nuts_ids is null) then a.nuts_ids else p.nuts_ids end
+    set label_ids = case when eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+                         then a.label_ids else p.label_ids end,
+        label_fraction = case when eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+                              then a.label_fraction else p.label_fraction end,
+        label_edition = case when eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+                             then case when a.label_ids is not null then land_cover_edition end else p.label_edition end,
+        country_codes = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+                             then case when a.located then a.country_codes when p.source_country is not null then array[p.source_country] end
+                             else p.country_codes end,
+        nuts_ids = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+                        then a.nuts_ids else p.nuts_ids end,
+        nuts_edition = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+                            then case when a.located then regions_edition end else p.nuts_edition end
     from eo_internal.annotations(cells, array_remove(what, 'scene_classes'), rule, minimal_overlap, annotate_cells.source, "replace") a
     where p.patch_id = a.patch_id and p.cell = a.cell
-      and (a.covered and ("replace" or p.label_ids is null)
-           and (p.label_ids is distinct from a.label_ids or p.label_fraction is distinct from a.label_fraction)
-           or a.located and ("replace" or p.nuts_ids is null)
-              and (p.country_codes is distinct from a.country_codes or p.nuts_ids is distinct from a.nuts_ids));
+      and (eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
+           and (p.label_ids, p.label_fraction, p.label_edition)
+               is distinct from (a.label_ids, a.label_fraction, case when a.label_ids is not null then land_cover_edition end)
+           or eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+              and (p.nuts_ids, p.nuts_edition, p.country_codes)
+                  is distinct from (a.nuts_ids, case when a.located then regions_edition end,
+                                    case when a.located then a.country_codes when p.source_country is not null then array[p.source_country] end));
     get diagnostics changed = row_count;
     return changed;
 end
@@ -439,14 +517,14 @@ language plpgsql
 volatile parallel unsafe
 security invoker
 set plan_cache_mode = force_custom_plan
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 declare
     changed bigint;
 begin
     with pixels as (
-        select p.patch_id, p.cell, ST_ValueCount(r.rast, array_position(r.bands, 'SCL'), true) as value_count
+        select p.patch_id, p.cell, v.value as class, v.count::double precision as pixels
         from eo_internal.unannotated_in(cells, '{scene_classes}', annotate_scene_classes.source, "replace") p
         cross join lateral (
             select pr.rast, pr.bands
@@ -455,24 +533,22 @@ begin
             order by pr.resolution
             limit 1
         ) r
+        left join lateral public._ST_ValueCount(r.rast, array_position(r.bands, 'SCL'), true, null::double precision[], 0::double precision) v on v.value > 0
     ),
+    -- Of a patch without any classified pixel all is null.
     scene as (
-        select v.patch_id, v.cell, array_agg(l.label_id order by l.label_id) as class_ids,
-               array_agg((v.pixels / v.classified)::real order by l.label_id) as fraction,
-               bool_or(v.class in (3, 8, 9, 10)) as cloud_or_shadow, bool_or(v.class = 11) as snow
-        from (
-            select x.patch_id, x.cell, (x.value_count).value as class, (x.value_count).count::double precision as pixels,
-                   sum((x.value_count).count) over (partition by x.patch_id) as classified
-            from pixels x
-            where (x.value_count).value > 0
-        ) v
-        join eo.label l on l.scheme = 'scl' and l.code = v.class::integer::text
+        select v.patch_id, v.cell, array_agg(l.label_id order by l.label_id) filter (where l.label_id is not null) as class_ids,
+               array_agg((v.pixels / v.classified)::real order by l.label_id) filter (where l.label_id is not null) as fraction,
+               bool_or(v.class in (3, 8, 9, 10)) filter (where l.label_id is not null) as cloud_or_shadow,
+               bool_or(v.class = 11) filter (where l.label_id is not null) as snow
+        from (select x.*, sum(x.pixels) over (partition by x.patch_id) as classified from pixels x) v
+        left join eo.label l on l.scheme = 'scl' and l.code = v.class::integer::text
         group by v.patch_id, v.cell
     )
     update eo.patch p
     set scene_class_ids = s.class_ids, scene_class_fraction = s.fraction, cloud_or_shadow = s.cloud_or_shadow, seasonal_snow = s.snow
     from scene s
-    where p.patch_id = s.patch_id and p.cell = s.cell
+    where p.patch_id = s.patch_id and p.cell = s.cell and (s.class_ids is not null or "replace")
       and (p.scene_class_ids is distinct from s.class_ids or p.scene_class_fraction is distinct from s.fraction
            or p.cloud_or_shadow is distinct from s.cloud_or_shadow or p.seasonal_snow is distinct from s.snow);
     get diagnostics changed = row_count;
@@ -480,7 +556,8 @@ begin
 end
 $$;
 
--- A procedure that commits can neither be security definer nor pin a search_path: every name is qualified.
+-- A procedure that commits can neither be security definer nor pin a search_path: every name is qualified, and operands have
+-- one type, so that pg_catalog's operators fit best.
 
 create or replace procedure eo.annotate(
     what text[] default null,
@@ -511,7 +588,7 @@ begin
         raise exception 'there is no rule "%"', rule
             using errcode = 'invalid_parameter_value', hint = 'overlap or bigearthnet-v2.';
     end if;
-    if minimal_overlap < 0 or minimal_overlap > 1 or minimal_overlap > 0 and rule <> 'overlap' then
+    if minimal_overlap < 0::real or minimal_overlap > 1::real or minimal_overlap > 0::real and rule <> 'overlap' then
         raise exception 'minimal_overlap cannot be % by the rule %', minimal_overlap, rule
             using errcode = 'invalid_parameter_value', hint = 'It is a share of the patch''s area, 0 to 1, for the rule overlap.';
     end if;
@@ -528,10 +605,10 @@ begin
             using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth load nuts FILE';
     end if;
     for batch, visiting in
-        select pg_catalog.array_agg(c.cell order by c.cell), pg_catalog.sum(c.patches)
+        select pg_catalog.array_agg(c.cell order by c.cell collate "C"), pg_catalog.sum(c.patches)
         from (
             select u.cell, u.patches,
-                   pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell) - u.patches, batch_size) as number
+                   pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell collate "C") - u.patches::numeric, batch_size::numeric) as number
             from eo.unannotated_cells(kinds, annotate.source, annotate.cells, annotate."replace") u
         ) c
         group by c.number
@@ -550,20 +627,20 @@ begin
 end
 $$;
 comment on procedure eo.annotate(text[], text, real, text, text[], boolean, integer, bigint) is
-'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS regions that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call. Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
+'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS regions that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call; with "replace" they lose what an earlier annotation found (scene classes: also what the data set says). label_edition and nuts_edition say by which edition of CORINE and NUTS a patch was annotated. Raises data_exception where polygons of eo.corine overlap in a patch (rule overlap). Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
 
 create or replace function eo.reference_map(patch text)
-returns raster
+returns public.raster
 language plpgsql
 stable parallel safe
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     place record;
 begin
-    select p.srid, p.west, p.south, p.east, p.north, ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
+    select p.srid, p.west, p.south, p.east, p.north, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
     into place
     from eo.patch p
     where p.name = patch
@@ -580,16 +657,16 @@ begin
     return eo_internal.land_cover_raster(
         place.west, place.south, place.east, place.north, place.srid,
         array(
-            select (c.geom, l.code::double precision)::geomval
+            select (c.geom, l.code::double precision)::public.geomval
             from (
                 select d.part_id, d.label_id, d.geom
                 from eo.corine_part d
-                where d.srid = place.srid and d.geom && place.geom
+                where d.srid = place.srid and d.geom operator(public.&&) place.geom
                 union all
                 -- Pieces are derived for patches when they are annotated.
                 select null, w.label_id, piece
                 from eo.corine w, eo_internal.pieces(w.geom, place.srid) as piece
-                where w.geom && ST_Transform(place.geom, 3035)
+                where w.geom operator(public.&&) public.ST_Transform(place.geom, 3035)
                   and not exists (select from eo.corine_part d where d.corine_id = w.corine_id and d.srid = place.srid)
             ) c
             join eo.label l on l.label_id = c.label_id

@@ -11,26 +11,35 @@ create or replace function eo.register_encoder(
     parent_id smallint default null,
     input_size integer default null,
     normalisation jsonb default null,
-    training jsonb default null
+    training jsonb default null,
+    units text[] default null
 )
 returns smallint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     sum_of_weights text;
     known_id smallint;
     new_id smallint;
 begin
-    if name is null or name !~ '^[^:[:space:]]+$' then
+    if name is null or name collate "C" !~ '^[^:[:space:]]+$' then
         raise exception '"%" is no name for an encoder', name
             using errcode = 'invalid_parameter_value', hint = 'Give a name without spaces and colons: NAME:VERSION names a version.';
     end if;
     if octet_length(weights) > 500 * 1024 * 1024 then
         raise exception 'the weights of % have % MiB', name, octet_length(weights) / (1024 * 1024)
             using errcode = 'program_limit_exceeded', hint = 'pg_dump reads values of up to 500 MiB; weights in half precision take half the room.';
+    end if;
+    if architecture is null or bands is null or weights is null then
+        raise exception 'architecture, bands and weights of % are needed', name
+            using errcode = 'null_value_not_allowed', hint = 'Pass empty bands for a hash function.';
+    end if;
+    if units is not null and not (units <@ array['reflectance10000', 'reflectance', 'decibels'] and cardinality(units) = cardinality(bands)) then
+        raise exception '% are not the units of % bands', units, cardinality(bands)
+            using errcode = 'invalid_parameter_value', hint = 'Give one of reflectance10000, reflectance and decibels for each band, or null where they are not known.';
     end if;
     sum_of_weights := encode(sha256(weights), 'hex');
     -- One at a time, so that two sessions registering the same encoder meet in the checks below and not in an error.
@@ -43,6 +52,7 @@ begin
           is not distinct from
           (register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
            register_encoder.dimension, register_encoder.bits, sum_of_weights, register_encoder.parent_id)
+      and (register_encoder.units is null or e.units = register_encoder.units)
     order by e.version desc
     limit 1;
     if found then
@@ -61,31 +71,31 @@ begin
         raise exception 'encoder_id % is not an encoder in use', parent_id
             using errcode = 'invalid_parameter_value', hint = 'A hash function needs the encoder_id of the encoder whose vectors it reads.';
     end if;
-    insert into eo.encoder (name, version, architecture, bands, input_size, normalisation, dimension, bits, weights,
+    insert into eo.encoder (name, version, architecture, bands, input_size, normalisation, units, dimension, bits, weights,
                             weights_sha256, parent_id, training)
     values (register_encoder.name,
             coalesce(register_encoder.version,
                      1 + coalesce((select max(e.version) from eo.encoder e where e.name = register_encoder.name), 0)),
             register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
-            register_encoder.dimension, register_encoder.bits, register_encoder.weights, sum_of_weights,
+            register_encoder.units, register_encoder.dimension, register_encoder.bits, register_encoder.weights, sum_of_weights,
             register_encoder.parent_id, register_encoder.training)
     returning encoder_id into new_id;
     if dimension is not null then
         perform eo_internal.ensure_partition('eo.embedding', new_id);
-        execute format('alter table eo.%I add check (vector_dims(embedding) = %s)', 'embedding__' || new_id, dimension);
+        execute format('alter table eo.%I add check (public.vector_dims(embedding) = %s)', 'embedding__' || new_id, dimension);
     end if;
     return new_id;
 end
 $$;
-comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb) is
-'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. (writer)';
+comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb, text[]) is
+'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. units: of each band, which uploaded images are converted to or must be in: reflectance10000 (reflectance times 10,000), reflectance (0 to 1) or decibels; null: not declared, nothing is checked. (writer)';
 
 create or replace function eo_internal.version_id(encoder text)
 returns smallint
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     found_id smallint;
@@ -111,7 +121,7 @@ returns smallint
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     found_id smallint;
@@ -142,7 +152,7 @@ returns void
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.version_id(encoder);
@@ -163,7 +173,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint;
@@ -206,16 +216,20 @@ comment on function eo.retire_encoder(text) is
 'Retires a version of an encoder or hash function (name:version): removes its vectors or codes with their indexes, and returns how many those of patches and regions were. Its row stays for those who want to know what was made from it, but no search can name it any longer. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';
 
 create or replace function eo.encode(patch_ids bigint[], encoder text default null)
-returns table (patch_id bigint, embedding vector)
+returns table (patch_id bigint, embedding public.vector)
 language plpgsql
 stable parallel unsafe
 security definer
 rows 64 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
+    at_once constant bigint := 64 * 12 * 120 * 120;
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
     missing bigint;
+    start_number integer := 1;
+    batch integer;
+    largest bigint;
 begin
     perform eo_internal.require_python();
     select wanted into missing
@@ -226,86 +240,104 @@ begin
         raise exception 'patch % has no pixels', missing
             using errcode = 'no_data_found', hint = 'Only patches with rows in eo.patch_raster can be encoded.';
     end if;
-    -- Batches keep the arrays small (DESIGN.md section 4) and let the query be cancelled between them.
-    for start_number in 1..coalesce(cardinality(patch_ids), 0) by 64 loop
+    -- Batches keep the arrays small (DESIGN.md section 4) and let the query be cancelled between them. Of patches that are
+    -- larger than BigEarthNet's there are fewer in one.
+    while start_number <= coalesce(cardinality(patch_ids), 0) loop
+        select max(sized.pixels) into largest
+        from (
+            select max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * sum(public.ST_NumBands(r.rast)) as pixels
+            from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
+            join eo.patch_raster r on r.patch_id = wanted.id
+            group by wanted.number
+        ) sized;
+        perform eo_internal.check_image_pixels(largest, 'a patch');
+        batch := least(64, greatest(1, at_once / largest));
         return query
             select patch_ids[start_number - 1 + e.number], e.embedding
             from (
                 -- The coarsest first: of a band in several resolutions the last is taken.
                 select array_agg(wanted.number::integer order by wanted.number, r.resolution desc) as numbers,
                        array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution desc) as bands,
-                       array_agg(ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
-                from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
+                       array_agg(public.ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
+                from unnest(patch_ids[start_number:start_number + batch - 1]) with ordinality as wanted (id, number)
                 join eo.patch_raster r on r.patch_id = wanted.id
             ) input,
-            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, number);
+            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, failure, number);
+        start_number := start_number + batch;
     end loop;
 end
 $$;
 comment on function eo.encode(bigint[], text) is
 'Vectors of stored patches under an encoder (a name or name:version; null: the current one), in the order of patch_ids. The same numbers as pgearth encode stores. Raises no_data_found for a patch without pixels.';
 
-create or replace function eo.encode(rasters raster[], encoder text default null)
-returns vector
+create or replace function eo.encode(rasters public.raster[], encoder text default null)
+returns public.vector
 language plpgsql
 stable parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
     wanted text[] := (select e.bands from eo.encoder e where e.encoder_id = used_encoder);
-    given integer := (select sum(ST_NumBands(r)) from unnest(rasters) as r);
+    given integer := (select sum(public.ST_NumBands(r)) from unnest(rasters) as r);
 begin
     perform eo_internal.require_python();
+    if array_position(rasters, null) is not null then
+        raise exception 'raster % is null', array_position(rasters, null)
+            using errcode = 'null_value_not_allowed', hint = 'Leave out rasters that are not there; those given have all bands of the encoder together.';
+    end if;
     if given is distinct from cardinality(wanted) then
         raise exception 'the rasters have % bands, but the encoder reads %', coalesce(given, 0), cardinality(wanted)
             using errcode = 'invalid_parameter_value',
                   hint = 'Pass rasters whose bands are, in this order: ' || array_to_string(wanted, ', ') || '.';
     end if;
+    -- By their headers, on the grid of the finest, which encoders may bring the others to.
+    perform eo_internal.check_image_pixels(max(public.ST_Width(r))::bigint * max(public.ST_Height(r)) * sum(public.ST_NumBands(r)), 'the image')
+    from unnest(rasters) as r;
     return (
-        select e.embedding
+        select (eo_internal.encode_rasters(used_encoder, input.bands, input.rasters)).embedding
         from (
-            select array_agg(1) as numbers, array_agg(ST_AsWKB(rast, true) order by number) as rasters,
-                   array_agg(array_to_string(wanted[first_band:first_band + ST_NumBands(rast) - 1], ',') order by number) as bands
+            select array_agg(public.ST_AsWKB(rast, true) order by number) as rasters,
+                   array_agg(array_to_string(wanted[first_band:first_band + public.ST_NumBands(rast) - 1], ',') order by number) as bands
             from (
-                select rast, number, 1 + coalesce(sum(ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
+                select rast, number, 1 + coalesce(sum(public.ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
                 from unnest(encode.rasters) with ordinality as r (rast, number)
             ) placed
-        ) input, eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) as e (embedding)
+        ) input
     );
 end
 $$;
-comment on function eo.encode(raster[], text) is
-'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order.';
+comment on function eo.encode(public.raster[], text) is
+'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order, in the units that it declares (eo.encoder.units). Raises numeric_value_out_of_range for numbers that cannot be of these, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands of the finest raster, unless set otherwise).';
 
 create or replace function eo.encode_image(image bytea, encoder text default null, bands text[] default null)
-returns vector
+returns public.vector
 language plpgsql
 stable parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     perform eo_internal.require_python();
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
-    return eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands);
+    return (eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands)).embedding;
 end
 $$;
 comment on function eo.encode_image(bytea, text, text[]) is
-'Vector of an uploaded GeoTIFF, of any size. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there.';
+'Vector of an uploaded GeoTIFF. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there, in the units that it declares (eo.encoder.units), or with scale and offset in the file, which then are applied. Pixels of the nodata value, outside of the file''s mask or with alpha 0 have no data; a file whose first row is the southernmost is turned. Raises numeric_value_out_of_range for numbers that cannot be of the encoder''s units, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands, unless set otherwise).';
 
-create or replace function eo.hash(vec vector, encoder text default null)
+create or replace function eo.hash(vec public.vector, encoder text default null)
 returns bit varying
 language plpgsql
 stable parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -313,22 +345,27 @@ declare
                        where e.encoder_id = used_encoder);
 begin
     perform eo_internal.require_python();
-    if vector_dims(vec) <> wanted then
-        raise exception 'the vector has % dimensions, but the hash function reads %', vector_dims(vec), wanted
+    if public.vector_dims(vec) <> wanted then
+        raise exception 'the vector has % dimensions, but the hash function reads %', public.vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';
     end if;
-    return (select h.code from eo_internal.hash(used_encoder, array[vector_send(vec)]) as h (code));
+    return (select h.code from eo_internal.hash(used_encoder, array[public.vector_send(vec)]) as h);
 end
 $$;
-comment on function eo.hash(vector, text) is
+comment on function eo.hash(public.vector, text) is
 'Hash code of a vector under a hash function (a name or name:version; null: the current one). The same bits as pgearth encode stores.';
 
+-- Whatever the planner believes of a table that it last saw before the hash function was registered, every look-up is one
+-- step into one index: the order that is asked for is that of the index by code, and to sort is forbidden.
 create or replace function eo.store_codes(encoder_id smallint, patch_ids bigint[], segments smallint[], codes bit varying[])
 returns bigint
 language plpgsql
 volatile parallel unsafe strict
 security definer
-set search_path = eo, public, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     wanted integer;
@@ -355,13 +392,28 @@ begin
     select store_codes.encoder_id, next_number + (row_number() over (order by new.first))::integer - 1, new.code
     from (select code, min(number) as first
           from unnest(codes) with ordinality as given (code, number)
-          where not exists (select from eo.bucket b where b.encoder_id = store_codes.encoder_id and b.code = given.code)
-          group by code) new;
+          group by code) new
+    left join lateral (
+        select true as stored
+        from eo.bucket b
+        where b.encoder_id = store_codes.encoder_id and b.code between new.code and new.code
+        order by b.code
+        limit 1
+    ) known on true
+    where known.stored is null;
     insert into eo.patch_bucket (patch_id, segment, encoder_id, cell, bucket_no)
     select p.patch_id, given.segment, store_codes.encoder_id, p.cell, b.bucket_no
     from unnest(patch_ids, segments, codes) as given (patch_id, segment, code)
-    join eo.patch p on p.patch_id = given.patch_id
-    join eo.bucket b on b.encoder_id = store_codes.encoder_id and b.code = given.code
+    cross join lateral (
+        select own.patch_id, own.cell from eo.patch own where own.patch_id = given.patch_id offset 0
+    ) p
+    cross join lateral (
+        select own.bucket_no
+        from eo.bucket own
+        where own.encoder_id = store_codes.encoder_id and own.code between given.code and given.code
+        order by own.code
+        limit 1
+    ) b
     on conflict do nothing;
     get diagnostics stored = row_count;
     return stored;

@@ -53,7 +53,7 @@ returns integer
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -111,7 +111,7 @@ language plpgsql
 stable parallel safe
 security invoker
 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set enable_seqscan = off
 set max_parallel_workers_per_gather = 0
 set jit = off
@@ -148,7 +148,7 @@ begin
                 ' or ') || ')'
             from eo_internal.code_substrings(length(code)) part
         );
-        execute eo_internal.nearest_codes_query('b.code <~> $1', encoder_id, probes) into bucket_nos, distances
+        execute eo_internal.nearest_codes_query('b.code::pg_catalog.bit operator(public.<~>) $1::pg_catalog.bit', encoder_id, probes) into bucket_nos, distances
             using code, near_masks, coalesce(wanted, 2147483647), complete, far_masks;
         if complete = radius or cardinality(bucket_nos) >= wanted then
             return;
@@ -173,7 +173,7 @@ language plpgsql
 stable parallel safe
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     score text;
@@ -184,7 +184,7 @@ begin
     end if;
     if bucket_nos is null then
         score := (
-            select coalesce(string_agg(format('%s (b.code <~> $%s[%s])', sign, argument, number), ' '), '0')
+            select coalesce(string_agg(format('%s (b.code::pg_catalog.bit operator(public.<~>) $%s[%s]::pg_catalog.bit)', sign, argument, number), ' '), '0')
             from (select '+' as sign, 1 as argument, number from generate_subscripts(positives, 1) as number
                   union all
                   select '-', 2, number from generate_subscripts(negatives, 1) as number) term

@@ -10,7 +10,7 @@ returns void
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     wanted integer := (select e.bits from eo.encoder e where e.encoder_id = check_code.encoder_id);
@@ -27,7 +27,7 @@ returns void
 language plpgsql
 immutable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     if radius is null or radius < 0 then
@@ -45,15 +45,15 @@ security invoker
 begin atomic
     -- One query code is the common case; with the arrays known to the planner, the case is decided once.
     select case
-        when cardinality(positives) = 1 and cardinality(negatives) = 0 then hamming_distance(code, positives[1])
-        else (select sum(hamming_distance(code, example)) from unnest(positives) as example)
-             - coalesce((select sum(hamming_distance(code, example)) from unnest(negatives) as example), 0)
+        when cardinality(positives) = 1 and cardinality(negatives) = 0 then public.hamming_distance(code::pg_catalog.bit, positives[1]::pg_catalog.bit)
+        else (select sum(public.hamming_distance(code::pg_catalog.bit, example::pg_catalog.bit)) from unnest(positives) as example)
+             - coalesce((select sum(public.hamming_distance(code::pg_catalog.bit, example::pg_catalog.bit)) from unnest(negatives) as example), 0)
     end::integer;
 end;
 
 -- What of a filter the packed patches know to test (pyfuncs.packed_patches): no patch that passes the filter fails it.
 create or replace function eo_internal.packed_conditions(
-    area geometry,
+    area public.geometry,
     from_time timestamptz,
     to_time timestamptz,
     platforms text[],
@@ -76,12 +76,12 @@ begin atomic
     select jsonb_strip_nulls(jsonb_build_object(
         'boxes', case
             when area is not null then (
-                select coalesce(jsonb_agg(jsonb_build_array(ST_XMin(part.geom), ST_YMin(part.geom), ST_XMax(part.geom), ST_YMax(part.geom))), '[]')
+                select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(part.geom::public.box3d), public.ST_YMin(part.geom::public.box3d), public.ST_XMax(part.geom::public.box3d), public.ST_YMax(part.geom::public.box3d))), '[]')
                 from (select eo_internal.search_area(area) as geom) whole,
-                     ST_Dump(case when ST_NumGeometries(whole.geom) > 20 then ST_Envelope(whole.geom) else whole.geom end) as part
+                     public.ST_Dump(case when public.ST_NumGeometries(whole.geom) > 20 then public.ST_Envelope(whole.geom) else whole.geom end) as part
             )
             when cells is not null then (
-                select coalesce(jsonb_agg(jsonb_build_array(ST_XMin(box), ST_YMin(box), ST_XMax(box), ST_YMax(box))), '[]')
+                select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(box::public.box3d), public.ST_YMin(box::public.box3d), public.ST_XMax(box::public.box3d), public.ST_YMax(box::public.box3d))), '[]')
                 from unnest(eo_internal.cell_prefixes(cells, 12)) as cell, eo.cell_box(cell) as box
             )
         end,
@@ -107,7 +107,7 @@ create or replace function eo_internal.nearest_patches_filtered(
     max_results integer,
     radius integer,
     left_out bigint[],
-    area geometry,
+    area public.geometry,
     from_time timestamptz,
     to_time timestamptz,
     platforms text[],
@@ -129,7 +129,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -228,7 +228,7 @@ create or replace function eo_internal.nearest_patches(
     max_results integer,
     radius integer,
     left_out bigint[],
-    area geometry,
+    area public.geometry,
     from_time timestamptz,
     to_time timestamptz,
     platforms text[],
@@ -250,7 +250,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -310,7 +310,7 @@ create or replace function eo.similar_to_code(
     code bit varying,
     max_results integer default 10,
     encoder text default null,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -332,7 +332,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -346,14 +346,14 @@ begin
             similar_to_code.seasonal_snow, similar_to_code.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_code.patch_ids);
 end
 $$;
-comment on function eo.similar_to_code(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_to_code(bit varying, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the current one. Exact.';
 
 create or replace function eo.within_distance(
     code bit varying,
     radius integer,
     encoder text default null,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -375,7 +375,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -390,7 +390,7 @@ begin
             within_distance.seasonal_snow, within_distance.cloud_or_shadow, max_cloud, scene_classes, cells, within_distance.patch_ids);
 end
 $$;
-comment on function eo.within_distance(bit varying, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.within_distance(bit varying, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'All patches whose hash codes differ from a code in at most radius bits and that pass the filters of eo.patches, nearest first. Exact.';
 
 create or replace function eo_internal.example_code(patch text, encoder_id smallint)
@@ -398,7 +398,7 @@ returns eo_internal.example
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     example eo_internal.example;
@@ -428,7 +428,7 @@ create or replace function eo.similar(
     max_results integer default 10,
     encoder text default null,
     exclude_same_place boolean default false,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -450,7 +450,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -467,7 +467,7 @@ begin
             "similar".seasonal_snow, "similar".cloud_or_shadow, max_cloud, scene_classes, cells, "similar".patch_ids);
 end
 $$;
-comment on function eo.similar(text, integer, text, boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar(text, integer, text, boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that pass the filters of eo.patches. exclude_same_place: leave out also all patches that overlap it, such as its other dates. See eo.similar_to_code.';
 
 create or replace function eo.similar_to_image(
@@ -475,7 +475,7 @@ create or replace function eo.similar_to_image(
     max_results integer default 10,
     encoder text default null,
     bands text[] default null,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -497,7 +497,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -512,7 +512,7 @@ begin
             similar_to_image.seasonal_snow, similar_to_image.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_image.patch_ids);
 end
 $$;
-comment on function eo.similar_to_image(bytea, integer, text, text[], geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_to_image(bytea, integer, text, text[], public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Query by an uploaded image: encodes and hashes a GeoTIFF (see eo.encode_image for its bands) and returns the max_results patches most similar to it, among those that pass the filters of eo.patches. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
 
 create or replace function eo.similar_to_examples(
@@ -521,7 +521,7 @@ create or replace function eo.similar_to_examples(
     max_results integer default 10,
     encoder text default null,
     exclude_same_place boolean default false,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -543,7 +543,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -570,5 +570,5 @@ begin
             similar_to_examples.seasonal_snow, similar_to_examples.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_examples.patch_ids);
 end
 $$;
-comment on function eo.similar_to_examples(text[], text[], integer, text, boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_to_examples(text[], text[], integer, text, boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Query by several examples, names of stored patches: the max_results patches with the least sum of Hamming distances to the positive ones less that to the negative ones, the examples themselves left out, among those that pass the filters of eo.patches. exclude_same_place: leave out also all patches that overlap an example. Exact.';

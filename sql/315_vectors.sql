@@ -1,7 +1,7 @@
 -- Search by vector (Euclidean distance): exact, or approximate by name; query vectors made from several examples; the
 -- HNSW index of the approximate search.
 
-create or replace function eo_internal.same_place(footprint geometry, places geometry)
+create or replace function eo_internal.same_place(footprint public.geometry, places public.geometry)
 returns boolean
 language sql
 immutable parallel safe
@@ -10,8 +10,8 @@ cost 1000
 begin atomic
     -- More than a thousandth of the smaller area: the edge of a patch is straight in its own reference system and not in
     -- EPSG:4326, so neighbours of grids that are offset to each other overlap by slivers of a few centimetres.
-    select ST_Intersects(footprint, places)
-           and ST_Area(ST_Intersection(footprint, places)) > 0.001 * least(ST_Area(footprint), ST_Area(places));
+    select public.ST_Intersects(footprint, places)
+           and public.ST_Area(public.ST_Intersection(footprint, places, -1::double precision)) > 0.001 * least(public.ST_Area(footprint), public.ST_Area(places));
 end;
 
 create or replace function eo_internal.left_out(exclude text[], exclude_same_place boolean)
@@ -19,7 +19,7 @@ returns bigint[]
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     unknown text;
@@ -58,11 +58,11 @@ end;
 -- Nearest patches at half precision: candidates, to be ranked by their true distances. There are fewer than
 -- max_candidates when no more pass, or when the scan of the index ended early.
 create or replace function eo_internal.vector_candidates(
-    vec vector,
+    vec public.vector,
     encoder_id smallint,
     max_candidates bigint,
     left_out bigint[],
-    area geometry,
+    area public.geometry,
     from_time timestamptz,
     to_time timestamptz,
     platforms text[],
@@ -83,11 +83,11 @@ returns bigint[]
 language plpgsql
 stable parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-    dimension integer := vector_dims(vec);
+    dimension integer := public.vector_dims(vec);
     breadth text := current_setting('hnsw.ef_search');
     iteration text := current_setting('hnsw.iterative_scan');
     longest_scan text := current_setting('hnsw.max_scan_tuples');
@@ -109,7 +109,7 @@ begin
              join eo.patches($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) p
                  on p.patch_id = e.patch_id and p.cell = e.cell
              where $3 is null or e.patch_id <> all ($3)
-             order by e.embedding::halfvec(%s) <-> $1::halfvec
+             order by e.embedding::public.halfvec(%s) operator(public.<->) $1::public.halfvec
              limit $2
          ) nearest', 'embedding__' || encoder_id, dimension)
         into candidates
@@ -123,13 +123,13 @@ end
 $$;
 
 create or replace function eo.similar_to_vector(
-    vec vector,
+    vec public.vector,
     max_results integer default 10,
     encoder text default null,
     approximate boolean default false,
     exclude text[] default null,
     exclude_same_place boolean default false,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -151,7 +151,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -166,8 +166,8 @@ declare
     few bigint;
     candidates bigint[];
 begin
-    if vector_dims(vec) is distinct from wanted then
-        raise exception 'the vector has % dimensions, but the encoder makes %', vector_dims(vec), wanted
+    if public.vector_dims(vec) is distinct from wanted then
+        raise exception 'the vector has % dimensions, but the encoder makes %', public.vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Pass a vector made by eo.encode with the same encoder.';
     end if;
     approximate := approximate and max_results is not null;
@@ -202,7 +202,7 @@ begin
         return query
             select row_number() over (order by nearest.distance, nearest.patch_id), nearest.patch_id, p.cell, p.name, nearest.distance
             from (
-                select e.patch_id, e.cell, e.embedding <-> vec as distance
+                select e.patch_id, e.cell, e.embedding operator(public.<->) vec as distance
                 from eo.embedding e
                 where e.encoder_id = used_encoder
                   and (candidates is null or e.patch_id = any (candidates))
@@ -216,7 +216,7 @@ begin
         return query
             select row_number() over (order by nearest.distance, nearest.patch_id), nearest.*
             from (
-                select p.patch_id, p.cell, p.name, e.embedding <-> vec as distance
+                select p.patch_id, p.cell, p.name, e.embedding operator(public.<->) vec as distance
                 from eo.embedding e
                 join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
                                 similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud, scene_classes,
@@ -231,18 +231,18 @@ begin
     end if;
 end
 $$;
-comment on function eo.similar_to_vector(vector, integer, text, boolean, text[], boolean, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_to_vector(public.vector, integer, text, boolean, text[], boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that pass the filters of eo.patches. encoder: a name or name:version; null: the current one. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
 
 create or replace function eo_internal.example_embedding(patch text, encoder_id smallint)
-returns vector
+returns public.vector
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    example vector;
+    example public.vector;
 begin
     select e.embedding into example
     from eo.patch p
@@ -263,26 +263,28 @@ end
 $$;
 
 create or replace function eo.example_vector(positives text[], negatives text[] default '{}', encoder text default null)
-returns vector
+returns public.vector
 language plpgsql
 stable parallel safe
 security invoker
 cost 1000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
-    wanted vector;
-    unwanted vector;
+    wanted public.vector;
+    unwanted public.vector;
 begin
     if coalesce(cardinality(positives), 0) = 0 then
         raise exception 'no positive example was given'
             using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
     end if;
-    wanted := (select avg(eo_internal.example_embedding(name, used_encoder)) from unnest(positives) as name);
-    unwanted := (select avg(eo_internal.example_embedding(name, used_encoder)) from unnest(negatives) as name);
+    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(positives) as name);
+    unwanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(negatives) as name);
     -- A quarter: the weights then stand as Rocchio's customary 0.75 to 0.15, and add up to 1.
-    return coalesce(wanted + (wanted - unwanted) * array_fill(0.25::real, array[vector_dims(wanted)])::vector, wanted);
+    return coalesce(wanted operator(public.+) ((wanted operator(public.-) unwanted)
+                                               operator(public.*) array_fill(0.25::real, array[public.vector_dims(wanted)])::public.vector),
+                    wanted);
 end
 $$;
 comment on function eo.example_vector(text[], text[], text) is
@@ -293,7 +295,7 @@ returns text
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
@@ -321,7 +323,7 @@ begin
         -- Parallel builds of older versions may overflow a buffer.
         perform set_config('max_parallel_maintenance_workers', '0', true);
     end if;
-    execute format('create index %I on eo.%I using hnsw ((embedding::halfvec(%s)) halfvec_l2_ops) with (m = %s, ef_construction = %s)',
+    execute format('create index %I on eo.%I using hnsw ((embedding::public.halfvec(%s)) public.halfvec_l2_ops) with (m = %s, ef_construction = %s)',
                    index_name || '__new', 'embedding__' || used_encoder, dimension, m, ef_construction);
     -- Only now, because readers wait from here on.
     if former is not null then

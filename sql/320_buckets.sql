@@ -6,7 +6,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 10
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -30,7 +30,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 100 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);

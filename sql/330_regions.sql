@@ -6,7 +6,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -32,7 +32,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 1000 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     return query execute format(
@@ -41,7 +41,7 @@ begin
          join eo.patch_bucket pb on pb.patch_id = wanted.patch_id and pb.encoder_id = $1 and pb.segment > 0
          join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
          group by pb.patch_id',
-        (select string_agg(format('min(b.code <~> $2[%s])', number), ' + ') from generate_subscripts(codes, 1) as number))
+        (select string_agg(format('min(b.code::pg_catalog.bit operator(public.<~>) $2[%s]::pg_catalog.bit)', number), ' + ') from generate_subscripts(codes, 1) as number))
         using encoder_id, codes, patch_ids;
 end
 $$;
@@ -50,7 +50,7 @@ create or replace function eo.similar_to_regions(
     codes bit varying[],
     max_results integer default 10,
     encoder text default null,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -72,7 +72,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -131,14 +131,14 @@ begin
         order by 1;
 end
 $$;
-comment on function eo.similar_to_regions(bit varying[], integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_to_regions(bit varying[], integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Multi-code search: the max_results patches with the least sum, over the given hash codes of regions, of the Hamming distance to the nearest of the patch''s regions (null: all patches with codes of regions), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --regions (windows of a grid) or --segments (superpixels) makes codes of regions.';
 
 create or replace function eo.similar_regions(
     patch text,
     max_results integer default 10,
     encoder text default null,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -160,7 +160,7 @@ language plpgsql
 stable parallel unsafe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -193,7 +193,7 @@ begin
         limit max_results;
 end
 $$;
-comment on function eo.similar_regions(text, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_regions(text, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Multi-code query by example: the max_results patches whose regions are most similar to those of a stored patch, itself left out, among those that pass the filters of eo.patches. See eo.similar_to_regions.';
 
 create or replace function eo.region_codes(image bytea, encoder text default null, bands text[] default null)
@@ -202,7 +202,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
@@ -220,9 +220,9 @@ begin
     end if;
     return (
         select array_agg(h.code order by h.number)
-        from (select array_agg(vector_send(v.embedding) order by v.number) as vectors
-              from eo_internal.encode_regions(parent, image, bands, segmentation) with ordinality as v (embedding, number)) encoded,
-             eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, number)
+        from (select array_agg(public.vector_send(v.embedding) order by v.number) as vectors
+              from eo_internal.encode_regions(parent, image, bands, segmentation) with ordinality as v (embedding, failure, number)) encoded,
+             eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, failure, number)
     );
 end
 $$;
@@ -234,7 +234,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);

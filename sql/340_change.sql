@@ -1,23 +1,44 @@
 -- Query by change: pairs of consecutive acquisitions of one place, and search among them by how their vectors differ.
 
+-- A date is a pass of the satellite: some products tell its start, others the time at the place, minutes later, and one
+-- acquisition may be stored as processed twice. Acquisitions less than half an hour apart are of one date; the next pass
+-- of a mission over a place comes after 50 minutes (two satellites on opposite sides of an orbit) at the earliest.
 create or replace view eo.change as
-select pair.cell, pair.before_patch_id, pair.after_patch_id, pair.before_name, pair.after_name, pair.before_time, pair.after_time,
-       pair.after_time - pair.before_time as elapsed
+select pair.cell, before.patch_id as before_patch_id, after.patch_id as after_patch_id, before.name as before_name, after.name as after_name,
+       before.sensing_time as before_time, after.sensing_time as after_time, after.sensing_time - before.sensing_time as elapsed
 from (
-    select p.cell, p.patch_id as before_patch_id, p.name as before_name, p.sensing_time as before_time,
-           lead(p.patch_id) over place as after_patch_id, lead(p.name) over place as after_name,
-           lead(p.sensing_time) over place as after_time
-    from eo.patch p
-    join eo.product on product.product_id = p.product_id
-    -- The bounds determine the cell, which stands here so that conditions on it reach the index of eo.patch.
+    select dated.cell, array_agg(dated.patch_id) as patch_ids, array_agg(dated.name) as names, array_agg(dated.sensing_time) as times,
+           lead(array_agg(dated.patch_id)) over place as next_patch_ids, lead(array_agg(dated.name)) over place as next_names,
+           lead(array_agg(dated.sensing_time)) over place as next_times
+    from (
+        select acquisition.*, count(*) filter (where acquisition.sensing_time - acquisition.time_before >= interval '30 minutes') over place as date_no
+        from (
+            select p.cell, p.patch_id, p.name, p.sensing_time, p.srid, p.west, p.south, p.east, p.north, p.source,
+                   rtrim(p.platform, 'abcd') as mission, product.level, lag(p.sensing_time) over place as time_before
+            from eo.patch p
+            join eo.product on product.product_id = p.product_id
+            -- The bounds determine the cell, which stands here so that conditions on it reach the index of eo.patch.
+            window place as (
+                partition by p.cell, p.srid, p.west, p.south, p.east, p.north, p.source, rtrim(p.platform, 'abcd'), product.level
+                order by p.sensing_time
+            )
+        ) acquisition
+        window place as (
+            partition by acquisition.cell, acquisition.srid, acquisition.west, acquisition.south, acquisition.east, acquisition.north,
+                         acquisition.source, acquisition.mission, acquisition.level
+            order by acquisition.sensing_time
+        )
+    ) dated
+    group by dated.cell, dated.srid, dated.west, dated.south, dated.east, dated.north, dated.source, dated.mission, dated.level, dated.date_no
     window place as (
-        partition by p.cell, p.srid, p.west, p.south, p.east, p.north, p.source, rtrim(p.platform, 'abcd'), product.level
-        order by p.sensing_time, p.patch_id
+        partition by dated.cell, dated.srid, dated.west, dated.south, dated.east, dated.north, dated.source, dated.mission, dated.level
+        order by dated.date_no
     )
-) pair
-where pair.before_time < pair.after_time;
+) pair,
+unnest(pair.patch_ids, pair.names, pair.times) as before (patch_id, name, sensing_time),
+unnest(pair.next_patch_ids, pair.next_names, pair.next_times) as after (patch_id, name, sensing_time);
 comment on view eo.change is
-'Pairs of consecutive acquisitions of the same place: patches with the same native bounds, of one source, mission (satellites a to d of a platform) and processing level, with none in between. Select by cell, and an index finds the place.';
+'Pairs of consecutive acquisitions of the same place: every patch of a date with every one of the next date, of patches with the same native bounds, of one source, mission (satellites a to d of a platform) and processing level. A date is a pass: acquisitions less than half an hour apart, such as one processed twice. Select by cell, and an index finds the place.';
 comment on column eo.change.cell is 'Geohash (precision 5) of the centre of both patches';
 comment on column eo.change.before_patch_id is 'The earlier patch';
 comment on column eo.change.after_patch_id is 'The later patch';
@@ -32,7 +53,7 @@ create or replace function eo.similar_change(
     after text,
     max_results integer default 10,
     encoder text default null,
-    area geometry default null,
+    area public.geometry default null,
     from_time timestamptz default null,
     to_time timestamptz default null,
     platforms text[] default null,
@@ -57,12 +78,12 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
-    wanted vector := eo_internal.example_embedding(after, used_encoder) - eo_internal.example_embedding(before, used_encoder);
+    wanted public.vector := eo_internal.example_embedding(after, used_encoder) operator(public.-) eo_internal.example_embedding(before, used_encoder);
 begin
     return query
         with passing as materialized (
@@ -70,10 +91,10 @@ begin
             from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
                             similar_change.seasonal_snow, similar_change.cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids) p
         )
-        select row_number() over (order by found.distance, found.after_patch_id), found.*
+        select row_number() over (order by found.distance, found.after_patch_id, found.before_patch_id), found.*
         from (
             select c.before_patch_id, c.after_patch_id, c.cell, c.before_name, c.after_name,
-                   (later.embedding - earlier.embedding) <-> wanted as distance
+                   (later.embedding operator(public.-) earlier.embedding) operator(public.<->) wanted as distance
             from eo.change c
             join passing on passing.patch_id = c.after_patch_id and passing.cell = c.cell
             join eo.embedding earlier
@@ -83,11 +104,11 @@ begin
             -- Only the places of patches that pass are looked at.
             where c.cell = any (array(select distinct passing.cell from passing))
               and (c.before_name, c.after_name) <> (before, after)
-            order by 6, c.after_patch_id
+            order by 6, c.after_patch_id, c.before_patch_id
             limit max_results
         ) found
         order by 1;
 end
 $$;
-comment on function eo.similar_change(text, text, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
+comment on function eo.similar_change(text, text, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
 'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch passes the filters of eo.patches. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the current one. Exact.';

@@ -14,12 +14,13 @@ end;
 create or replace function eo_internal.filtered_patch_ids(filters jsonb)
 returns bigint[]
 language plpgsql
-stable parallel safe
+stable parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
+    area public.geometry;
     known text[] := (select p.proargnames from pg_proc p where p.oid = 'eo.patches'::regproc);
     unknown text;
     f record;
@@ -35,12 +36,18 @@ begin
     end if;
     select * into f
     from jsonb_to_record(filters) as given (
-        area geometry, from_time timestamptz, to_time timestamptz, platforms text[], seasons text[], labels text[],
+        area text, from_time timestamptz, to_time timestamptz, platforms text[], seasons text[], labels text[],
         label_match eo.label_match, countries text[], splits text[], sources text[], seasonal_snow boolean,
         cloud_or_shadow boolean, max_cloud real, scene_classes text[], cells text[], patch_ids bigint[]);
+    begin
+        area := f.area;
+    exception when internal_error then  -- PostGIS knows no other
+        raise exception '"%" is no area', left(f.area, 100)
+            using errcode = 'invalid_text_representation', hint = 'Write it as EWKT, such as "SRID=4326;POINT(9 50)", or as GeoJSON in a text.';
+    end;
     return array(
         select p.patch_id
-        from eo.patches(f.area, f.from_time, f.to_time, f.platforms, f.seasons, f.labels, coalesce(f.label_match, 'some'),
+        from eo.patches(area, f.from_time, f.to_time, f.platforms, f.seasons, f.labels, coalesce(f.label_match, 'some'),
                         f.countries, f.splits, f.sources, f.seasonal_snow, f.cloud_or_shadow, f.max_cloud, f.scene_classes,
                         f.cells, f.patch_ids) p
         order by p.patch_id);
@@ -66,7 +73,7 @@ begin atomic
         group by c.descendant_id
     ),
     patch as (
-        select p.patch_id, coalesce(varbit_send(b.code), vector_send(e.embedding)) as features,
+        select p.patch_id, coalesce(varbit_send(b.code), public.vector_send(e.embedding)) as features,
                case when labelled_features.scheme = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
         from unnest(wanted) as w (patch_id)
         join eo.patch p on p.patch_id = w.patch_id
@@ -101,7 +108,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 rows 20 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.ranking_id(encoder);
@@ -123,7 +130,7 @@ begin
             using errcode = 'program_limit_exceeded', hint = 'Sets of up to 64 can be compared; choose an upper level.';
     end if;
     return query
-        select m.*
+        select m.metric, m.value, m.chance
         from eo_internal.retrieval_metrics(
             used_encoder, eo_internal.filtered_patch_ids(queries), eo_internal.filtered_patch_ids(archive), scheme, used_level,
             k, relevance, max_queries, seed) m;
@@ -148,7 +155,7 @@ language plpgsql
 volatile parallel unsafe
 security invoker
 rows 20 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     return query
@@ -175,13 +182,14 @@ language plpgsql
 stable parallel unsafe
 security definer
 rows 10 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
 begin
     perform eo_internal.require_python();
-    return query select s.* from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
+    return query
+        select s.statistic, s.value from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
 end
 $$;
 comment on function eo.code_statistics(text, jsonb) is
@@ -195,14 +203,14 @@ stable parallel safe
 security invoker
 rows 12
 begin atomic
-    select distinct on (b.band) b.band,
+    select distinct on (b.band collate "C") b.band,
            format('%s ± %s (%s to %s)', round(b.mean::numeric, 1), round(b.std::numeric, 1), b.least, b.most)
            || case when b.valid < 1 then format(', %s %% valid', round((100 * b.valid)::numeric, 1)) else '' end,
            b.mean
     from eo.patch_raster r,
          unnest(r.bands, r.band_mean, r.band_std, r.band_min, r.band_max, r.valid_fraction) as b (band, mean, std, least, most, valid)
     where r.patch_id = band_statistics.patch_id and r.cell = band_statistics.cell
-    order by b.band, r.resolution;
+    order by b.band collate "C", r.resolution;
 end;
 
 create or replace function eo.explain_similarity(a text, b text, encoder text default null)
@@ -211,7 +219,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 30 cost 10000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := case when encoder is not null then eo_internal.ranking_id(encoder) end;
@@ -227,12 +235,12 @@ begin
     return query
         select 'distance', e.name || ':' || e.version || coalesce(' (' || e.bits || ' bits)', ''), null::text, null::text, stored.distance
         from (
-            select va.encoder_id, va.embedding <-> vb.embedding as distance
+            select va.encoder_id, va.embedding operator(public.<->) vb.embedding as distance
             from eo.embedding va
             join eo.embedding vb on vb.encoder_id = va.encoder_id
             where (va.patch_id, va.cell) = (patch_a.patch_id, patch_a.cell) and (vb.patch_id, vb.cell) = (patch_b.patch_id, patch_b.cell)
             union all
-            select pa.encoder_id, hamming_distance(ba.code, bb.code)
+            select pa.encoder_id, public.hamming_distance(ba.code::pg_catalog.bit, bb.code::pg_catalog.bit)
             from eo.patch_bucket pa
             join eo.patch_bucket pb on pb.encoder_id = pa.encoder_id
             join eo.bucket ba on ba.encoder_id = pa.encoder_id and ba.bucket_no = pa.bucket_no
@@ -274,9 +282,10 @@ begin
             ('place', 'cell', patch_a.cell, patch_b.cell, null),
             ('place', 'countries', array_to_string(patch_a.country_codes, ', '), array_to_string(patch_b.country_codes, ', '), null),
             ('place', 'km between centres', null, null,
-             ST_Distance(ST_Centroid(patch_a.footprint)::geography, ST_Centroid(patch_b.footprint)::geography) / 1000),
+             public.ST_Distance(eo_internal.patch_centre(patch_a.west, patch_a.south, patch_a.east, patch_a.north, patch_a.srid)::public.geography,
+                         eo_internal.patch_centre(patch_b.west, patch_b.south, patch_b.east, patch_b.north, patch_b.srid)::public.geography, true) / 1000),
             ('place', 'overlap, of the smaller footprint', null, null,
-             ST_Area(ST_Intersection(patch_a.footprint, patch_b.footprint)) / least(ST_Area(patch_a.footprint), ST_Area(patch_b.footprint))),
+             public.ST_Area(public.ST_Intersection(patch_a.footprint, patch_b.footprint, -1::double precision)) / least(public.ST_Area(patch_a.footprint), public.ST_Area(patch_b.footprint))),
             ('time', 'sensing time, days between', patch_a.sensing_time::text, patch_b.sensing_time::text,
              extract(epoch from patch_b.sensing_time - patch_a.sensing_time)::double precision / 86400),
             ('time', 'season', patch_a.season::text, patch_b.season::text, null),
@@ -286,7 +295,7 @@ begin
         select 'band', band, in_a.statistics, in_b.statistics, (in_b.mean - in_a.mean)::double precision
         from eo_internal.band_statistics(patch_a.patch_id, patch_a.cell) in_a
         full join eo_internal.band_statistics(patch_b.patch_id, patch_b.cell) in_b using (band)
-        order by replace(band, 'B8A', 'B08A');
+        order by replace(band, 'B8A', 'B08A') collate "C";
 end
 $$;
 comment on function eo.explain_similarity(text, text, text) is

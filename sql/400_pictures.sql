@@ -6,23 +6,26 @@ language plpgsql
 stable parallel unsafe strict
 security definer
 cost 100000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
+    drawn bigint := (select p.patch_id from eo.patch p
+                     where p.name = rgb.patch and exists (select from eo.patch_raster o where o.patch_id = p.patch_id)
+                     order by p.patch_id limit 1);
     input record;
 begin
     perform eo_internal.require_python();
-    select array_agg(array_to_string(r.bands, ',') order by r.resolution) as bands,
-           array_agg(ST_AsWKB(r.rast) order by r.resolution) as rasters into input
-    from eo.patch_raster r
-    where r.patch_id = (select p.patch_id from eo.patch p
-                        where p.name = rgb.patch and exists (select from eo.patch_raster o where o.patch_id = p.patch_id)
-                        order by p.patch_id limit 1);
-    if input.rasters is null then
+    if drawn is null then
         raise exception 'there is no patch "%" with pixels', patch
             using errcode = 'no_data_found', hint = 'Patches with pixels have rows in eo.patch_raster.';
     end if;
-    return eo_internal.rgb_png(input.bands, input.rasters);
+    perform eo_internal.check_image_pixels(max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * sum(public.ST_NumBands(r.rast)), 'the patch')
+    from eo.patch_raster r where r.patch_id = drawn;
+    select array_agg(array_to_string(r.bands, ',') order by r.resolution) as bands,
+           array_agg(public.ST_AsWKB(r.rast, false) order by r.resolution) as rasters into input
+    from eo.patch_raster r
+    where r.patch_id = drawn;
+    return (eo_internal.rgb_png(input.bands, input.rasters)).png;
 end
 $$;
 comment on function eo.rgb(text) is
@@ -38,7 +41,7 @@ language plpgsql
 stable parallel unsafe
 security definer
 cost 1000000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     max_patches constant integer := 200;
@@ -73,9 +76,16 @@ begin
     into captions
     from unnest(patch_ids, distances) with ordinality as s (patch_id, distance, number)
     join eo.map_patch p on p.patch_id = s.patch_id;
+    perform eo_internal.check_image_pixels(sum(sized.pixels)::bigint, format('a contact sheet of %s patches', cardinality(patch_ids)))
+    from (
+        select max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * 3 as pixels
+        from unnest(patch_ids) with ordinality as s (patch_id, number)
+        join eo.patch_raster r on r.patch_id = s.patch_id
+        group by s.number
+    ) sized;
     select coalesce(array_agg(s.number::integer), '{}') as numbers,
            coalesce(array_agg(array_to_string(b.names, ',')), '{}') as bands,
-           coalesce(array_agg(ST_AsWKB(ST_Band(r.rast, b.places))), '{}') as rasters
+           coalesce(array_agg(public.ST_AsWKB(public.ST_Band(r.rast, b.places), false)), '{}') as rasters
     into drawn
     from unnest(patch_ids) with ordinality as s (patch_id, number)
     join eo.patch_raster r on r.patch_id = s.patch_id
@@ -83,7 +93,7 @@ begin
                         from unnest(r.bands) with ordinality as n (name, place)
                         where n.name in ('B04', 'B03', 'B02', 'VV', 'VH')) b
     where b.names is not null;
-    return eo_internal.contact_sheet(captions, drawn.numbers, drawn.bands, drawn.rasters, columns);
+    return (eo_internal.contact_sheet(captions, drawn.numbers, drawn.bands, drawn.rasters, columns)).png;
 end
 $$;
 comment on function eo.contact_sheet(bigint[], double precision[], integer) is

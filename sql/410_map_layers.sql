@@ -44,8 +44,8 @@ comment on column eo.map_patch.geom is 'Footprint, EPSG:4326';
 create or replace view eo.map_patch_3857 with (security_invoker = true) as
 select m.patch_id, m.name, m.source, m.platform, m.sensing_time, m.season, m.cell, m.labels, m.country_codes, m.split,
        m.seasonal_snow, m.cloud_or_shadow,
-       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
-            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
+            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
 from eo.map_patch m;
 comment on view eo.map_patch_3857 is 'Map layer: patches, EPSG:3857';
 comment on column eo.map_patch_3857.patch_id is 'Key';
@@ -84,8 +84,8 @@ comment on column eo.map_patch_label.geom is 'Footprint of the patch, EPSG:4326'
 
 create or replace view eo.map_patch_label_3857 with (security_invoker = true) as
 select m.feature_id, m.patch_id, m.name, m.label_id, m.scheme, m.code, m.label, m.color, m.fraction, m.source, m.sensing_time,
-       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
-            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
+            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
 from eo.map_patch_label m;
 comment on view eo.map_patch_label_3857 is 'Map layer: footprints by label, one row per patch and label, EPSG:3857';
 comment on column eo.map_patch_label_3857.feature_id is 'Key: patch_id * 65536 + label_id';
@@ -125,8 +125,8 @@ comment on column eo.map_collection.geom is 'Footprint of the patch, EPSG:4326';
 create or replace view eo.map_collection_3857 with (security_invoker = true) as
 select m.feature_id, m.collection_id, m.collection, m.added_at, m.patch_id, m.name, m.source, m.platform, m.sensing_time,
        m.season, m.labels, m.country_codes,
-       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
-            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
+            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
 from eo.map_collection m;
 comment on view eo.map_collection_3857 is 'Map layer: patches of the reader''s own collections, one row per collection and patch, EPSG:3857';
 comment on column eo.map_collection_3857.feature_id is 'Key: collection_id * 2^40 + patch_id';
@@ -145,7 +145,7 @@ comment on column eo.map_collection_3857.geom is 'Footprint of the patch, EPSG:3
 
 create or replace view eo.map_corine with (security_invoker = true) as
 select c.corine_id, c.label_id, l.code, l.name as label, l.color, c.source,
-       ST_Transform(c.geom, 4326)::geometry(multipolygon, 4326) as geom
+       public.ST_Transform(c.geom, 4326)::public.geometry(multipolygon, 4326) as geom
 from eo.corine c
 join eo.label l on l.label_id = c.label_id;
 comment on view eo.map_corine is 'Map layer: CORINE Land Cover, EPSG:4326';
@@ -159,7 +159,7 @@ comment on column eo.map_corine.geom is 'Outline, EPSG:4326';
 
 create or replace view eo.map_corine_3857 with (security_invoker = true) as
 select c.corine_id, c.label_id, l.code, l.name as label, l.color, c.source,
-       ST_Transform(c.geom, 3857)::geometry(multipolygon, 3857) as geom
+       public.ST_Transform(c.geom, 3857)::public.geometry(multipolygon, 3857) as geom
 from eo.corine c
 join eo.label l on l.label_id = c.label_id;
 comment on view eo.map_corine_3857 is 'Map layer: CORINE Land Cover, EPSG:3857';
@@ -184,7 +184,7 @@ comment on column eo.map_nuts.geom is 'Outline, EPSG:4326';
 
 create or replace view eo.map_nuts_3857 with (security_invoker = true) as
 select m.region_id, m.nuts_id, m.level, m.country_code, m.name,
-       ST_Transform(m.geom, 3857)::geometry(multipolygon, 3857) as geom
+       public.ST_Transform(m.geom, 3857)::public.geometry(multipolygon, 3857) as geom
 from eo.map_nuts m;
 comment on view eo.map_nuts_3857 is 'Map layer: NUTS regions of all levels, EPSG:3857';
 comment on column eo.map_nuts_3857.region_id is 'Key';
@@ -202,7 +202,7 @@ with c as materialized (
     group by p.cell
 )
 select eo_internal.cell_number(c.cell) as cell_id, c.cell, c.patches,
-       ST_SetSRID(ST_GeomFromGeoHash(c.cell), 4326)::geometry(polygon, 4326) as geom
+       public.ST_SetSRID(public.ST_Box2dFromGeoHash(c.cell, null::integer)::public.geometry, 4326)::public.geometry(polygon, 4326) as geom
 from c;
 comment on view eo.map_cell is 'Map layer: geohash cells (precision 5) with the number of their patches, EPSG:4326. Counts all patches at each look.';
 comment on column eo.map_cell.cell_id is 'Key: the geohash read as a number';
@@ -212,8 +212,8 @@ comment on column eo.map_cell.geom is 'Rectangle of the cell, EPSG:4326';
 
 create or replace view eo.map_cell_3857 with (security_invoker = true) as
 select m.cell_id, m.cell, m.patches,
-       case when ST_YMin(m.geom) >= -85.06 and ST_YMax(m.geom) <= 85.06
-            then ST_Transform(m.geom, 3857) end::geometry(polygon, 3857) as geom
+       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
+            then public.ST_Transform(m.geom, 3857) end::public.geometry(polygon, 3857) as geom
 from eo.map_cell m;
 comment on view eo.map_cell_3857 is 'Map layer: geohash cells (precision 5) with the number of their patches, EPSG:3857. Counts all patches at each look.';
 comment on column eo.map_cell_3857.cell_id is 'Key: the geohash read as a number';
@@ -301,9 +301,19 @@ returns void
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
+    if not exists (select from pg_class c join pg_roles r on r.oid = c.relowner
+                   where c.oid = 'public.layer_styles'::regclass
+                     and (r.rolsuper or r.rolname in ('eo_owner', current_user)
+                          or r.oid = (select d.datdba from pg_database d where d.datname = current_database()))) then
+        -- Its triggers would run as whoever calls this.
+        raise warning 'the styles of map layers were not stored: public.layer_styles belongs to %',
+                      (select c.relowner::regrole from pg_class c where c.oid = 'public.layer_styles'::regclass)
+            using hint = 'Look at its triggers and defaults, then: alter table public.layer_styles owner to eo_owner;';
+        return;
+    end if;
     -- QGIS finds a style by the database's name, which a dump brings from where it was made.
     update public.layer_styles s
     set f_table_catalog = current_database()
@@ -330,14 +340,14 @@ returns boolean
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     overview name;
     existed boolean := to_regclass(format('eo_layers.%I', layer)) is not null;
 begin
     for overview in
-        select o.o_table_name from raster_overviews o where o.r_table_schema = 'eo_layers' and o.r_table_name = layer
+        select o.o_table_name from public.raster_overviews o where o.r_table_schema = 'eo_layers' and o.r_table_name = layer
     loop
         execute format('drop table eo_layers.%I', overview);
     end loop;
@@ -351,11 +361,43 @@ returns void
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
+declare
+    tiles record;
 begin
-    perform AddRasterConstraints('eo_layers'::name, layer::name, 'rast'::name);
-    execute format('create index on eo_layers.%I using gist (ST_ConvexHull(rast))', layer);
+    -- As PostGIS's AddRasterConstraints, whose body looks names up in the caller's search_path, writes them.
+    execute format(
+        'select min(public.ST_SRID(rast)) as srid, min(public.ST_ScaleX(rast)) as scale_x, min(public.ST_ScaleY(rast)) as scale_y,
+                string_agg(distinct public.ST_Width(rast)::text, '','') as widths,
+                string_agg(distinct public.ST_Height(rast)::text, '','') as heights,
+                (array_agg(public.ST_MakeEmptyRaster(
+                    1, 1, public.ST_UpperLeftX(rast), public.ST_UpperLeftY(rast), public.ST_ScaleX(rast), public.ST_ScaleY(rast),
+                    public.ST_SkewX(rast), public.ST_SkewY(rast), public.ST_SRID(rast))))[1] as alignment,
+                min(public.ST_NumBands(rast)) as bands, min(public._raster_constraint_pixel_types(rast)) as pixel_types,
+                min(public._raster_constraint_nodata_values(rast)) as nodata,
+                max(public._raster_constraint_nodata_values(rast)) as other_nodata,
+                public.ST_SetSRID(public.ST_Extent(public.ST_Envelope(rast))::public.geometry, min(public.ST_SRID(rast))) as extent
+         from eo_layers.%I', layer) into tiles;
+    execute format(
+        'alter table eo_layers.%I
+         add constraint enforce_srid_rast check (public.st_srid(rast) = %s),
+         add constraint enforce_scalex_rast check (round(public.st_scalex(rast)::numeric, 10) = round(%s::numeric, 10)),
+         add constraint enforce_scaley_rast check (round(public.st_scaley(rast)::numeric, 10) = round(%s::numeric, 10)),
+         add constraint enforce_width_rast check (public.st_width(rast) in (%s)),
+         add constraint enforce_height_rast check (public.st_height(rast) in (%s)),
+         add constraint enforce_same_alignment_rast check (public.st_samealignment(rast, %L::public.raster)),
+         add constraint enforce_num_bands_rast check (public.st_numbands(rast) = %s),
+         add constraint enforce_pixel_types_rast check (public._raster_constraint_pixel_types(rast) = %L::text[]),
+         add constraint enforce_out_db_rast check (public._raster_constraint_out_db(rast) = %L::boolean[]),
+         add constraint enforce_max_extent_rast check (public.st_envelope(rast) operator(public.@) %L::public.geometry) not valid',
+        layer, tiles.srid, tiles.scale_x, tiles.scale_y, tiles.widths, tiles.heights, tiles.alignment, tiles.bands,
+        tiles.pixel_types, array_fill(false, array[tiles.bands]), tiles.extent);
+    if tiles.nodata is not distinct from tiles.other_nodata then
+        execute format('alter table eo_layers.%I add constraint enforce_nodata_values_rast'
+                       ' check (public._raster_constraint_nodata_values(rast) = %L::numeric[])', layer, tiles.nodata);
+    end if;
+    execute format('create index on eo_layers.%I using gist (public.ST_ConvexHull(rast))', layer);
     execute format('analyze eo_layers.%I', layer);
     execute format('grant select on eo_layers.%I to eo_reader', layer);
     execute format('comment on table eo_layers.%I is %L', layer, description);
@@ -368,39 +410,42 @@ returns text
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     overview text := format('o_%s_%s', factor, layer);
 begin
-    execute format('create table eo_layers.%I (rid integer primary key, rast raster not null)', overview);
+    execute format('create table eo_layers.%I (rid integer primary key, rast public.raster not null)', overview);
     execute format(
         'insert into eo_layers.%I
-         select row_number() over (order by p.y desc, p.x), ST_RastFromWKB(eo_internal.overview_tile(array_agg(ST_AsWKB(t.rast)), p.x, p.y))
+         select row_number() over (order by p.y desc, p.x), public.ST_RastFromWKB((eo_internal.overview_tile(array_agg(public.ST_AsWKB(t.rast, false)), p.x, p.y)).tile)
          from eo_layers.%I t
          -- The corner of the tile above; a quarter is added because quotients are halves but for rounding.
          cross join lateral (
-             select $1 + width * floor((ST_UpperLeftX(t.rast) - $1) / width + 0.25) as x,
-                    $2 + height * floor((ST_UpperLeftY(t.rast) - $2) / height + 0.25) as y
-             from (select 2 * ST_Width(t.rast) * ST_ScaleX(t.rast) as width, 2 * ST_Height(t.rast) * ST_ScaleY(t.rast) as height) s
+             select $1 + width * floor((public.ST_UpperLeftX(t.rast) - $1) / width + 0.25) as x,
+                    $2 + height * floor((public.ST_UpperLeftY(t.rast) - $2) / height + 0.25) as y
+             from (select 2 * public.ST_Width(t.rast) * public.ST_ScaleX(t.rast) as width, 2 * public.ST_Height(t.rast) * public.ST_ScaleY(t.rast) as height) s
          ) p
          group by p.x, p.y', overview, finer)
         using x, y;
     perform eo_internal.finish_raster_layer(overview, format('Overview of %s', layer));
-    perform AddOverviewConstraints('eo_layers'::name, overview::name, 'rast'::name, 'eo_layers'::name, layer::name, 'rast'::name, factor);
+    -- As PostGIS's AddOverviewConstraints writes it; raster_overviews reads it.
+    execute format('alter table eo_layers.%I add constraint enforce_overview_rast'
+                   ' check (public._overview_constraint(rast, %s, ''eo_layers''::name, %L::name, ''rast''::name))',
+                   overview, factor, layer);
     return overview;
 end
 $$;
 
 create or replace function eo_internal.product_tiles(product_id bigint, resolution smallint, bands text[])
-returns table (rid bigint, patch_id bigint, rast raster)
+returns table (rid bigint, patch_id bigint, rast public.raster)
 language sql
 stable parallel safe
 security invoker
 rows 100
 begin atomic
     select row_number() over (order by p.patch_id), p.patch_id,
-           ST_Band(r.rast, array(select array_position(r.bands, wanted.band)
+           public.ST_Band(r.rast, array(select array_position(r.bands, wanted.band)
                                  from unnest(product_tiles.bands) with ordinality as wanted (band, number)
                                  order by wanted.number))
     from eo.patch p
@@ -420,19 +465,20 @@ returns text
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 set client_min_messages = warning
 as $$
 declare
     source eo.product := (select p from eo.product p where p.name = make_raster_layer.product);
     -- Unlike a product's name, this fits beside the prefix of an overview into PostgreSQL's 63 bytes.
-    made text := coalesce(layer, left(trim('_' from regexp_replace(lower(product), '[^a-z0-9]+', '_', 'g')), 44)
+    made text := coalesce(layer, left(trim('_' from regexp_replace(lower(product collate "C"), '[^a-z0-9]+', '_', 'g')), 44)
                                  || '_' || source.product_id);
     description text := format('%s: %s%s', product, array_to_string(bands, ', '),
                                case when stretch then ', stretched from the 2nd to the 98th percentile' end);
     used_resolution smallint;
     limits double precision[];
     grid record;
+    alike boolean := true;
     regular boolean;
     side integer;
     factor integer := 1;
@@ -463,11 +509,11 @@ begin
     end if;
     perform eo_internal.require_python();
     perform eo_internal.drop_raster_layer(made);
-    execute format('create table eo_layers.%I (rid integer primary key, patch_id bigint not null, rast raster not null)', made);
+    execute format('create table eo_layers.%I (rid integer primary key, patch_id bigint not null, rast public.raster not null)', made);
     execute format('alter table eo_layers.%I alter column rast set storage external', made);
     if stretch then
         -- The same limits for all tiles, or they would not make one picture; a hundred, spread evenly, tell enough.
-        select eo_internal.stretch_limits(array_agg(ST_AsWKB(t.rast))) into limits
+        select (eo_internal.stretch_limits(array_agg(public.ST_AsWKB(t.rast, false)))).limits into limits
         from (select p.*, count(*) over () as total
               from eo_internal.product_tiles(source.product_id, used_resolution, bands) p) t
         where t.rid % ceil(t.total / 100.0) = 0;
@@ -476,22 +522,23 @@ begin
         'insert into eo_layers.%I
          select t.rid, t.patch_id, %s
          from eo_internal.product_tiles($1, $2, $3) t',
-        made, case when stretch then 'ST_RastFromWKB(eo_internal.stretched(ST_AsWKB(t.rast), $4))' else 't.rast' end)
+        made, case when stretch then 'public.ST_RastFromWKB((eo_internal.stretched(public.ST_AsWKB(t.rast, false), $4)).tile)' else 't.rast' end)
         using source.product_id, used_resolution, bands, limits;
-    perform eo_internal.finish_raster_layer(made, description);
-    -- A constraint that the rasters break is left out, with a warning at most.
+    begin
+        perform eo_internal.finish_raster_layer(made, description);
+    exception when check_violation then
+        alike := false;
+    end;
     execute format(
-        'select min(ST_UpperLeftX(rast)) as x, max(ST_UpperLeftY(rast)) as y, min(ST_Width(rast) * ST_ScaleX(rast)) as width,
-                min(ST_Height(rast) * -ST_ScaleY(rast)) as height, max(ST_Width(rast)) as columns, max(ST_Height(rast)) as lines
+        'select min(public.ST_UpperLeftX(rast)) as x, max(public.ST_UpperLeftY(rast)) as y, min(public.ST_Width(rast) * public.ST_ScaleX(rast)) as width,
+                min(public.ST_Height(rast) * -public.ST_ScaleY(rast)) as height, max(public.ST_Width(rast)) as columns, max(public.ST_Height(rast)) as lines
          from eo_layers.%I', made) into grid;
     execute format(
-        'select count(*) filter (where abs(c - round(c)) + abs(l - round(l)) > 0.001 or ST_Width(rast) <> $5 or ST_Height(rast) <> $6) = 0,
+        'select count(*) filter (where abs(c - round(c)) + abs(l - round(l)) > 0.001 or public.ST_Width(rast) <> $5 or public.ST_Height(rast) <> $6) = 0,
                 (greatest(max(c) * $5, max(l) * $6) + $5)::integer
-         from (select rast, (ST_UpperLeftX(rast) - $1) / $3 as c, ($2 - ST_UpperLeftY(rast)) / $4 as l from eo_layers.%I) t', made)
+         from (select rast, (public.ST_UpperLeftX(rast) - $1) / $3 as c, ($2 - public.ST_UpperLeftY(rast)) / $4 as l from eo_layers.%I) t', made)
         into regular, side using grid.x, grid.y, grid.width, grid.height, grid.columns, grid.lines;
-    if not regular
-       or not exists (select from raster_columns r
-                      where r.r_table_schema = 'eo_layers' and r.r_table_name = made and r.same_alignment and r.pixel_types is not null) then
+    if not alike or not regular then
         raise exception 'the patches of product "%" do not lie on one grid', product
             using errcode = 'object_not_in_prerequisite_state',
                   hint = 'A layer takes rasters of one reference system, size, pixel size, alignment and pixel type.';
@@ -512,10 +559,13 @@ returns void
 language plpgsql
 volatile parallel unsafe
 security definer
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    if not eo_internal.drop_raster_layer(layer) then
+    if coalesce(layer, '') = '' then
+        raise exception 'no layer was named'
+            using errcode = 'invalid_parameter_value', hint = 'Layers are the tables of schema eo_layers.';
+    elsif not eo_internal.drop_raster_layer(layer) then
         raise exception 'there is no raster layer "%"', layer
             using errcode = 'undefined_table', hint = 'Layers are the tables of schema eo_layers.';
     end if;

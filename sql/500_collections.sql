@@ -6,7 +6,7 @@ returns bigint
 language plpgsql
 stable parallel safe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     found_id bigint;
@@ -26,7 +26,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     new_id bigint;
@@ -48,7 +48,7 @@ returns void
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     delete from eo.collection c where c.collection_id = eo_internal.own_collection(drop_collection.name);
@@ -62,7 +62,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     own_id bigint := eo_internal.own_collection(collection);
@@ -94,7 +94,7 @@ returns bigint
 language plpgsql
 volatile parallel unsafe
 security invoker
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     own_id bigint := eo_internal.own_collection(collection);
@@ -114,7 +114,7 @@ language plpgsql
 stable parallel safe
 security invoker
 rows 1000
-set search_path = eo, public, pg_temp
+set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     own_ids bigint[] := array(select eo_internal.own_collection(wanted) from unnest(collections) as wanted);

@@ -4,14 +4,25 @@
 --   eo_reader  reads tables and views of schema eo, calls its functions, keeps collections of its own
 --   eo_writer  also loads, annotates and encodes: writes tables, calls the functions whose COMMENT ends in "(writer)"
 --   eo_owner   owns every object; functions of eo that need PL/Python run as eo_owner (security definer)
+--
+-- All of it, also what revisions made and granted once: a dump that was restored without the roles has none of it.
 do $$
 declare
     thing record;
 begin
     for thing in
+        select n.nspname as name
+        from pg_namespace n
+        where n.nspname in ('eo', 'eo_internal', 'eo_layers') and n.nspowner <> 'eo_owner'::regrole
+    loop
+        execute format('alter schema %I owner to eo_owner', thing.name);
+    end loop;
+    -- The schema-level form has no effect on functions; the global one has.
+    alter default privileges for role eo_owner revoke execute on functions from public;
+    for thing in
         select c.oid::regclass as name, c.relkind
         from pg_class c
-        where c.relnamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace)
+        where c.relnamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace, 'eo_layers'::regnamespace)
           and c.relkind in ('r', 'p', 'v', 'm')
           and c.relowner <> 'eo_owner'::regrole
     loop
@@ -24,7 +35,7 @@ begin
         from pg_type t
         where t.typnamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace)
           and t.typowner <> 'eo_owner'::regrole
-          and (t.typtype = 'e'
+          and (t.typtype in ('e', 'd')
                or t.typtype = 'c' and (select relkind from pg_class where oid = t.typrelid) = 'c')
     loop
         execute format('alter type %s owner to eo_owner', thing.name);
@@ -47,10 +58,25 @@ revoke all on all routines in schema eo, eo_internal from public, eo_reader, eo_
 grant usage on schema eo, eo_internal to eo_reader;
 grant select on all tables in schema eo to eo_reader;
 grant insert, update, delete on all tables in schema eo to eo_writer;
+-- What proves that packed files serve is left to the functions that pack.
+revoke insert, update, delete on eo.code_index, eo.patch_change from eo_writer;
 grant usage on all sequences in schema eo to eo_writer;
 -- Row-level security leaves readers only their own rows of these.
 grant insert, update, delete on eo.collection, eo.collection_patch, eo.feedback to eo_reader;
 grant usage on sequence eo.collection_collection_id_seq, eo.feedback_feedback_id_seq to eo_reader;
+
+grant usage on schema eo_layers to eo_reader;
+grant select on all tables in schema eo_layers to eo_reader;
+do $$
+begin
+    -- Somebody else's table, where QGIS made it: whoever made it grants it.
+    if (select pg_has_role(c.relowner, 'usage') from pg_class c where c.oid = 'public.layer_styles'::regclass) then
+        grant select on public.layer_styles to eo_reader;
+        grant insert, update, delete on public.layer_styles to eo_writer;
+        execute format('grant usage on sequence %s to eo_writer', pg_get_serial_sequence('public.layer_styles', 'id'));
+    end if;
+end
+$$;
 
 -- Functions of eo by their COMMENT. Helpers of eo_internal run as the caller of a function of eo, so the caller needs
 -- them: readers those that only read, writers also those that write. PL/Python helpers, and security definer ones that

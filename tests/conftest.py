@@ -12,10 +12,19 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, settings
 from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
 
 CHECKOUT = Path(__file__).parent.parent
+
+# The same examples in every run, however slow the machine; PGEARTH_EXAMPLES=N tries other ones, N for each property.
+EXAMPLES = int(os.environ.get("PGEARTH_EXAMPLES", "0"))
+if EXAMPLES:
+    settings.register_profile("pgearth", deadline=None, max_examples=EXAMPLES)
+else:
+    settings.register_profile("pgearth", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pgearth")
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +48,10 @@ def cluster() -> Iterator[SimpleNamespace]:
     server = Cluster(folder)
     try:
         server.start(durable=False)
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            # Tests that need statistics analyze by themselves: what comes when it likes would make plans flip.
+            connection.execute("alter system set autovacuum = off")
+            connection.execute("select pg_reload_conf()")
         yield connection_settings(str(server.socket_directory), server.port, "postgres")
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""Extensions, roles and schemas."""
+"""Extensions and schemas."""
 
 from alembic import op
 
@@ -9,6 +9,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    # Every migration makes the roles: see migrations.roles.
     # plpython3u is not needed by any revision and not to be had on every server: see migrations.sqlfiles.has_plpython.
     run_sql(
         op.get_bind(),
@@ -16,29 +17,6 @@ def upgrade() -> None:
         create extension if not exists postgis schema public;
         create extension if not exists postgis_raster schema public;
         create extension if not exists vector schema public;
-
-        -- Roles belong to the whole server: another pgearth database may have made them.
-        do $$
-        declare
-            role_name text;
-        begin
-            foreach role_name in array array['eo_owner', 'eo_writer', 'eo_reader'] loop
-                if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
-                    begin
-                        execute format('create role %I nologin', role_name);
-                    exception when duplicate_object or unique_violation then
-                        null;  -- made by a concurrent migration
-                    end;
-                end if;
-            end loop;
-            if not pg_has_role('eo_writer', 'eo_reader', 'member') then
-                grant eo_reader to eo_writer;
-            end if;
-            if not pg_has_role('eo_owner', 'eo_writer', 'member') then
-                grant eo_writer to eo_owner;
-            end if;
-        end
-        $$;
 
         create schema eo authorization eo_owner;
         comment on schema eo is 'pgearth: the archive of satellite images and everything a user calls';

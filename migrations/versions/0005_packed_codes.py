@@ -12,6 +12,16 @@ def upgrade() -> None:
     run_sql(
         op.get_bind(),
         """
+        -- Revision 0004 was without it at first.
+        do $$
+        begin
+            if to_regtype('eo_internal.example') is null then
+                create type eo_internal.example as (patch_id bigint, code bit varying);
+                comment on type eo_internal.example is 'A stored patch given as an example, with its hash code';
+            end if;
+        end
+        $$;
+
         create table eo.code_index (
             encoder_id smallint primary key references eo.encoder,
             version uuid not null,

@@ -7,7 +7,7 @@ from migrations.sqlfiles import run_sql
 revision = "0006"
 down_revision = "0005"
 
-FILTER = "geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real"
+FILTER = "public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real"
 NEW = ", text[], text[], bigint[]"
 # Arguments before and after those of the filter.
 FUNCTIONS = {
@@ -20,7 +20,7 @@ FUNCTIONS = {
     "within_distance": ("bit varying, integer, text, ", ""),
     "similar": ("text, integer, text, ", ""),
     "similar_to_image": ("bytea, integer, text, text[], ", ""),
-    "similar_to_vector": ("vector, integer, text, ", ""),
+    "similar_to_vector": ("public.vector, integer, text, ", ""),
     "similar_to_examples": ("text[], text[], integer, text, ", ""),
 }
 
@@ -35,22 +35,22 @@ def drop_functions(filter_arguments: str) -> str:
 
 NEW_HELPERS = """
 drop function eo_internal.packed_conditions;
-drop function eo.circle(geometry, double precision);
+drop function eo.circle(public.geometry, double precision);
 drop function eo.rectangle(double precision, double precision, double precision, double precision);
 drop function eo.label_members(text[]);
 drop function eo_internal.label_groups(text[], text);
 drop function eo_internal.label_ids(text[], text);
 drop function eo_internal.label_members(text, text);
 drop function eo_internal.seasons(text[]);
-drop function eo_internal.relation(geometry, geometry);
-drop function eo_internal.inner_box(geometry);
+drop function eo_internal.relation(public.geometry, public.geometry);
+drop function eo_internal.inner_box(public.geometry);
 drop function eo_internal.cell_prefixes(text[], integer);
-drop function eo_internal.cells_of_part(geometry, integer);
-drop function eo_internal.search_area(geometry);
-drop function eo_internal.unwound_area(geometry);
-drop function eo_internal.unwound_ring(geometry, boolean);
-drop function eo_internal.unwound_line(geometry);
-drop function eo_internal.wrapped_area(geometry);
+drop function eo_internal.cells_of_part(public.geometry, integer);
+drop function eo_internal.search_area(public.geometry);
+drop function eo_internal.unwound_area(public.geometry);
+drop function eo_internal.unwound_ring(public.geometry, boolean);
+drop function eo_internal.unwound_line(public.geometry);
+drop function eo_internal.wrapped_area(public.geometry);
 drop function eo_internal.check_inlined();
 """.replace("drop function", "drop function if exists")
 

@@ -13,7 +13,7 @@ def upgrade() -> None:
         op.get_bind(),
         """
         drop function if exists eo.similar_to_vector(
-            vector, integer, text, geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[],
+            public.vector, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[],
             text[], text[], boolean, boolean, real);
         """,
     )
@@ -38,17 +38,17 @@ def downgrade() -> None:
         $$;
         drop function if exists
             eo.similar_to_vector(
-                vector, integer, text, boolean, text[], boolean, geometry, timestamptz, timestamptz, text[], text[], text[],
+                public.vector, integer, text, boolean, text[], boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[],
                 eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]),
             eo.example_vector(text[], text[], text),
             eo.build_vector_index(text, integer, integer),
             eo_internal.vector_candidates(
-                vector, smallint, bigint, bigint[], geometry, timestamptz, timestamptz, text[], text[], text[],
+                public.vector, smallint, bigint, bigint[], public.geometry, timestamptz, timestamptz, text[], text[], text[],
                 eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]),
             eo_internal.example_embedding(text, smallint),
             eo_internal.vector_index_name(smallint),
             eo_internal.left_out(text[], boolean),
-            eo_internal.same_place(geometry, geometry);
+            eo_internal.same_place(public.geometry, public.geometry);
         delete from eo_internal.sql_file;
         """,
     )

@@ -44,8 +44,8 @@ def downgrade() -> None:
         drop procedure if exists eo.annotate(text[], text, real, text, text[], boolean, integer, bigint);
         drop function if exists eo.unannotated_cells(text[], text, text[], boolean);
         drop function if exists eo.reference_map(text);
-        drop function if exists eo.derive_corine_parts(integer[], geometry);
-        drop function if exists eo.derive_nuts_parts(integer[], geometry);
+        drop function if exists eo.derive_corine_parts(integer[], public.geometry);
+        drop function if exists eo.derive_nuts_parts(integer[], public.geometry);
         drop function if exists eo_internal.annotate_cells(text[], text[], text, real, text, boolean);
         drop function if exists eo_internal.annotations(text[], text[], text, real, text, boolean);
         drop function if exists eo_internal.unannotated_in(text[], text[], text, boolean);
@@ -54,7 +54,7 @@ def downgrade() -> None:
         drop function if exists eo_internal.annotatable();
         drop function if exists eo_internal.unannotated(text[], text, boolean);
         drop function if exists eo_internal.land_cover_raster(
-            double precision, double precision, double precision, double precision, integer, geomval[]);
+            double precision, double precision, double precision, double precision, integer, public.geomval[]);
 
         drop index eo.patch_without_labels, eo.patch_without_regions, eo.patch_raster_scene_classes;
         create index patch_cell on eo.patch (cell);

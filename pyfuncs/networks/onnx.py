@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from pyfuncs.encoders import Batch, Encoder
-from pyfuncs.errors import DATA_CORRUPTED, PgearthError
+from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PgearthError
 from pyfuncs.rasters import absent, resample, valid_pixels
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def load(model: bytes) -> InferenceSession:
         return onnxruntime.InferenceSession(model, options, providers)
     except Exception as error:
         raise PgearthError(
-            f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}", sqlstate=DATA_CORRUPTED
+            f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}",
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Export it anew, for an operator set that this version of onnxruntime knows.",
         ) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyfuncs.errors import DATA_CORRUPTED, PgearthError
+from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PgearthError
 
 WIDTH = 64
 """Channels of the first stage, as published; each of the three stages that follow has twice as many."""
@@ -137,4 +137,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     try:
         model.load_state_dict({**counters, **state})
     except RuntimeError as error:
-        raise PgearthError(f"the weights do not fit the network: {error}", sqlstate=DATA_CORRUPTED) from error
+        raise PgearthError(
+            f"the weights do not fit the network: {error}",
+            sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Register weights of this architecture as a new version.",
+        ) from error

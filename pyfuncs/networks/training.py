@@ -25,13 +25,14 @@ from torch.utils.data import DataLoader
 from pyfuncs.data import ArchiveDataset
 from pyfuncs.errors import PgearthError
 from pyfuncs.networks import checkpoint
-from pyfuncs.networks.memory import keep_freed_memory
+from pyfuncs.networks.memory import keep_freed_memory, memory_errors
 from pyfuncs.networks.resnet import ResNet, load_weights, weights_of
 
 WEIGHT_DECAY = 0.01
 WARM_UP = 0.05  # share of all steps in which the learning rate rises
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
 ORIENTATIONS = 8
+LESS_MEMORY = "Train with a smaller --batch-size or --width, or end what else uses the GPU (nvidia-smi shows it)."
 
 Weights = dict[str, np.ndarray]
 Metrics = dict[str, float]
@@ -93,6 +94,7 @@ class Classifier(nn.Module):
         return self.head(self.encoder(images))
 
 
+@memory_errors(LESS_MEMORY)
 def train(
     settings: Settings,
     training: ArchiveDataset,
@@ -113,7 +115,7 @@ def train(
 
     With `state` the training goes on from that file, where there is one, and writes it every epoch and every few
     minutes. `on_batch` hears of the position after each batch, `on_epoch` of each epoch's metrics.
-    Raises PgearthError when the loss is no longer finite.
+    Raises PgearthError when the loss is no longer finite, and where a GPU has too little memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory()
@@ -189,14 +191,16 @@ def layout(device: torch.device) -> torch.memory_format:
 
 
 def turned(images: Tensor, random: np.random.Generator) -> Tensor:
-    """Images (n, bands, side, side), each turned by quarters and flipped at random: eight orientations in all."""
+    """Images (n, bands, side, side), each flipped and turned by quarters at random: eight orientations in all.
+
+    Each is three flips, or fewer: of columns, of rows, and of both with each other.
+    """
     orientations = random.integers(ORIENTATIONS, size=len(images))
-    result = torch.empty_like(images)
-    for orientation in range(ORIENTATIONS):
-        chosen = torch.from_numpy(np.flatnonzero(orientations == orientation)).to(images.device)
-        flipped = images[chosen].flip(3) if orientation % 2 else images[chosen]
-        result[chosen] = flipped.rot90(orientation // 2, (2, 3))
-    return result
+    bits = orientations >> np.arange(3)[:, None] & 1
+    flips = torch.from_numpy(np.stack([bits.sum(axis=0) % 2, bits[2], bits[1]]) == 0).to(images.device)
+    for kept, flip in zip(flips, (lambda x: x.flip(3), lambda x: x.flip(2), lambda x: x.transpose(2, 3)), strict=True):
+        images = torch.where(kept[:, None, None, None], images, flip(images))
+    return images
 
 
 def learning_rate(greatest: float, step: int, steps: int) -> float:
@@ -288,9 +292,16 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
         kind, _, name = key.partition("/")
         kinds[kind][name] = value
     load_weights(model, kinds["model"])
+    parameters = list(model.parameters())
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in kinds["optimizer"].items():
-        number, _, name = key.partition("/")
-        moments.setdefault(int(number), {})[name] = torch.tensor(value.item() if name == "step" else value)
+        place, _, name = key.partition("/")
+        number = int(place)
+        # As the parameters lie in memory: only where they lie alike does AdamW take all at once on a GPU.
+        moments.setdefault(number, {})[name] = (
+            torch.tensor(value.item())
+            if name == "step"
+            else torch.empty_like(parameters[number]).copy_(torch.from_numpy(value))
+        )
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return Position(**record), kinds["best"]

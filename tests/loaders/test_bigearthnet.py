@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from loaders.bigearthnet import load_bigearthnet
 from loaders.bigearthnet_metadata import load_bigearthnet_metadata
 from loaders.errors import InputError
 from pyfuncs.rasters import from_wkb
+from tests.waiting import wait_for
 
 CHECKOUT = Path(__file__).parent.parent.parent
 RESOLUTIONS = {
@@ -562,12 +562,7 @@ def wait_until(archive: psycopg.Connection, condition: str) -> None:
         select 1 from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid() and {condition}
     """
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if archive.execute(query).fetchone():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no session where {condition}")
+    wait_for(lambda: archive.execute(query).fetchone())
 
 
 @contextmanager
@@ -581,12 +576,8 @@ def killed_load(archive: psycopg.Connection, root: Path, lock: str) -> Iterator[
         load.wait()
         yield
         blocker.rollback()
-    deadline = time.monotonic() + 60
-    while archive.execute("select count(*) from pg_stat_activity where datname = current_database()").fetchone() != (
-        1,
-    ):
-        assert time.monotonic() < deadline, "the killed load's session does not end"
-        time.sleep(0.02)
+    sessions = "select count(*) from pg_stat_activity where datname = current_database()"
+    wait_for(lambda: archive.execute(sessions).fetchone() == (1,))
 
 
 INSIDE_A_TRANSACTION = "lock table eo.patch_raster in share mode"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import sqlite3
+import struct
 import subprocess
 import sys
-import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ from loaders.corine import CLASS_CODE, load_corine
 from loaders.errors import InputError
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.vectors import find_polygon_layer
+from tests.waiting import wait_for
 
 LANJARON = Path("corine/clc2018_lanjaron_es.gpkg")
 MUENSTER = Path("corine/clc5_2018_muenster_de.gpkg")
@@ -186,8 +189,8 @@ def test_any_reference_system(archive, sample, tmp_path):
         tmp_path / "own.gpkg", list(shapely.transform(geometries, there, interleaved=False)), codes, crs=definition
     )
     load_corine(archive, path)
-    load_corine(archive, sample / LANJARON)
     own = stored_geometries(archive, "own.gpkg:own")
+    load_corine(archive, sample / LANJARON, replace=True)
     official = stored_geometries(archive, f"{LANJARON.name}:clc")
     assert shapely.get_num_coordinates(own).tolist() == shapely.get_num_coordinates(official).tolist()
     assert np.abs(shapely.get_coordinates(own) - shapely.get_coordinates(official)).max() < 0.001  # metres
@@ -231,16 +234,15 @@ def test_unclosed_rings_are_closed(archive, tmp_path):
 
 
 def test_third_dimension_and_curves(archive, tmp_path):
-    (tmp_path / "curve.csv").write_text(
-        "Code_18,WKT\n"
-        '311,"CURVEPOLYGON(CIRCULARSTRING(4000000 3000000, 4001000 3000000, 4000000 3000000))"\n'
-        '312,"POLYGON Z((4000000 3000000 5, 4000100 3000000 5, 4000100 3000100 5, 4000000 3000000 5))"\n'
+    triangle = shapely.Polygon([(4000000, 3000000, 5), (4000100, 3000000, 5), (4000100, 3000100, 5)])
+    path = write_layer(
+        tmp_path / "curve.gpkg", [box(4000000, 3000000, 4001000, 3001000), triangle], ["311", "312"], SPATIAL_INDEX="NO"
     )
-    path = tmp_path / "curve.vrt"
-    path.write_text(
-        '<OGRVRTDataSource><OGRVRTLayer name="curve"><SrcDataSource relativeToVRT="1">curve.csv</SrcDataSource>'
-        "<LayerSRS>EPSG:3035</LayerSRS></OGRVRTLayer></OGRVRTDataSource>"
-    )
+    circle = [(4000000.0, 3000000.0), (4001000.0, 3000000.0), (4000000.0, 3000000.0)]
+    string = struct.pack("<BII6d", 1, 8, 3, *itertools.chain(*circle))
+    curve = struct.pack("<BII", 1, 10, 1) + string  # CURVEPOLYGON(CIRCULARSTRING(...)), which shapely does not know
+    with sqlite3.connect(path) as file:
+        file.execute("update curve set geom = ? where fid = 1", (b"GP\0\1" + struct.pack("<i", 3035) + curve,))
     assert load_corine(archive, path) == Counter(polygons=2)
     rows = archive.execute("select ST_Area(geom), ST_NDims(geom) from eo.corine order by label_id").fetchall()
     assert rows[0][0] == pytest.approx(np.pi * 500**2, rel=0.002)
@@ -284,7 +286,7 @@ def test_loads_after_the_file_was_mended(archive, tmp_path):
 
 def test_several_layers(archive, tmp_path):
     path = write_layer(tmp_path / "two.gpkg", squares(1), ["111"], layer="europe")
-    write_layer(path, squares(2), ["112", "112"], layer="guiana", append=True)
+    write_layer(path, squares(3)[1:], ["112", "112"], layer="guiana", append=True)
     with pytest.raises(InputError, match=r"several layers could be meant: europe, guiana\n.*--layer"):
         load_corine(archive, path)
     assert_nothing_loaded(archive)
@@ -410,11 +412,8 @@ def kill(process: subprocess.Popen) -> None:
     process.communicate()
 
 
-def wait_for(connection: psycopg.Connection, condition: str) -> None:
-    deadline = time.monotonic() + 60
-    while connection.execute(f"select {condition}").fetchone() != (True,):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.05)
+def wait_until(connection: psycopg.Connection, condition: str) -> None:
+    wait_for(lambda: connection.execute(f"select {condition}").fetchone() == (True,))
 
 
 def patch_over_muenster(connection: psycopg.Connection) -> None:
@@ -436,7 +435,7 @@ def test_killed_inside_the_transaction(archive, sample, loaded):
     assert process.stdout is not None
     assert process.stdout.readline() == "half\n"
     kill(process)
-    wait_for(archive, ALONE)
+    wait_until(archive, ALONE)
     assert archive.execute("select count(*) from eo.corine").fetchone() == (0,)
     assert archive.execute("select state from eo.load").fetchall() == [("running",)]
     assert load_corine(archive, sample / MUENSTER) == Counter(polygons=1158)
@@ -450,14 +449,14 @@ def test_killed_between_load_and_derivation(archive, sample, loaded):
     with psycopg.connect(archive.info.dsn) as lock:
         lock.execute("lock table eo.patch in access exclusive mode")
         process = start(archive, LOADS, sample / MUENSTER)
-        wait_for(archive, "exists (select from eo.load where state = 'done')")
+        wait_until(archive, "exists (select from eo.load where state = 'done')")
         kill(process)
         archive.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where datname = current_database() and pid not in (%s, %s)",
             (archive.info.backend_pid, lock.info.backend_pid),
         )
-    wait_for(archive, ALONE)
+    wait_until(archive, ALONE)
     assert pieces(archive) == []
     counts = load_corine(archive, sample / MUENSTER)
     assert (counts["skipped"], counts["polygons"]) == (1, 0)
@@ -467,3 +466,208 @@ def test_killed_between_load_and_derivation(archive, sample, loaded):
     load_corine(clean, sample / MUENSTER)
     assert pieces(archive) == pieces(clean)
     assert load_corine(archive, sample / MUENSTER)["pieces"] == 0
+
+
+# Editions
+
+
+def land_cover(path: Path, *classes: tuple[str, shapely.Geometry], field: str = "Code_18") -> Path:
+    return write_layer(path, [place for _, place in classes], [code for code, _ in classes], fields=[field])
+
+
+X, Y = 4_321_000, 3_210_000
+
+
+def place(west: float, east: float, north: float = 1200) -> shapely.Polygon:
+    """Part of the one patch, or beyond it: metres from its south-west corner."""
+    return box(X + west, Y, X + east, Y + north)
+
+
+@pytest.fixture
+def patched(archive: psycopg.Connection) -> psycopg.Connection:
+    """One patch in EPSG:3035 itself, so that nothing is rounded."""
+    when = datetime(2018, 6, 1, tzinfo=UTC)
+    write_products(archive, [Product("product", "sentinel-2a", "L2A", when)])
+    with archive.transaction():
+        write_patches(archive, "test", [Patch("patch", "product", "sentinel-2a", when, 3035, X, Y, X + 1200, Y + 1200)])
+    return archive
+
+
+def annotate(connection: psycopg.Connection, anew: bool = False) -> tuple:
+    connection.execute(f"call eo.annotate('{{land_cover}}', \"replace\" => {anew})".encode())
+    row = connection.execute("select label_ids, label_fraction, label_edition from eo.patch").fetchone()
+    assert row is not None
+    return row
+
+
+def edition(connection: psycopg.Connection) -> list[tuple]:
+    return connection.execute("select reference, edition from eo.edition").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "year"),
+    [
+        ("land.gpkg", "Code_18", "2018"),
+        ("land.gpkg", "CODE_90", "1990"),
+        ("land.gpkg", "CLC2012", "2012"),
+        ("U2018_CLC2012_V2020_20u1.gpkg", "code", "2012"),
+        ("clc5_2018_muenster.gpkg", "clc_code", "2018"),
+        ("CLC06_BE.gpkg", "code_06", "2006"),
+    ],
+)
+def test_the_edition_is_told_by_the_names(archive, tmp_path, name, field, year):
+    load_corine(archive, land_cover(tmp_path / name, ("111", place(0, 1)), field=field))
+    assert edition(archive) == [("corine", year)]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "message"),
+    [
+        ("land.gpkg", "code", "its edition is not told by its names"),
+        ("CLC2012.gpkg", "Code_18", "its edition could be that of 2012 or 2018"),
+    ],
+)
+def test_an_edition_that_is_not_told_is_asked_for(archive, tmp_path, run_pgearth, name, field, message):
+    path = land_cover(tmp_path / name, ("111", place(0, 1)), field=field)
+    with pytest.raises(InputError, match=rf"{message}\n.*--edition"):
+        load_corine(archive, path)
+    with pytest.raises(InputError, match="18 is no edition"):
+        load_corine(archive, path, edition="18")
+    assert_nothing_loaded(archive)
+    result = run_pgearth(archive, "load", "corine", path, "--edition", "2018")
+    assert result.exit_code == 0, result
+    assert edition(archive) == [("corine", "2018")]
+
+
+def test_another_edition_is_refused_or_takes_the_place(patched, tmp_path, run_pgearth):
+    """2012 and then 2018: fractions never sum to two, and what was annotated with 2012 is known to be."""
+    old = [
+        land_cover(tmp_path / "a.gpkg", ("111", place(0, 600)), field="code_12"),
+        land_cover(tmp_path / "b.gpkg", ("112", place(600, 1200)), field="code_12"),
+    ]
+    new = land_cover(tmp_path / "c.gpkg", ("211", place(0, 1200)), field="code_18")
+    for path in old:
+        load_corine(patched, path)
+    assert annotate(patched) == ([111, 112], [0.5, 0.5], "2012")
+    before = snapshot(patched), pieces(patched)
+    with pytest.raises(InputError, match=r"it is of CORINE Land Cover 2018, but the archive holds 2012\n.*--replace"):
+        load_corine(patched, new)
+    assert (snapshot(patched), pieces(patched)) == before
+    result = run_pgearth(patched, "load", "corine", new, "--replace")
+    assert result.exit_code == 0, result
+    assert "1 patches are annotated with another edition (eo.patch.label_edition)" in result.output
+    assert patched.execute("select distinct source from eo.corine").fetchall() == [("c.gpkg:c",)]
+    assert edition(patched) == [("corine", "2018")]
+    assert annotate(patched) == ([111, 112], [0.5, 0.5], "2012")
+    assert annotate(patched, anew=True) == ([211], [1.0], "2018")
+    # The ledger knows that the old files are no longer there.
+    with pytest.raises(InputError, match="the archive holds 2018"):
+        load_corine(patched, old[0])
+    assert load_corine(patched, old[0], replace=True)["polygons"] == 1
+    assert load_corine(patched, old[1])["polygons"] == 1
+    assert annotate(patched, anew=True) == ([111, 112], [0.5, 0.5], "2012")
+
+
+def test_a_replacement_that_fails_leaves_what_was(patched, tmp_path):
+    path = land_cover(tmp_path / "a.gpkg", ("111", place(0, 1200)))
+    load_corine(patched, path)
+    before = snapshot(patched)
+    path.unlink()
+    land_cover(path, ("111", place(0, 600)), ("600", place(600, 1200)))
+    with pytest.raises(InputError, match="600 in field Code_18"):
+        load_corine(patched, path, replace=True)
+    assert snapshot(patched) == before
+    # The ledger says that the load failed; its polygons of before are not stored twice.
+    path.unlink()
+    land_cover(path, ("112", place(0, 1200)))
+    load_corine(patched, path)
+    assert annotate(patched) == ([112], [1.0], "2018")
+
+
+def test_files_of_an_edition_that_overlap(patched, tmp_path):
+    """Two clips: whole polygons in both, ones cut at the edge of a clip, and ones in the second only."""
+    load_corine(patched, land_cover(tmp_path / "west.gpkg", ("111", place(0, 300)), ("112", place(300, 700))))
+    counts = load_corine(
+        patched,
+        land_cover(tmp_path / "east.gpkg", ("111", place(0, 300)), ("112", place(300, 900)), ("211", place(900, 1200))),
+    )
+    assert counts["polygons"] == 2 and counts["overlapping"] == 2
+    assert annotate(patched) == (
+        [111, 112, 211],
+        [pytest.approx(0.25), pytest.approx(0.5), pytest.approx(0.25)],
+        "2018",
+    )
+    assert patched.execute("select bool_and(ST_IsValid(geom)), sum(ST_Area(geom)) from eo.corine").fetchone() == (
+        True,
+        1200 * 1200,
+    )
+
+
+def test_the_same_land_in_another_projection_is_not_stored_twice(archive, sample, tmp_path):
+    """Reprojected, the edges differ by less than a millimetre: nothing is left between them."""
+    load_corine(archive, sample / LANJARON)
+    before = snapshot(archive)
+    geometries, codes, crs = native(sample / LANJARON, "clc", "CODE_18")
+    there = pyproj.Transformer.from_crs(crs, 4326, always_xy=True).transform
+    path = write_layer(
+        tmp_path / "degrees.gpkg", list(shapely.transform(geometries, there, interleaved=False)), codes, crs="EPSG:4326"
+    )
+    assert load_corine(archive, path) == Counter(polygons=0, overlapping=136)
+    assert snapshot(archive) == before
+
+
+def test_polygons_that_overlap_in_a_file_are_an_error(patched, tmp_path):
+    load_corine(patched, land_cover(tmp_path / "a.gpkg", ("111", place(0, 1200)), ("112", place(600, 1200))))
+    with pytest.raises(psycopg.errors.DataException, match=r"overlap: they cover 1.5\d* times the patch") as caught:
+        annotate(patched)
+    assert "--replace" in (caught.value.diag.message_hint or "")
+    assert patched.execute("select label_ids from eo.patch").fetchone() == (None,)
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])
+def test_pieces_of_polygons_that_changed_are_made_again(patched, tmp_path, role):
+    """However they changed; of those that are gone, too."""
+    load_corine(patched, land_cover(tmp_path / "a.gpkg", ("111", place(0, 600)), ("112", place(600, 1200))))
+    assert annotate(patched) == ([111, 112], [0.5, 0.5], "2018")
+    patched.execute(f"set session_replication_role = {role}".encode())
+    patched.execute("update eo.corine set label_id = 211 where label_id = 111")
+    patched.execute("delete from eo.corine where label_id = 112")
+    patched.execute("reset session_replication_role")
+    assert annotate(patched, anew=True) == ([211], [0.5], "2018")
+
+
+def test_polygons_of_an_unknown_edition(patched, tmp_path):
+    """As an archive has that was filled before editions had names, by files whose names do not tell."""
+    load_corine(patched, land_cover(tmp_path / "a.gpkg", ("111", place(0, 600))))
+    patched.execute("delete from eo.edition")
+    assert annotate(patched) == ([111], [0.5], "unknown")
+    path = land_cover(tmp_path / "b.gpkg", ("112", place(600, 1200)))
+    with pytest.raises(InputError, match=r"holds an unknown edition\n.*--replace.*insert it into eo.edition"):
+        load_corine(patched, path)
+    patched.execute("insert into eo.edition values ('corine', '2018')")
+    load_corine(patched, path)
+    assert annotate(patched, anew=True) == ([111, 112], [0.5, 0.5], "2018")
+
+
+def test_labels_that_nothing_meets_any_more(patched, tmp_path):
+    """What an annotation found gives way to nothing; what the data set says stays."""
+    when = datetime(2018, 6, 1, tzinfo=UTC)
+    with patched.transaction():
+        write_patches(
+            patched,
+            "labelled",
+            [Patch("own", "product", "sentinel-2a", when, 3035, X, Y, X + 1200, Y + 1200, label_ids=[523])],
+        )
+    query = "select name, label_ids, label_fraction, label_edition from eo.patch order by name"
+    load_corine(patched, land_cover(tmp_path / "a.gpkg", ("111", place(0, 600)), field="code_12"))
+    annotate(patched)
+    assert patched.execute(query).fetchall() == [("own", [523], None, None), ("patch", [111], [0.5], "2012")]
+    load_corine(patched, land_cover(tmp_path / "b.gpkg", ("112", place(5000, 6000))), replace=True)
+    annotate(patched, anew=True)
+    assert patched.execute(query).fetchall() == [("own", [523], None, None), ("patch", None, None, None)]
+    load_corine(patched, land_cover(tmp_path / "c.gpkg", ("112", place(0, 600))))
+    annotate(patched, anew=True)
+    assert patched.execute(query).fetchall() == [("own", [112], [0.5], "2018"), ("patch", [112], [0.5], "2018")]
+    # By a rule that finds no label, though there is land cover.
+    patched.execute("call eo.annotate('{land_cover}', minimal_overlap => 0.9, \"replace\" => true)")
+    assert patched.execute(query).fetchall() == [("own", None, None, None), ("patch", None, None, None)]

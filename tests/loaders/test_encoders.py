@@ -6,7 +6,6 @@ import io
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from loaders.encoders import find, newest_version, register, version_name
 from loaders.errors import InputError
 from pyfuncs.hashing import lsh
 from pyfuncs.weights import dump
+from tests.waiting import wait_for
 
 BANDS = ("B02", "B04", "B11")
 MEAN = (400.0, 600.0, 1500.0)
@@ -308,11 +308,11 @@ with psycopg.connect({archive.info.dsn!r}, autocommit=True) as one, psycopg.conn
     assert killed.returncode == -signal.SIGKILL
     assert len(vectors(archive, "own:2")) == 6
     assert version_name(find(archive, "own", False)) == "own:1"
-    for _ in range(100):  # the server needs a moment to see that the process is gone
-        locks = "select from pg_locks l join pg_database d on d.oid = l.database where locktype = 'advisory' and datname = %s"
-        if not archive.execute(locks, (archive.info.dbname,)).fetchall():
-            break
-        time.sleep(0.05)
+    # The server needs a moment to see that the process is gone.
+    locks = (
+        "select from pg_locks l join pg_database d on d.oid = l.database where locktype = 'advisory' and datname = %s"
+    )
+    wait_for(lambda: not archive.execute(locks, (archive.info.dbname,)).fetchall())
     result = encode(archive, "own")
     assert (result.embeddings, result.made_current) == (PATCHES - 6, ["own:2"])
     stored = vectors(archive, "own:2")
@@ -425,7 +425,7 @@ def test_a_model_that_fails_on_the_archive(archive: psycopg.Connection) -> None:
     register(archive, "x", "onnx", b"no model", bands=["B02"], dimension=3, normalisation=normalisation)
     with pytest.raises(InputError, match=r"Patches \d+ to \d+: onnxruntime .* cannot load the model"):
         encode(archive, "x")
-    with pytest.raises(errors.DataCorrupted, match="cannot load the model"):
+    with pytest.raises(errors.InvalidBinaryRepresentation, match="cannot load the model"):
         archive.execute("select eo.encode(array(select patch_id from eo.patch where name like 'S2%'), 'x')")
     assert archive.execute("select count(*) from eo.embedding").fetchone() == (0,)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from loaders.errors import InputError
 from loaders.grids import parse_grid
 from loaders.product import Options, load_product
 from loaders.product_files import Given
+from loaders.product_formats import open_product
 from pyfuncs.rasters import band_statistics, from_wkb, valid_pixels
 
 NAME = "S2A_MSIL2A_20200620T103000_N0214_R001_T32UPU_20200620T170000"
@@ -64,7 +67,9 @@ def file(folder: Path, band: str) -> Path:
     return next(folder.glob(f"R*m/{band}.tif"))
 
 
-@pytest.mark.parametrize("text", ["fixed", "fixed:0", "fixed:70000", "cell:0:8", "cell:11:8", "cell:5", "tiles", ""])
+@pytest.mark.parametrize(
+    "text", ["fixed", "aligned", "aligned:0", "fixed:0", "fixed:70000", "cell:0:8", "cell:11:8", "cell:5", "tiles", ""]
+)
 def test_no_grid(text):
     with pytest.raises(InputError) as error:
         parse_grid(text)
@@ -103,6 +108,64 @@ def test_pixels_beside_the_grid_are_refused_with_a_grid_that_works(archive, tmp_
     assert "--grid fixed:120" in error.value.hint
     assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
     assert load(archive, folder, "fixed:120")["patches"] == 9
+
+
+@pytest.mark.parametrize(
+    ("grid", "paired"), [("aligned:120", True), ("aligned:60", True), ("aligned:360", False), ("fixed:120", False)]
+)
+def test_crops_of_two_dates_have_the_same_places(archive, tmp_path, grid, paired):
+    """Two crops of a tile whose corners differ by 70 and 30 pixels of 10 m; at 360 pixels no window is whole in them."""
+    west, north = 600_120, 5_400_000
+    for date, shift in (("20200620", (0, 0)), ("20200625", (720, -360))):
+        folder = make_product(tmp_path / date, west + shift[0], north + shift[1])
+        (folder / "tileInfo.json").unlink()
+        options = Options(
+            Given(f"crop-{date}", datetime.strptime(f"{date}+0000", "%Y%m%d%z"), "sentinel-2a", offset=0.0), grid
+        )
+        options = replace(options, bands=("B01", "B02", "B03", "B05", "SCL"))
+        if grid == "aligned:360":
+            with pytest.raises(InputError, match="no window of the grid is whole in it") as error:
+                load_product(archive, folder, options)
+            assert "--grid fixed:360" in error.value.hint
+        else:
+            assert load_product(archive, folder, options)["patches"] > 0
+    pairs = archive.execute("select before_name, after_name from eo.change").fetchall()
+    assert bool(pairs) is paired
+    size = int(grid.partition(":")[2])
+    for name, column, row, *bounds in archive.execute(
+        "select name, tile_column, tile_row, west, south, east, north from eo.patch where name like '%aligned%'"
+    ):
+        side = size * 10
+        assert bounds == [column * side, -(row + 1) * side, (column + 1) * side, -row * side]
+        assert name.endswith(f"_aligned{size}_{column}_{row}")
+
+
+def test_pixels_of_aligned_windows(archive, tmp_path):
+    folder = make_product(tmp_path / "p", 600_120 + 60, 5_400_000 - 120)
+    load(archive, folder, "aligned:60")
+    rows = archive.execute(
+        "select r.bands, p.west, p.south, p.east, p.north, ST_AsWKB(rast)"
+        " from eo.patch_raster r join eo.patch p using (patch_id, cell)"
+    ).fetchall()
+    assert len(rows) > 30
+    for bands, *bounds, wkb in rows:
+        for band, pixels in zip(bands, from_wkb(wkb).bands, strict=True):
+            with rasterio.open(file(folder, band)) as dataset:
+                np.testing.assert_array_equal(pixels, dataset.read(1, window=dataset.window(*bounds)))
+
+
+def test_default_grid_of_a_product_without_a_tile(tmp_path):
+    folder = make_product(tmp_path / "p", 600_120, 5_400_000)
+    assert open_product(folder, Given()).grid == "bigearthnet"
+    (folder / "tileInfo.json").unlink()
+    when = datetime(2020, 6, 20, tzinfo=UTC)
+    assert open_product(folder, Given("mine", when, "sentinel-2a")).grid == "aligned:120"
+
+
+def test_windows_too_small_to_be_counted(archive, tmp_path):
+    with pytest.raises(InputError, match="too small to be counted from the projection's origin") as error:
+        load(archive, make_product(tmp_path / "p", 600_120, 5_400_000), "aligned:6")
+    assert "fixed" in error.value.hint
 
 
 def test_none_stores_the_product_only(archive, tmp_path):

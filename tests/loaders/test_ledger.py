@@ -14,6 +14,7 @@ import pytest
 
 from loaders.errors import InputError
 from loaders.ledger import file_checksum, listing_checksum, load_item
+from tests.waiting import PATIENCE
 
 PRODUCT = "insert into eo.product (name, platform, level, sensing_time) values (%s, 'sentinel-2a', 'L2A', now())"
 
@@ -80,7 +81,7 @@ from loaders.ledger import load_item
 with psycopg.connect({archive.info.dsn!r}, autocommit=True) as connection, load_item(connection, "test", "a", "1"):
     connection.execute({PRODUCT!r}, ("a",))
     print("inside", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -88,7 +89,7 @@ with psycopg.connect({archive.info.dsn!r}, autocommit=True) as connection, load_
         assert state(archive) == [("test", "a", "running", 0, None, False)]
         os.kill(process.pid, signal.SIGKILL)
     assert products(archive) == []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             with load_item(archive, "test", "a", "1") as item:

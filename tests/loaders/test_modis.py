@@ -45,7 +45,7 @@ def test_granule_in_a_folder(sample):
     assert files.expected == tuple(bands)
     assert product.scales == dict.fromkeys(bands, 0.0001)
     assert product.offsets == dict.fromkeys(bands, 0.0)
-    assert (files.grid, files.classes, len(files.sources)) == ("fixed:120", None, 14)
+    assert (files.grid, files.classes, len(files.sources)) == ("aligned:120", None, 14)
     for band in files.bands:
         assert band.srid == SRID
         with band.open() as dataset:
@@ -151,8 +151,9 @@ def test_hdf_that_gdal_cannot_read(tmp_path):
     assert "gdal_translate" in error.value.hint and f"{file.stem}_B01.tif" in error.value.hint
 
 
-def test_layers_of_hdf(sample, tmp_path):
+def test_layers_of_hdf(sample, tmp_path, monkeypatch):
     """Layers of the same names in a format with subdatasets that GDAL does read, netCDF; it numbers them."""
+    monkeypatch.setattr("loaders.modis.HDF_DRIVERS", ("netCDF",))
     with rasterio.open(sample / MCD43A4 / f"{GRANULE}_B01.TIF") as file:
         pixels = file.read(1)
     hdf = tmp_path / f"{GRANULE}.hdf"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import shapely
 
 from loaders.errors import InputError
 from loaders.nuts import load_nuts
+from loaders.patches import Patch, Product, write_patches, write_products
 
 NUTS = Path("nuts/NUTS_RG_10M_2021_4326.geojson")
 CONTENTS = """
@@ -112,10 +114,115 @@ def test_duplicate_is_skipped_and_counted(loaded, sample, run_pgearth):
     assert archive.execute("select count(*) from eo.nuts").fetchone() == (2010,)
 
 
-def test_another_edition_is_refused(untouched, tmp_path):
-    path = edition(tmp_path / "nuts2016.geojson", {}, {"NUTS_ID": "DE1"})
-    with pytest.raises(InputError, match=r"feature 1: region DE1 is in the archive already.*\nHint: Only one edition"):
+def test_a_region_is_not_stored_twice(untouched, tmp_path):
+    path = edition(tmp_path / "nuts2021.geojson", {}, {"NUTS_ID": "DE1"})
+    with pytest.raises(InputError, match=r"feature 1: region DE1 is in the archive already.*\nHint: .*--replace"):
         load_nuts(untouched, path)
+
+
+def test_another_edition_is_refused(untouched, tmp_path):
+    """Also where it holds no region of those in the archive."""
+    path = edition(tmp_path / "NUTS_RG_10M_2016_4326.geojson", {})
+    with pytest.raises(InputError, match=r"it is of NUTS 2016, but the archive holds 2021\nHint: .*--replace"):
+        load_nuts(untouched, path)
+
+
+@pytest.mark.parametrize("name", ["regions.geojson", "NUTS_2016_2021.geojson"])
+def test_an_edition_that_is_not_told_is_asked_for(archive, tmp_path, run_pgearth, name):
+    path = edition(tmp_path / name, {})
+    with pytest.raises(InputError, match=r"its edition .*\nHint: .*--edition"):
+        load_nuts(archive, path)
+    result = run_pgearth(archive, "load", "nuts", path, "--edition", "2016")
+    assert result.exit_code == 0, result
+    assert archive.execute("select reference, edition from eo.edition").fetchall() == [("nuts", "2016")]
+
+
+def patches_over_squares(connection):
+    """A patch in each of three regions of `edition`, and one that knows its country from its data set."""
+    when = datetime(2018, 6, 1, tzinfo=UTC)
+    write_products(connection, [Product("product", "sentinel-2a", "L2A", when)])
+    with connection.transaction():
+        write_patches(
+            connection,
+            "test",
+            [
+                Patch(
+                    f"patch-{number}", "product", "sentinel-2a", when, 4326, number + 0.4, 50.4, number + 0.41, 50.41,
+                    country="BE" if number == 3 else None,
+                )
+                for number in (1, 2, 3)
+            ],
+        )  # fmt: skip
+
+
+REGIONS = "select name, country_codes, nuts_ids, nuts_edition from eo.patch order by name"
+LEVEL_3 = [{"NUTS_ID": f"DE{number}", "LEVL_CODE": 3} for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("recipe", ["--replace", "rows deleted"])
+def test_annotated_anew_with_another_edition(archive, tmp_path, run_pgearth, recipe):
+    """Replaced means replaced: what no region of the new edition meets is not known, but by its data set."""
+    patches_over_squares(archive)
+    load_nuts(archive, edition(tmp_path / "nuts2021.geojson", *LEVEL_3))
+    assert "3 patches visited, 3 changed" in run_pgearth(archive, "annotate", "--country").output
+    assert archive.execute(REGIONS).fetchall() == [
+        ("patch-1", ["DE"], ["DE1"], "2021"),
+        ("patch-2", ["DE"], ["DE2"], "2021"),
+        ("patch-3", ["DE"], ["DE3"], "2021"),
+    ]
+    other = edition(tmp_path / "nuts2016.geojson", {"NUTS_ID": "LUX", "LEVL_CODE": 3, "CNTR_CODE": "LU"})
+    options = ["--replace"]
+    if recipe == "rows deleted":
+        archive.execute("delete from eo.nuts")
+        archive.execute("delete from eo.load where loader = 'nuts'")
+        options = []
+    result = run_pgearth(archive, "load", "nuts", other, *options)
+    assert result.exit_code == 0, result
+    assert ("3 patches are annotated with another edition" in result.output) == bool(options)
+    assert archive.execute("select reference, edition from eo.edition").fetchall() == [("nuts", "2016")]
+    # Asked for without --replace, what is known stays, and says where it is from.
+    assert "0 patches visited, 0 changed" in run_pgearth(archive, "annotate", "--country").output
+    assert archive.execute("select distinct nuts_edition from eo.patch").fetchall() == [("2021",)]
+    assert "3 patches visited, 3 changed" in run_pgearth(archive, "annotate", "--country", "--replace").output
+    assert archive.execute(REGIONS).fetchall() == [
+        ("patch-1", ["LU"], ["LUX"], "2016"),
+        ("patch-2", None, None, None),
+        ("patch-3", ["BE"], None, None),
+    ]
+    assert "3 patches visited, 0 changed" in run_pgearth(archive, "annotate", "--country", "--replace").output
+    assert "2 patches visited, 0 changed" in run_pgearth(archive, "annotate", "--country").output
+
+
+def test_a_part_of_the_archive_annotated_anew(archive, tmp_path):
+    patches_over_squares(archive)
+    load_nuts(archive, edition(tmp_path / "nuts2021.geojson", *LEVEL_3))
+    archive.execute("call eo.annotate('{country}')")
+    load_nuts(archive, edition(tmp_path / "nuts2016.geojson", {"NUTS_ID": "LUX", "LEVL_CODE": 3}), replace=True)
+    cells = [cell for (cell,) in archive.execute("select cell from eo.patch where name <> 'patch-3'")]
+    archive.execute("call eo.annotate('{country}', cells => %s, \"replace\" => true)", (cells,))
+    assert archive.execute("select nuts_ids, nuts_edition from eo.patch order by name").fetchall() == [
+        (["LUX"], "2016"),
+        (None, None),
+        (["DE3"], "2021"),
+    ]
+
+
+def test_levels_in_files_of_their_own(archive, tmp_path):
+    """Countries first, whose pieces are then of no use where regions of level 3 follow."""
+    patches_over_squares(archive)
+    squares = shapely.geometry.mapping(shapely.box(1, 50, 4, 51))
+    countries = edition(tmp_path / "levl_0_2021.geojson", {"NUTS_ID": "DE", "LEVL_CODE": 0, "geometry": squares})
+    load_nuts(archive, countries)
+    archive.execute("call eo.annotate('{country}')")
+    assert archive.execute("select distinct nuts_ids from eo.patch").fetchall() == [([],)]
+    assert load_nuts(archive, edition(tmp_path / "levl_3_2021.geojson", *LEVEL_3))["regions"] == 3
+    archive.execute("call eo.annotate('{country}', \"replace\" => true)")
+    assert archive.execute("select distinct level from eo.nuts_part").fetchall() == [(3,)]
+    assert archive.execute("select nuts_ids from eo.patch order by name").fetchall() == [
+        (["DE1"],),
+        (["DE2"],),
+        (["DE3"],),
+    ]
 
 
 def test_other_reference_system(archive, tmp_path, official):
@@ -124,7 +231,7 @@ def test_other_reference_system(archive, tmp_path, official):
     regions = [region for region in official.values() if region[0]["CNTR_CODE"] == "EL"]
     there = pyproj.Transformer.from_crs(4326, 3035, always_xy=True).transform
     geometries = shapely.transform(np.array([geometry for _, geometry in regions]), there, interleaved=False)
-    path = tmp_path / "nuts3035.gpkg"
+    path = tmp_path / "nuts2021_3035.gpkg"
     pyogrio.raw.write(
         path,
         geometry=np.array(shapely.to_wkb(geometries), dtype=object),
@@ -143,7 +250,7 @@ def test_other_reference_system(archive, tmp_path, official):
 
 def test_repaired_and_dropped(archive, tmp_path):
     bow_tie = {"type": "Polygon", "coordinates": [[[7, 50], [8, 51], [8, 50], [7, 51], [7, 50]]]}
-    path = edition(tmp_path / "nuts.geojson", {"geometry": bow_tie}, {"geometry": None}, {})
+    path = edition(tmp_path / "nuts2021.geojson", {"geometry": bow_tie}, {"geometry": None}, {})
     assert load_nuts(archive, path) == Counter(regions=2, repaired=1, dropped=1)
     assert archive.execute("select nuts_id, ST_Area(geom) from eo.nuts order by 1").fetchall() == [
         ("QQ1", 0.5),
@@ -164,8 +271,8 @@ def test_repaired_and_dropped(archive, tmp_path):
     ],
 )
 def test_wrong_feature_is_named(untouched, tmp_path, wrong, message):
-    path = edition(tmp_path / "nuts.geojson", {}, wrong)
-    with pytest.raises(InputError, match=f"nuts.geojson: layer nuts, feature 1: {message}"):
+    path = edition(tmp_path / "nuts2021.geojson", {}, wrong)
+    with pytest.raises(InputError, match=f"nuts2021.geojson: layer nuts2021, feature 1: {message}"):
         load_nuts(untouched, path)
 
 

@@ -96,7 +96,7 @@ def test_metadata(folder):
     corners = [(1.512143, 46.03389), (4.85136, 46.436539), (5.188996, 44.938713), (1.937196, 44.536255)]
     assert shapely.from_wkb(product.footprint).equals(shapely.Polygon(corners))
     assert "IW" in str(product.metadata["manifest.safe"])
-    assert (files.expected, files.bands, files.grid) == (("VV", "VH"), (), "fixed:120")
+    assert (files.expected, files.bands, files.grid) == (("VV", "VH"), (), "aligned:120")
     when = datetime(2001, 1, 1, tzinfo=UTC)
     given = open_path(folder, name="mine", sensing_time=when, platform="sentinel-1b").product
     assert (given.name, given.sensing_time, given.platform) == ("mine", when, "sentinel-1b")
@@ -143,6 +143,35 @@ def test_zip(complete, tmp_path):
         expected = unpacked.bands[0].read(outside, window)
         np.testing.assert_array_equal(zipped.bands[0].read(inside, window), expected)
     assert np.isfinite(expected).all()
+
+
+def test_a_conversion_that_wraps_the_processing(complete):
+    """CDSE's COGs: the name and the files end in COG, and a step of the conversion is put around ESA's processing."""
+    folder, _ = complete
+    expected = vars(open_path(folder).product)
+    manifest = (folder / "manifest.safe").read_text()
+    start, end = manifest.index("<safe:processing"), manifest.rindex("</safe:processing>") + len("</safe:processing>")
+    wrapped = (
+        '<safe:processing name="COG Conversion" start="2023-01-01T00:00:00Z">'
+        '<safe:facility organisation="CloudFerro"><safe:software name="Sentinel-1 COGifier" version="001.00"/>'
+        f'</safe:facility><safe:resource name="x" role="y">{manifest[start:end]}</safe:resource></safe:processing>'
+    )
+    (folder / "manifest.safe").write_text(manifest[:start] + wrapped + manifest[end:])
+    cog = folder.rename(folder.with_name(f"{NAME}_COG.SAFE"))
+    for file in (MEASUREMENT, CALIBRATION):
+        path = cog / file
+        path.rename(path.with_stem(f"{path.stem}-cog"))
+    files = open_path(cog)
+    for fact in ("processing_baseline", "processed_at", "platform", "sensing_time", "relative_orbit"):
+        assert getattr(files.product, fact) == expected[fact]
+    assert files.product.name == f"{NAME}_COG"
+    assert [band.name for band in files.bands] == ["VV"]
+
+
+def test_no_processing_by_esa(folder):
+    rewrite("manifest.safe", "Sentinel-1 IPF", "another")(folder)
+    with pytest.raises(InputError, match="no processing by the Sentinel-1 IPF"):
+        open_path(folder)
 
 
 def test_look_up_table_is_bilinear():

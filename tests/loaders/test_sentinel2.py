@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,11 @@ from shapely.geometry import box, shape
 
 from loaders import product_files
 from loaders.errors import InputError
+from loaders.product import Options, load_product
 from loaders.product_files import Given, ProductFiles, footprint, open_folder, split_at_antimeridian
 from loaders.product_formats import open_product
-from loaders.sentinel2 import find_band_files
+from loaders.sentinel2 import baseline_of, find_band_files
+from pyfuncs.rasters import from_wkb
 from tests.loaders.safe_product import BEFORE_OFFSET, L1C, SINCE_OFFSET, assemble_safe, pixels_of
 
 ESRI = "S2A_MSIL2A_20180721T053721_N0212_R062_T43MDV_20201011T181419.SAFE"
@@ -169,6 +172,79 @@ def test_metadata_keep_the_documents(sample, name):
     assert isinstance(info["Product_Organisation"]["Granule_List"]["Granule"]["IMAGE_FILE"], list)
 
 
+PSD_14_2 = {
+    "Product_Info>": "L2A_Product_Info>",
+    "Product_Organisation": "L2A_Product_Organisation",
+    "IMAGE_FILE": "IMAGE_FILE_2A",
+    "PRODUCT_URI": "PRODUCT_URI_2A",
+    "Product_Image_Characteristics": "L2A_Product_Image_Characteristics",
+    "QUANTIFICATION_VALUES_LIST": "L1C_L2A_Quantification_Values_List",
+    "BOA_QUANTIFICATION_VALUE": "L2A_BOA_QUANTIFICATION_VALUE",
+    "AOT_QUANTIFICATION_VALUE": "L2A_AOT_QUANTIFICATION_VALUE",
+    "Scene_Classification_List": "L2A_Scene_Classification_List",
+    "Level-2A<": "Level-2Ap<",
+    "S2MSI2A<": "S2MSI2Ap<",
+    "psd-14": "psd-142",
+}
+
+
+def as_psd_14_2(folder: Path) -> None:
+    """Rewrite the product's metadata with the names of elements that products of 2017 and 2018 have."""
+    file = folder / "MTD_MSIL2A.xml"
+    content = file.read_text()
+    for new, old in PSD_14_2.items():
+        content = content.replace(new, old)
+    uri = "<PRODUCT_URI_2A>"
+    assert uri in content
+    source = folder.name.replace("L2A", "L1C")
+    content = content.replace(uri, f"<PRODUCT_URI_1C>{source}</PRODUCT_URI_1C>{uri}")
+    # a Granule_List for each resolution
+    start, end = content.index("<Granule_List>"), content.index("</Granule_List>") + len("</Granule_List>")
+    file.write_text(content[:start] + content[start:end] * 3 + content[end:])
+
+
+def with_namespace(folder: Path) -> None:
+    file = folder / "MTD_MSIL2A.xml"
+    content = file.read_text()
+    file.write_text(content.replace("<n1:Level-2A_User_Product", '<n1:Level-2A_User_Product xmlns="urn:all"', 1))
+
+
+@pytest.mark.parametrize("change", [as_psd_14_2, with_namespace])
+@pytest.mark.parametrize("name", [BEFORE_OFFSET, SINCE_OFFSET])
+def test_other_layouts_of_the_metadata(sample, tmp_path, name, change):
+    folder = Path(shutil.copytree(sample / "safe-metadata" / name, tmp_path / name.removeprefix("esa_")))
+    expected = vars(open_path(folder).product)
+    size = expected["bytes"]
+    before = (folder / "MTD_MSIL2A.xml").read_text()
+    change(folder)
+    assert (folder / "MTD_MSIL2A.xml").read_text() != before
+    found = vars(open_path(folder).product)
+    assert found["bytes"] > size
+    ignored = {"metadata": None, "bytes": None}
+    assert found | ignored == expected | ignored
+
+
+def test_the_offsets_of_a_safe_without_a_list_of_them_are_those_of_its_baseline(safe):
+    (safe / "expected_output.json").unlink()  # the sample's addition
+    content = (safe / "MTD_MSIL2A.xml").read_text()
+    start, end = (content.index(f"<{slash}BOA_ADD_OFFSET_VALUES_LIST>") for slash in ("", "/"))
+    content = content[:start] + content[end + len("</BOA_ADD_OFFSET_VALUES_LIST>") :]
+    (safe / "MTD_MSIL2A.xml").write_text(content)
+    assert set(open_path(safe).product.offsets.values()) == {-0.1}
+    name = safe.name.replace("N0509", "N9999")
+    content = content.replace(safe.name, name).replace(">05.09<", ">99.99<")
+    folder = safe.rename(safe.with_name(name))
+    (folder / "MTD_MSIL2A.xml").write_text(content)
+    assert set(open_path(folder).product.offsets.values()) == {0}  # Sen2Cor lists them where there are any
+
+
+def test_metadata_in_an_unknown_layout_say_how_to_load_the_bands(safe):
+    edit(safe / "MTD_MSIL2A.xml", "PRODUCT_START_TIME", "START")
+    with pytest.raises(InputError, match="no PRODUCT_START_TIME") as error:
+        open_path(safe)
+    assert "--offset" in error.value.hint
+
+
 # ---- complete .SAFE products ----
 
 
@@ -227,6 +303,181 @@ def test_zip_is_read_without_unpacking(complete, tmp_path, top):
     assert list(tmp_path.iterdir()) == [archive]
 
 
+# ---- odd but honest packages ----
+
+
+def pack(folder: Path, archive: Path, form: str) -> Path:
+    """Pack a product's folder as different machines do."""
+    files = {file.relative_to(folder.parent).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    if form == "tar .":
+        archive = archive.with_suffix(".tar")
+        with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
+            for name, file in files.items():
+                tar.add(file, f"./{name}")
+        return archive
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, file in files.items():
+            match form:
+                case "windows":
+                    zipped.write(file, name.replace("/", "\\"))
+                case "macos":
+                    zipped.write(file, name)
+                    zipped.writestr(f"__MACOSX/{name.rpartition('/')[0]}/._{file.name}", b"\0\5\x16\7")
+                case "one folder too many":
+                    zipped.write(file, f"{folder.name}/{name}")
+                case "with a checksum beside":
+                    zipped.write(file, f"download/{name}")
+        if form == "macos":
+            zipped.writestr(f"{folder.name}/.DS_Store", b"\0\0\0\1Bud1")
+            zipped.writestr("__MACOSX/._" + folder.name, b"\0\5\x16\7")
+        if form == "with a checksum beside":
+            zipped.writestr("download/product.md5", "0123")
+            zipped.writestr("download/quicklook.jpg", b"")
+        if form == "windows":
+            zipped.writestr(f"{folder.name}\\GRANULE\\", b"")
+            zipped.writestr(f"{folder.name}\\Thumbs.db", b"")
+    return archive
+
+
+@pytest.mark.parametrize("form", ["windows", "macos", "one folder too many", "with a checksum beside", "tar ."])
+def test_packages_of_other_machines(complete, tmp_path, form):
+    folder = open_path(complete[SINCE_OFFSET])
+    packed = open_path(pack(complete[SINCE_OFFSET], tmp_path / "product.zip", form))
+    known = {"source_path": None}
+    assert {**vars(packed.product), **known} == {**vars(folder.product), **known}
+    assert [band.name for band in packed.bands] == [band.name for band in folder.bands]
+    assert {band.offset for band in packed.bands if band.name != "SCL"} == {-1000}
+    with packed.bands[1].open() as inside, folder.bands[1].open() as outside:
+        np.testing.assert_array_equal(inside.read(1), outside.read(1))
+
+
+def test_tar_that_gdal_cannot_read(safe, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(safe, safe.name)
+    with pytest.raises(InputError, match="long names in the POSIX format, which GDAL does not read") as error:
+        open_path(tmp_path / "a.tar")
+    assert "--format=gnu" in error.value.hint
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_folders_too_many(complete, tmp_path, depth):
+    name = SINCE_OFFSET
+    inner = tmp_path.joinpath(*[name] * (depth + 1))
+    shutil.copytree(complete[name], inner)
+    (tmp_path / name / ".DS_Store").touch()
+    (inner / "GRANULE" / "._odd.xml").write_bytes(b"\0\5")
+    (tmp_path / name / "readme.txt").touch()
+    files, plain = open_path(tmp_path / name), open_path(complete[name])
+    assert vars(files.product) == vars(plain.product) | {"source_path": str(tmp_path / name)}
+    assert {Path(band.path).is_relative_to(inner) for band in files.bands} == {True}
+    assert {file.relative_to(inner) for file in files.sources} == {
+        file.relative_to(complete[name]) for file in plain.sources
+    }
+
+
+def test_a_folder_inside_a_folder_of_another_name_tells_the_product(sample, tmp_path):
+    shutil.copytree(sample / MAJORTOM, tmp_path / "download" / MAJORTOM.name)
+    assert open_path(tmp_path / "download").product.name == MAJORTOM.name
+
+
+@pytest.mark.parametrize("grid", ["none", "fixed:120"])
+def test_a_name_alone_is_no_product(archive, tmp_path, grid):
+    (tmp_path / SINCE_OFFSET / "HTML").mkdir(parents=True)
+    with pytest.raises(InputError, match="no product of a known format"):
+        load_product(archive, tmp_path / SINCE_OFFSET, Options(grid=grid))
+    assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_several_products(sample, tmp_path, packed):
+    for name in (SINCE_OFFSET, L1C):
+        shutil.copytree(sample / "safe-metadata" / name, tmp_path / "all" / name)
+    path = Path(shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "all")) if packed else tmp_path / "all"
+    with pytest.raises(InputError, match=f"no product itself, but 2 in folders inside it, such as {L1C}") as error:
+        open_path(path)
+    assert "Name each of them" in error.value.hint
+
+
+def test_products_of_several_granules(small):
+    old = small.with_name("S2A_OPER_PRD_MSIL1C_PDMC_20160930T171311_R022_V20160930T102022_20160930T102344.SAFE")
+    for tile in ("T32TLR", "T32TLS"):
+        place = old / "GRANULE" / f"S2A_OPER_MSI_L1C_TL_SGS__20160930T155112_A006660_{tile}_N02.04" / "IMG_DATA"
+        place.mkdir(parents=True)
+        for file in small.glob("B*.tif"):
+            shutil.copyfile(file, place / f"S2A_OPER_MSI_L1C_TL_SGS__20160930T155112_A006660_{tile}_{file.name}")
+    (old / "S2A_OPER_MTD_SAFL1C_PDMC_20160930T171311_R022_V20160930T102022_20160930T102344.xml").write_text("<a/>")
+    with pytest.raises(
+        InputError, match=r"in the format of before December 2016, of 2 granules: not supported"
+    ) as error:
+        open_path(old)
+    assert "IMG_DATA" in error.value.hint
+    when = datetime(2016, 9, 30, 10, 20, 22, tzinfo=UTC)
+    files = open_path(place, name="S2A_T32TLS", sensing_time=when, platform="sentinel-2a", offset=0.0)
+    assert {band.name for band in files.bands} == set(TWELVE)
+
+
+# ---- rows that lack something ----
+
+ROW = """
+    select platform, level, sensing_time, mgrs_tile, cloud_cover, metadata is not null, end_time, processed_at,
+           processing_baseline, relative_orbit, scales, offsets, bytes, source_path, md5(ST_AsEWKB(footprint))
+    from eo.product
+"""
+
+
+def test_a_row_without_metadata_is_completed(archive, complete, sample, tmp_path):
+    """First the bands alone, in a folder of the product's name; then the product."""
+    bare = tmp_path / SINCE_OFFSET
+    shutil.copytree(complete[SINCE_OFFSET] / "GRANULE", bare / "GRANULE", ignore=shutil.ignore_patterns("*.xml"))
+    assert load_product(archive, bare, Options(grid="none")) == {"products": 1}
+    before = archive.execute(ROW).fetchone()
+    assert before[4:8] == (None, False, None, None)
+    assert load_product(archive, complete[SINCE_OFFSET], Options(grid="none")) == {"products": 1}
+    after = archive.execute(ROW).fetchone()
+    files = open_path(complete[SINCE_OFFSET])
+    assert after[4] == pytest.approx(files.product.cloud_cover)
+    assert after[5:8] == (True, files.product.end_time, files.product.processed_at)
+    for old, new in zip(before, after, strict=True):
+        assert old in (None, False, new)
+    assert load_product(archive, complete[SINCE_OFFSET], Options(grid="none")) == {"loaded_before": 1}
+    assert archive.execute(ROW).fetchone() == after
+    # its patches have its platform and time, and their pixels are reflectance
+    assert load_product(archive, complete[SINCE_OFFSET], Options(grid="fixed:60"))["patches"] > 20
+    assert archive.execute("select distinct platform, sensing_time from eo.patch").fetchall() == [(after[0], before[2])]
+    column, row, wkb = archive.execute(
+        "select tile_column, tile_row, ST_AsWKB(rast) from eo.patch_raster join eo.patch using (patch_id, cell)"
+        " where 'B02' = any (bands) order by valid_fraction[1] desc, name limit 1"
+    ).fetchone()
+    expected = pixels_of(sample, "B02", 366)[row * 60 : row * 60 + 60, column * 60 : column * 60 + 60]
+    np.testing.assert_array_equal(from_wkb(wkb).bands[0], np.where(expected == 0, 0, np.maximum(expected, 1)))
+
+
+def test_a_null_row_is_completed_by_a_load_with_patches(archive, complete):
+    """As earlier versions stored a .SAFE folder in a folder of its own name."""
+    name = SINCE_OFFSET.removesuffix(".SAFE")
+    archive.execute(
+        "insert into eo.product (name, platform, level, sensing_time, mgrs_tile)"
+        " values (%s, 'sentinel-2a', 'L2A', '2023-08-21 22:19:41Z', '01KAX')",
+        (name,),
+    )
+    archive.execute(
+        "insert into eo.load (loader, source, checksum, state) values ('product', %s, 'x', 'done')", (f"{name}|none",)
+    )
+    load_product(archive, complete[SINCE_OFFSET], Options(grid="fixed:60"))
+    row = archive.execute(ROW).fetchone()
+    assert row[3] == "01KAX"  # what is there stays
+    assert None not in row and row[5]
+
+
+def test_another_product_under_a_stored_name(archive, complete, sample):
+    load_product(archive, complete[SINCE_OFFSET], Options(Given("mine"), grid="none"))
+    for other in (L1C, BEFORE_OFFSET):
+        with pytest.raises(InputError, match="mine is stored as a product of sentinel-2a, L2A, 2023-08-21") as error:
+            load_product(archive, complete[other], Options(Given("mine"), grid="fixed:60"))
+        assert "--name" in error.value.hint
+    assert archive.execute("select count(*) from eo.patch").fetchone() == (0,)
+
+
 # ---- other layouts ----
 
 
@@ -280,6 +531,317 @@ def test_names_of_bands(sample, text, band):
     assert open_path(sample / COG).named(text) == band
 
 
+# ---- what pixels mean ----
+
+NEW = "S2A_MSIL2A_20230219T112111_N0509_R037_T29RKH_20230219T162947"
+OLD = "S2A_MSIL2A_20200219T112111_N0214_R037_T29RKH_20200219T123947"
+
+
+@pytest.fixture
+def cog(sample, tmp_path) -> Path:
+    """A writable copy of the COG folder under a name that tells nothing, with its STAC item."""
+    return Path(shutil.copytree(sample / COG, tmp_path / "scene", copy_function=shutil.copyfile))
+
+
+def offsets(files: ProductFiles) -> set[float]:
+    """Of the reflectance bands; scene classes have none."""
+    assert {(band.offset, band.factor) for band in files.bands if band.name == "SCL"} <= {(0, 1)}
+    assert {band.unknown_units for band in files.bands} == {None}
+    return {band.offset for band in files.bands if band.name != "SCL"}
+
+
+def item_of(
+    folder: Path,
+    properties: dict,
+    version: str = "1.0",
+    offset: float | None = None,
+    address: str = "",
+    form: str = "tif",
+) -> None:
+    """Replace the folder's STAC item by one of another service: where it says scale and offset depends on the version."""
+    file = next(folder.glob("*.json"))
+    item = json.loads(file.read_text())
+    kept = {name: item["properties"][name] for name in ("datetime", "platform", "eo:cloud_cover")}
+    item["properties"] = kept | {"datetime": "2023-02-19T11:34:25Z"} | properties
+    item["assets"] = {}
+    for band in (*TWELVE, "SCL"):
+        asset: dict = {"href": f"{address or 'https://example.org/'}{band}.{form}"}
+        said = {} if offset is None or band == "SCL" else {"scale": 0.0001, "offset": offset}
+        prefixed = {f"raster:{name}": value for name, value in said.items()}
+        match version:
+            case "1.0":
+                asset["raster:bands"] = [{"nodata": 0, "data_type": "uint16", **said}]
+            case "1.1 bands":
+                asset["bands"] = [{"name": band, "data_type": "uint16", **prefixed}]
+            case "1.1 asset":
+                asset |= {"bands": [{"name": band}], "data_type": "uint16", **prefixed}
+            case "1.1 item":
+                item["properties"] |= {f"raster:{name}": value for name, value in said.items()}
+        item["assets"][f"{band}_10m"] = asset
+    item["id"] = properties.get("s2:product_uri", "scene")
+    file.write_text(json.dumps(item))
+
+
+V0 = {"sentinel:processing_baseline": "04.00", "sentinel:product_id": NEW.replace("N0509", "N0400")}
+V1 = {"s2:processing_baseline": "05.09", "s2:product_uri": f"{NEW}.SAFE"}
+PLANETARY = {"s2:processing_baseline": "05.09", "s2:product_uri": f"{NEW}.SAFE"}
+CDSE = {"processing:version": "05.09", "product:type": "S2MSI2A", "grid:code": "MGRS-29RKH"}
+IN_SAFE = f"https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/29/R/KH/{NEW}.SAFE/GRANULE/A/IMG_DATA/R10m/A_"
+
+
+@pytest.mark.parametrize(
+    ("properties", "version", "offset", "address", "expected"),
+    [
+        (V0 | {"sentinel:boa_offset_applied": True}, "1.0", None, "", 0),
+        (V0 | {"sentinel:boa_offset_applied": False}, "1.0", None, "", -1000),
+        (V0, "1.0", None, "", -1000),  # the flag came later than the number of the baseline
+        (V0 | {"sentinel:processing_baseline": "03.01"}, "1.0", None, "", 0),
+        (V1 | {"earthsearch:boa_offset_applied": True}, "1.0", -0.1, "", 0),
+        (V1 | {"earthsearch:boa_offset_applied": False}, "1.0", -0.1, "", -1000),
+        (V1 | {"earthsearch:boa_offset_applied": False}, "1.0", None, "", -1000),
+        (V1, "1.0", -0.1, "", -1000),  # sentinel-2-c1-l2a
+        (V1, "1.0", 0, "", 0),
+        (V1, "1.1 bands", -0.1, "", -1000),
+        (V1, "1.1 bands", 0, "", 0),
+        (V1, "1.1 asset", -0.1, "", -1000),
+        (V1, "1.1 asset", 0, "", 0),
+        (V1, "1.1 item", -0.1, "", -1000),
+        (CDSE, "1.1 asset", -0.1, f"s3://eodata/{NEW}.SAFE/GRANULE/A/IMG_DATA/R10m/A_", -1000),
+        (PLANETARY, "none", None, IN_SAFE, -1000),
+        (PLANETARY | {"s2:processing_baseline": 2.14, "s2:product_uri": OLD}, "none", None, IN_SAFE, 0),
+        ({"s2:processing_baseline": "03.01"}, "none", None, "", 0),
+    ],
+)
+def test_offset_of_stac_items_of_all_services(cog, properties, version, offset, address, expected):
+    item_of(cog, properties, version, offset, address)
+    files = open_path(cog)
+    assert offsets(files) == {expected}
+    assert set(files.product.offsets.values()) == {expected / 10_000}
+    assert set(files.product.scales.values()) == {0.0001}
+
+
+def test_signed_addresses_and_names_without_baseline(cog):
+    """As the Planetary Computer's: the item's id lacks the baseline, addresses end in a signature."""
+    short = NEW.replace("_N0509", "")
+    item_of(cog, {"s2:processing_baseline": "05.09", "s2:product_uri": short}, "none", None, IN_SAFE)
+    file = next(cog.glob("*.json"))
+    file.write_text(file.read_text().replace('.tif"', '.tif?se=2026&sig=a%2Fb"'))
+    files = open_path(cog)
+    assert offsets(files) == {-1000}
+    product = files.product
+    assert (product.name, product.processing_baseline, product.mgrs_tile) == (short, "05.09", "29RKH")
+    assert product.relative_orbit == 37
+
+
+def test_jpeg_2000_beside_converted_files_keep_their_offset(sample, tmp_path):
+    """Earth Search lists both; its flag is of the COGs, and JPEG 2000 files are as ESA delivers them."""
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    for file in (sample / JP2_L2A / "R10m").glob("B0*.jp2"):
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(next((sample / COG).glob("*.json")), folder / "item.json")
+    item_of(folder, V1 | {"earthsearch:boa_offset_applied": True}, "1.0", -0.1)
+    assert offsets(open_path(folder)) == {-1000}
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        (V1, r"B01\.tif: pixels of baseline 05.09, but S2A_29RKH.*json does not say whether its offset of -0.1"),
+        ({}, r"B01\.tif: pixels of unknown baseline, which does not tell whether they have an offset of -0.1"),
+        ({"s2:processing_baseline": "99.99"}, r"B01\.tif: pixels of baseline 99.99, which does not tell"),
+    ],
+)
+def test_where_nothing_tells_the_offset_the_load_asks(archive, cog, properties, message):
+    item_of(cog, properties, "none")
+    files = open_path(cog)
+    assert files.product.scales is files.product.offsets is None
+    with pytest.raises(InputError, match=message) as error:
+        load_product(archive, cog, Options(grid="fixed:120"))
+    assert "--offset" in error.value.hint
+    assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
+    for offset, expected in ((-0.1, -1000), (0.0, 0)):
+        files = open_path(cog, offset=offset)
+        assert offsets(files) == {expected}
+        assert set(files.product.offsets.values()) == {offset}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_name_given_is_read_as_a_name_found(archive, sample, cog, given):
+    next(cog.glob("*.json")).unlink()
+    folder, name = (cog, NEW) if given else (cog.rename(cog.with_name(f"{NEW}.SAFE")), None)
+    files = open_path(folder, name=name)
+    assert offsets(files) == {-1000}
+    product = files.product
+    assert (product.name, product.platform, product.level) == (NEW, "sentinel-2a", "L2A")
+    assert (product.processing_baseline, product.relative_orbit, product.mgrs_tile) == ("05.09", 37, "29RKH")
+    assert product.sensing_time == datetime(2023, 2, 19, 11, 21, 11, tzinfo=UTC)
+    load_product(archive, folder, Options(Given(name), "fixed:120", ("B02",)))
+    (wkb,) = archive.execute(
+        "select ST_AsWKB(rast) from eo.patch_raster join eo.patch using (patch_id, cell)"
+        " where (tile_column, tile_row) = (0, 0)"
+    ).fetchone()
+    with rasterio.open(sample / COG / "B02.tif") as file:
+        pixels = file.read(1, window=Window(0, 0, 120, 120)).astype(int)
+    np.testing.assert_array_equal(from_wkb(wkb).bands[0], np.where(pixels == 0, 0, np.maximum(pixels - 1000, 1)))
+
+
+@pytest.mark.parametrize("name", [f"{NEW}.SAFE", NEW.replace("_N0509", "")])
+def test_names_given_with_suffix_or_without_baseline(cog, name):
+    next(cog.glob("*.json")).unlink()
+    files = open_path(cog, name=name)
+    assert files.product.mgrs_tile == "29RKH"
+    assert files.bands[0].offset == (-1000 if "N0509" in name else 0)
+    assert (files.bands[0].unknown_units is None) is ("N0509" in name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            SINCE_OFFSET.replace("N0509", "N0214"),
+            "processing baseline 05.09, the name given, S2A.*_N0214_.* says 02.14",
+        ),
+        (SINCE_OFFSET.replace("S2A", "S2B"), "platform sentinel-2a, the name given, S2B.* says sentinel-2b"),
+        (SINCE_OFFSET.replace("L2A", "L1C"), "level L2A, the name given, S2A_MSIL1C.* says L1C"),
+        (SINCE_OFFSET.replace("01KAB", "01KAC"), "tile 01KAB, the name given, S2A.* says 01KAC"),
+        (SINCE_OFFSET.replace("R029", "R030"), "relative orbit 29, the name given, S2A.* says 30"),
+        (
+            SINCE_OFFSET.replace("0821T22", "0820T22"),
+            "sensing time 2023-08-21.*, the name given, S2A.* says 2023-08-20",
+        ),
+    ],
+)
+def test_sources_that_contradict_each_other(safe, name, message):
+    name = name.removesuffix(".SAFE")
+    with pytest.raises(InputError, match=f"MTD_MSIL2A.xml says {message}"):
+        open_path(safe, name=name)
+    with pytest.raises(
+        InputError, match=f"MTD_MSIL2A.xml says {message.replace('the name given', 'the folder.s name')}"
+    ):
+        open_path(safe.rename(safe.with_name(f"{name}.SAFE")))
+
+
+def test_metadata_files_that_contradict_each_other(sample, cog, safe):
+    """A COG whose offset is applied beside the XML of ESA's product, which has it."""
+    name = SINCE_OFFSET.removesuffix(".SAFE")
+    item_of(
+        cog,
+        {
+            "s2:processing_baseline": "05.09",
+            "s2:product_uri": name,
+            "datetime": "2023-08-21T22:19:41Z",
+            "earthsearch:boa_offset_applied": True,
+        },
+        "1.0",
+        -0.1,
+    )
+    shutil.copyfile(safe / "MTD_MSIL2A.xml", cog / "MTD_MSIL2A.xml")
+    with pytest.raises(InputError, match=r"MTD_MSIL2A.xml say offset -0.1, S2A_29RKH.*json says 0") as error:
+        open_path(cog)
+    assert "--offset -0.1 or --offset 0" in error.value.hint
+    assert offsets(open_path(cog, offset=0.0)) == {0}
+
+
+def with_tags(folder: Path, scale: float, offset: float, dtype: str = "uint16") -> None:
+    """Give the bands tags of scale and offset; as floating-point numbers, they hold reflectance."""
+    for file in folder.glob("B*.tif"):
+        with rasterio.open(file) as dataset:
+            pixels, profile = dataset.read(), dataset.profile
+        if dtype == "float32":
+            pixels = (pixels / 10_000).astype(dtype)
+        with rasterio.open(file, "w", **profile | {"driver": "GTiff", "dtype": dtype, "nodata": 0}) as dataset:
+            dataset.write(pixels)
+            dataset.scales, dataset.offsets = [scale], [offset]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "offset", "expected"),
+    [(NEW, 0.0001, -0.1, -1000), (NEW, 0.0001, 0, None), (OLD, 0.0001, 0, 0), ("scene", 0.0001, -0.1, -1000)],
+)
+def test_tags_of_the_files(cog, name, scale, offset, expected):
+    next(cog.glob("*.json")).unlink()
+    with_tags(cog, scale, offset)
+    files = open_path(cog, name=name, sensing_time=datetime(2023, 2, 19, tzinfo=UTC), platform="sentinel-2a")
+    if expected is None:
+        assert all("the tags of" in band.unknown_units for band in files.bands if band.name != "SCL")
+    else:
+        assert offsets(files) == {expected}
+
+
+def test_tags_that_contradict_metadata(cog):
+    with_tags(cog, 0.0001, -0.1)
+    with pytest.raises(InputError, match=r"the tags of .*B01\.tif say offset -0.1, .*\.json says 0"):
+        open_path(cog)
+    next(cog.glob("*.json")).unlink()
+    with pytest.raises(InputError, match=r"the tags of .*B01\.tif says offset -0.1, but pixels of baseline 02.14 have"):
+        open_path(cog, name=OLD)
+    with_tags(cog, 0.00005, 0)
+    assert {band.factor for band in open_path(cog, name=OLD).bands} == {0.5, 1}
+    assert {band.factor for band in open_path(cog, name=OLD, scale=0.0001).bands} == {1}
+
+
+@pytest.mark.parametrize(("scale", "given"), [(1.0, 1.0), (2.0, None)])
+def test_floating_point_pixels_are_stored_as_reflectance_times_10000(archive, sample, cog, scale, given):
+    """The item speaks of whole numbers, so it does not tell what these mean."""
+    with_tags(cog, scale, 0, "float32")
+    if given:
+        with pytest.raises(InputError, match=r"B02\.tif: floating-point pixels, whose units no tag") as error:
+            load_product(archive, cog, Options(grid="fixed:120", bands=("B02",)))
+        assert "--scale 1" in error.value.hint
+    load_product(archive, cog, Options(Given(scale=given), grid="fixed:120", bands=("B02",)))
+    (wkb,) = archive.execute(
+        "select ST_AsWKB(rast) from eo.patch_raster join eo.patch using (patch_id, cell)"
+        " where (tile_column, tile_row) = (3, 3)"
+    ).fetchone()
+    with rasterio.open(sample / COG / "B02.tif") as file:
+        pixels = file.read(1, window=Window(360, 360, 120, 120)).astype(float)
+    np.testing.assert_allclose(from_wkb(wkb).bands[0], pixels * scale, rtol=1e-6)
+    assert set(archive.execute("select scales ->> 'B02' from eo.product").fetchone()) == {f"{scale:g}.0"}
+
+
+def test_whole_numbers_of_another_scale_become_floating_point(archive, cog):
+    next(cog.glob("*.json")).unlink()
+    options = Options(Given(OLD, scale=0.0002, offset=-0.05), "fixed:120", ("B03",))
+    load_product(archive, cog, options)
+    (wkb,) = archive.execute(
+        "select ST_AsWKB(rast) from eo.patch_raster join eo.patch using (patch_id, cell)"
+        " where (tile_column, tile_row) = (3, 3)"
+    ).fetchone()
+    with rasterio.open(cog / "B03.tif") as file:
+        pixels = file.read(1, window=Window(360, 360, 120, 120)).astype(float)
+    stored = from_wkb(wkb).bands[0]
+    assert stored.dtype == "float32"
+    np.testing.assert_allclose(stored, np.where(pixels == 0, 0, np.maximum(pixels * 2 - 500, 1)))
+
+
+def test_scale_and_offset_on_the_command_line(archive, sample, cog, run_pgearth):
+    item_of(cog, V1, "none")
+    arguments = ("load", "product", cog, "--grid", "fixed:120", "--bands", "B02")
+    result = run_pgearth(archive, *arguments)
+    assert result.exit_code == 1
+    assert "--offset" in str(result.exception)
+    assert run_pgearth(archive, *arguments, "--offset", "-1000").exit_code == 2
+    assert run_pgearth(archive, *arguments, "--offset", "-0.1").exit_code == 0
+    assert archive.execute("select offsets ->> 'B02' from eo.product").fetchone() == ("-0.1",)
+    assert "1 loaded before" in run_pgearth(archive, *arguments, "--offset", "-0.1").output
+    result = run_pgearth(archive, *arguments, "--offset", "0")
+    assert "it was loaded before, with other contents" in str(result.exception)
+    modis = sample / "modis/mcd43a4_h21v11_2017006"
+    result = run_pgearth(archive, "load", "product", modis, "--scale", "1")
+    assert "--scale and --offset are for Sentinel-2" in str(result.exception)
+
+
+@pytest.mark.parametrize(("value", "baseline"), [("04.00", "04.00"), (4, "04.00"), ("0509", "05.09"), ("5.1", "05.10")])
+def test_ways_to_write_a_baseline(value, baseline):
+    assert baseline_of(value) == baseline
+
+
+def test_no_baseline():
+    with pytest.raises(ValueError, match="'four' is no processing baseline"):
+        baseline_of("four")
+
+
 def stac_item(folder: Path, properties: dict, offset: float | None) -> None:
     """Change the item of the COG folder."""
     file = next(folder.glob("*.json"))
@@ -301,7 +863,6 @@ def stac_item(folder: Path, properties: dict, offset: float | None) -> None:
         (False, -0.1, "04.00", -1000),
         (None, -0.1, "04.00", -1000),
         (None, 0, "04.00", 0),
-        (None, None, "04.00", -1000),
         (None, None, "03.01", 0),
     ],
 )
@@ -310,8 +871,7 @@ def test_offset_of_stac_items(sample, tmp_path, applied, raster_offset, baseline
     properties = {"s2:processing_baseline": baseline, "earthsearch:boa_offset_applied": applied}
     stac_item(folder, properties, raster_offset)
     files = open_path(folder)
-    assert {band.offset for band in files.bands if band.name != "SCL"} == {expected}
-    assert {band.offset for band in files.bands if band.name == "SCL"} == {0}
+    assert offsets(files) == {expected}
     assert set(files.product.offsets.values()) == {expected / 10_000}
 
 
@@ -421,13 +981,37 @@ def test_json_of_other_kinds_is_ignored(small):
     assert open_path(small).product.name == FOLDERS[SSL4EO_JUNE][0]
 
 
-def test_most_telling_metadata(sample, small, safe):
+def test_most_telling_metadata(sample, tmp_path, safe):
+    """Of documents of one product, the most telling counts; what it does not say, the others do."""
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    name = SINCE_OFFSET.removesuffix(".SAFE")
+    properties = json.loads((sample / SSL4EO_JUNE / "metadata.json").read_text()) | {
+        "PRODUCT_ID": name,
+        "PROCESSING_BASELINE": "05.09",
+        "SENSING_ORBIT_NUMBER": 29,
+        "DATATAKE_IDENTIFIER": "GS2A_20230821T221941_042640_N05.09",
+        "system:time_start": datetime(2023, 8, 21, 22, 19, 44, tzinfo=UTC).timestamp() * 1000,
+    }
+    (folder / "metadata.json").write_text(json.dumps(properties))
+    (folder / "B2.tif").touch()
+    assert open_path(folder, offset=0.0).product.cloud_cover == 4.184628
+    information = {"productName": name, "timestamp": "2023-08-21T22:19:48Z", "cloudyPixelPercentage": 7.5}
+    (folder / "A.json").write_text(json.dumps(information))
+    assert open_path(folder, offset=0.0).product.cloud_cover == 7.5
+    item = json.loads((sample / "safe-metadata" / SINCE_OFFSET / "expected_output.json").read_text())
+    item["properties"]["eo:cloud_cover"] = 8.5
+    (folder / "Z.json").write_text(json.dumps(item))
+    assert open_path(folder, offset=0.0).product.cloud_cover == 8.5
+    shutil.copyfile(safe / "MTD_MSIL2A.xml", folder / "MTD_MSIL2A.xml")
+    assert open_path(folder).product.cloud_cover == pytest.approx(59.050727)
+    assert open_path(folder).product.name == name
+
+
+def test_metadata_of_another_product(sample, small):
     shutil.copyfile(sample / JP2_L2A / "tileInfo.json", small / "A.json")
-    assert open_path(small).product.name == FOLDERS[JP2_L2A][0]
-    shutil.copyfile(next((sample / COG).glob("*.json")), small / "Z.json")
-    assert open_path(small).product.name == FOLDERS[COG][0]
-    shutil.copyfile(safe / "MTD_MSIL2A.xml", small / "MTD_MSIL2A.xml")
-    assert open_path(small).product.name == SINCE_OFFSET.removesuffix(".SAFE")
+    with pytest.raises(InputError, match=r"A\.json says platform sentinel-2a, metadata\.json says sentinel-2b"):
+        open_path(small)
 
 
 # ---- footprints ----
@@ -535,7 +1119,7 @@ def test_damaged_member_of_a_zip(safe, tmp_path):
 
 
 def test_metadata_too_large(safe, monkeypatch):
-    monkeypatch.setattr(product_files, "LARGEST_DOCUMENT", 50_000)
+    monkeypatch.setenv("PGEARTH_MAX_DOCUMENT_BYTES", "50000")
     with pytest.raises(InputError, match=r"MTD_MSIL2A\.xml: 54,685 bytes are too many for metadata"):
         open_path(safe)
 

@@ -25,6 +25,7 @@ import pyfuncs
 from loaders import database
 from loaders.cluster import Cluster, default_memory, explain, parse_address
 from loaders.errors import InputError
+from tests.waiting import PATIENCE
 
 ROOT = os.geteuid() == 0
 CHECKOUT = Path(loaders.cluster.__file__).parents[1]
@@ -97,7 +98,12 @@ def pgearth(*arguments: str, program: Path | None = None, **environment: str) ->
     """Run the installed command, or `program -m loaders.cli`, in a process of its own."""
     command = [program, "-c", "from loaders.cli import main; main()"] if program else [Path(sys.prefix, "bin/pgearth")]
     return subprocess.run(
-        [*command, *arguments], env={**os.environ, **environment}, cwd="/", text=True, capture_output=True, timeout=120
+        [*command, *arguments],
+        env={**os.environ, **environment},
+        cwd="/",
+        text=True,
+        capture_output=True,
+        timeout=2 * PATIENCE,
     )
 
 
@@ -290,7 +296,7 @@ def test_killed_server_starts_again(cluster: Cluster) -> None:
     postmaster = psutil.Process(int((cluster.data / "postmaster.pid").read_text().split()[0]))
     processes = [postmaster, *postmaster.children()]
     postmaster.kill()
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
     assert not alive
     assert (cluster.data / "postmaster.pid").exists()
     assert not cluster.running()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +43,7 @@ from loaders.synthetic import (
     synthetic_patches,
 )
 from pyfuncs.rasters import bands_from_wkb
+from tests.waiting import wait_for
 
 DATA = Path(loaders.synthetic.__file__).with_name("data")
 PATCHES = PATCHES_PER_BLOCK + 31  # a summer, and a beginning of autumn in the same place
@@ -419,10 +419,7 @@ def test_killed(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     alone = "select count(*) = 1 from pg_stat_activity where datname = current_database()"
-    deadline = time.monotonic() + 30
-    while archive.execute(alone).fetchone() != (True,):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: archive.execute(alone).fetchone() == (True,))
     assert archive.execute("select count(*) from eo.patch").fetchone() == (patches_left,)
     assert archive.execute("select count(*) from eo.load where state = 'running'").fetchone() == (running,)
     assert load_synthetic(archive, PATCHES)["patches"] == PATCHES - patches_left

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from loaders.training_data import choose_patches, require_writer
 from pyfuncs.encoders import encode
 from pyfuncs.networks import training
 from pyfuncs.rasters import bands_from_wkb
+from tests.waiting import wait_for
 
 PATCHES = 52
 BANDS = ("B04", "B8A", "B01")
@@ -154,18 +154,15 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
     stuck = (
         "import time; from pathlib import Path; from loaders.cli import main; from pyfuncs.networks import training\n"
         "turned = training.turned\n"
-        f"training.turned = lambda *images: Path({str(tmp_path / STATE)!r}).exists() and time.sleep(99) or turned(*images)\n"
+        f"training.turned = lambda *images: Path({str(tmp_path / STATE)!r}).exists() and time.sleep(999) or turned(*images)\n"
         "main()"
     )
     environment = {**os.environ, "PGEARTH_DSN": archive.info.dsn, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", stuck, "train", "encoder", "cnn", *options], env=environment
     ) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / STATE).exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: process.poll() is not None or (tmp_path / STATE).exists())
+        assert process.poll() is None
         process.send_signal(signal.SIGKILL)
     assert stored(archive) == []
     result = train("--learning-rate", 0.003, "--checkpoint", tmp_path)

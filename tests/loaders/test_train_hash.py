@@ -50,7 +50,7 @@ def store_patches(archive: psycopg.Connection) -> tuple[np.ndarray, np.ndarray]:
             """
             insert into eo.patch (patch_id, cell, name, source, product_id, platform, sensing_time, footprint, srid,
                                   west, south, east, north, split, label_ids)
-            values (%(id)s, %(cell)s, %(id)s::text, 'tiny', 1, 'sentinel-2a', now(), ST_MakeEnvelope(7, 51, 7.1, 51.1, 4326),
+            values (%(id)s, %(cell)s, %(id)s::text, 'tiny', 1, 'sentinel-2a', now(), ST_Multi(ST_MakeEnvelope(7, 51, 7.1, 51.1, 4326)),
                     32632, 0, 0, 40, 40, %(split)s, %(label_ids)s::smallint[])
             """,
             {"id": number, "cell": f"u1j2{number % 10}", "split": split, "label_ids": label_ids},

@@ -148,7 +148,7 @@ def one(archive: psycopg.Connection, query: str, *parameters: object) -> Any:
 def test_a_view_is_a_layer(filled: psycopg.Connection, qgis: SimpleNamespace, view: str) -> None:
     layer = qgis.vectors[view]
     assert layer["valid"], layer
-    assert layer["geometry"] == ("MultiPolygon" if "corine" in view or "nuts" in view else "Polygon")
+    assert layer["geometry"] == ("Polygon" if "cell" in view else "MultiPolygon")
     assert layer["crs"] == ("EPSG:3857" if view.endswith("_3857") else "EPSG:4326")
     assert layer["key"] == [VIEWS[view]]
     with filled.transaction():

@@ -29,7 +29,7 @@ WRITE = re.compile(
 SUBTRANSACTION = re.compile(r"\bexception\s+when\b", re.I)
 QUERIES = {"execute", "prepare", "cursor", "subtransaction", "commit", "rollback"}
 """What of plpy runs or prepares queries: it opens a subtransaction even for `select 1`."""
-OVERLOADS = {("public", "st_valuecount"): "s"}
+OVERLOADS = {("public", "_st_valuecount"): "s"}
 """Labels of names whose overloads differ, of those that the archive calls: here of rasters, not of a table's name."""
 
 

@@ -21,7 +21,7 @@ from loaders.product import Options, load_product
 from pyfuncs import spectral
 
 SCENE = "S2A_MSIL2A_20200219T112111_N0214_R037_T29RKH_20200219T123947"
-AREA = "public.st_makeenvelope(-12, 50, 0, 56, 4326)"
+AREA = "'SRID=4326;POLYGON((-12 50,-12 56,0 56,0 50,-12 50))'::public.geometry"
 
 CALLS: dict[str, list[str]] = {
     "add_to_collection": ["'mine', {patch_ids}"],
@@ -32,9 +32,19 @@ CALLS: dict[str, list[str]] = {
     "build_vector_index": ["", "m => 8"],
     "cell_box": ["'gc7x3'"],
     "cell_neighbours": ["'gc7x3'"],
-    "cell_of": ["public.st_point(-8, 53, 4326)"],
-    "cells": [f"{AREA}, 4", "eo.circle(public.st_point(179.9, 53, 4326), 50000::float8), 4"],
-    "circle": ["public.st_point(-8, 53, 4326), 1000::float8"],
+    "cell_of": ["public.st_point(-8::float8, 53::float8, 4326)"],
+    "cells": [
+        f"{AREA}, 4",
+        # Across the antimeridian, with it cut out; about a pole in its own reference system, with a hole; a line and a point.
+        "'SRID=4326;POLYGON((170 -20,170 -10,190 -10,190 -20,170 -20))'::public.geometry, 3",
+        "'SRID=3413;POLYGON((-2e6 -2e6,2e6 -2e6,2e6 2e6,-2e6 2e6,-2e6 -2e6),(5e5 5e5,6e5 5e5,6e5 6e5,5e5 5e5))'::public.geometry, 2",
+        "'SRID=32601;GEOMETRYCOLLECTION(LINESTRING(-2e5 6e6,2e5 6e6),POINT(5e5 6e6))'::public.geometry, 4",
+    ],
+    "circle": [
+        "public.st_point(-8::float8, 53::float8, 4326), 1000::float8",
+        "public.st_point(0::float8, 89.5::float8, 4326), 500000::float8",
+        "public.st_point(179.9::float8, 53::float8, 4326), 50000::float8",
+    ],
     "code_statistics": ["", "'lsh'"],
     "collection_patches": ["'{{mine}}'"],
     "contact_sheet": ["{patch_ids}, '{{0,1}}'"],
@@ -57,7 +67,7 @@ CALLS: dict[str, list[str]] = {
     "label_members": ["'{{Forests,clc:3,311}}'"],
     "label_statistics": ["", "seasons => '{{summer}}'"],
     "make_current": ["'lsh:1'"],
-    "make_raster_layer": [f"'{SCENE}'", f"'{SCENE}', stretch => false, layer => 'plain'"],
+    "make_raster_layer": [f"'{SCENE}'"],
     "patch_statistics": ["'season'", "'country'"],
     "patches": [
         f"area => {AREA}",

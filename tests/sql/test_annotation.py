@@ -425,6 +425,12 @@ def test_scene_classes_of_a_stored_band(archive: psycopg.Connection) -> None:
     assert rows["without pixels"] == (None, None, None, None)
     assert rows["known"] == ([2004], None, None, None)
     assert archive.execute("select * from eo.unannotated_cells()").fetchall() == []
+    # Pixels that are no longer classified: replaced, the patch has no scene classes; without, it keeps them.
+    archive.execute("update eo.patch_raster set rast = st_setvalues(rast, 2, 1, 1, 2, 2, 0)")
+    assert archive.execute("call eo.annotate()").fetchone() == (0,)
+    assert archive.execute('call eo.annotate("replace" => true)').fetchone() == (4,)
+    rows = archive.execute(query).fetchall()
+    assert [row[1:] for row in rows] == [(None, None, None, None)] * 5
 
 
 def test_annotated_patches_are_not_read_again(annotated: psycopg.Connection) -> None:

@@ -11,6 +11,7 @@ from pglast import ast as nodes
 from pglast import parse_sql
 
 from migrations.sqlfiles import SqlFile, sql_files
+from pyfuncs import session
 from tests.sql.call_graph import OWN_SCHEMAS, Routine, border_reaches_query, callees, parallel_labels, read_routines
 
 FILES = sql_files()
@@ -21,6 +22,10 @@ RERUNNABLE = (
     nodes.GrantStmt,
     nodes.DoStmt,
 )
+# Types after `::` or as those of variables, and pgvector's operators; PostGIS's share their names with pg_catalog's.
+TYPES = "geometry|geography|raster|vector|halfvec|geomval|box2d|box3d|addbandarg"
+EXTENSION_TYPE = re.compile(rf"::\s*(?:{TYPES})\b|^\s+\w+ (?:{TYPES})(?:\[\])?(?:;| :=)", re.M)
+EXTENSION_OPERATOR = re.compile(r"(?<!public\.)(?:<->|<~>|<#>|<=>|<%>)")
 HEADER_ORDER = ["language", "volatility", "parallel", "security", "rows", "cost", "set"]
 HEADER_WORDS = {
     "language": "language",
@@ -75,18 +80,19 @@ def test_every_function_comes_from_a_file(module_archive: psycopg.Connection) ->
         for (name,) in module_archive.execute(
             "select pronamespace::regnamespace || '.' || proname from pg_proc"
             " where pronamespace::regnamespace::text in ('eo', 'eo_internal')"
-            # Tables depend on their triggers, so these are made by the revisions.
-            " and prorettype <> 'trigger'::regtype"
+            # Tables depend on their triggers, and a domain on its check, so these are made by the revisions.
+            " and prorettype <> 'trigger'::regtype and proname <> 'fail'"
         )
     }
     assert in_database == in_files
 
 
 def test_search_path_is_pinned_where_it_must_be(module_archive: psycopg.Connection) -> None:
+    """To schemas in which nobody else may create: a function of a stranger's that fits a call better would run instead."""
     for name, language, kind, definer, settings, atomic in module_archive.execute(
         """
         select oid::regprocedure::text, (select lanname from pg_language where oid = prolang), prokind::text, prosecdef,
-               coalesce(array_to_string(proconfig, ';'), ''), prosqlbody is not null
+               coalesce(proconfig, '{}'), prosqlbody is not null
         from pg_proc where pronamespace::regnamespace::text in ('eo', 'eo_internal')
         """
     ):
@@ -96,11 +102,47 @@ def test_search_path_is_pinned_where_it_must_be(module_archive: psycopg.Connecti
             assert atomic, f"{name}: SQL functions are begin atomic"
             assert not settings, f"{name}: a setting would prevent inlining"
         else:
-            assert "search_path=eo, public, pg_temp" in settings, name
+            assert "search_path=pg_catalog, eo, pg_temp" in settings, name
     unpinned_procedures = module_archive.execute(
         "select count(*) from pg_proc where pronamespace = 'eo_internal'::regnamespace and prokind = 'p'"
     ).fetchone()
     assert unpinned_procedures == (0,)
+
+
+def test_nobody_else_may_create_in_the_search_path(module_archive: psycopg.Connection) -> None:
+    """Also of functions of other schemas that belong to eo_owner."""
+    paths = module_archive.execute(
+        """
+        select distinct btrim(schema, ' "')
+        from pg_proc p, unnest(p.proconfig) as setting, string_to_table(split_part(setting, '=', 2), ',') as schema
+        where p.proowner = 'eo_owner'::regrole and setting like 'search_path=%'
+        """
+    ).fetchall()
+    assert set(paths) == {("pg_catalog",), ("eo",), ("pg_temp",)}
+    assert (
+        module_archive.execute(
+            """
+            select n.nspname, r.rolname from pg_namespace n, pg_roles r
+            where n.nspname in ('pg_catalog', 'eo', 'eo_internal', 'eo_layers') and not r.rolsuper and r.rolname <> 'eo_owner'
+              and has_schema_privilege(r.rolname, n.oid, 'create')
+            """
+        ).fetchall()
+        == []
+    )
+
+
+def test_names_of_extensions_have_their_schema(routines: dict[int, Routine]) -> None:
+    """Under the pinned search_path they are not found without, and a body is looked at only when it runs."""
+    schemas: dict[str, set[str]] = {}
+    for routine in routines.values():
+        schemas.setdefault(routine.name.lower(), set()).add(routine.schema)
+    for routine in routines.values():
+        if routine.schema in OWN_SCHEMAS:
+            missed = {name for schema, name in routine.names() if schema is None and schemas.get(name) == {"public"}}
+            assert missed == set(), routine.signature
+            if routine.language == "plpgsql":
+                assert EXTENSION_TYPE.findall(routine.text) == [], routine.signature
+                assert EXTENSION_OPERATOR.findall(routine.text) == [], routine.signature
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +176,11 @@ def test_parallel_safety_is_the_truth(module_archive: psycopg.Connection, routin
         ("eo.contact_sheet", "eo.map_patch"),
         ("eo_internal.ranking_id", "eo_internal.encoder_id"),
     }
-    assert {routine.parallel for routine in own.values() if routine.language == "plpython3u"} == {"u"}
+    python = {routine.name: routine.parallel for routine in own.values() if routine.language == "plpython3u"}
+    assert python.pop("finds_package") == "s"  # it looks for a file and asks the database nothing
+    assert set(python.values()) == {"u"}
     assert border_reaches_query("check_version") and border_reaches_query("hash")
-    assert not border_reaches_query("share_processor") and not border_reaches_query("reported")
+    assert not border_reaches_query("share_processor") and not border_reaches_query("check_no_nulls")
 
 
 def test_operators_and_casts_in_use_are_parallel_safe(module_archive: psycopg.Connection) -> None:
@@ -222,6 +266,24 @@ def test_python_bodies_are_thin(module_archive: psycopg.Connection) -> None:
         tree = ast.parse("def body():\n" + "\n".join("    " + line for line in lines))
         kinds = {type(statement) for statement in tree.body[0].body}  # type: ignore[attr-defined]
         assert kinds <= {ast.Import, ast.ImportFrom, ast.Return, ast.Expr}, name
+
+
+def test_python_functions_return_their_errors(module_archive: psycopg.Connection) -> None:
+    """PL/Python shows a traceback of what a body raises; only bodies that import nothing of ours have nothing to raise."""
+    functions = module_archive.execute(
+        "select oid::regprocedure::text, prosrc, proargnames[cardinality(proargnames)],"
+        " proallargtypes[cardinality(proallargtypes)]::regtype::text"
+        " from pg_proc where prolang = (select oid from pg_language where lanname = 'plpython3u')"
+        " and pronamespace::regnamespace::text in ('eo', 'eo_internal')"
+    ).fetchall()
+    assert len(functions) > 10
+    for name, source, last, type_of_last in functions:
+        if "session" in source:
+            assert (last, type_of_last) == ("failure", "eo_internal.failure"), f"{name}: its last column is its failure"
+        else:
+            assert re.findall(r"import (\w+)", source) == ["find_spec"], f"{name}: what it imports may raise"
+        for called in re.findall(r"session\.(\w+)\(", source):
+            assert hasattr(getattr(session, called), "__wrapped__"), f"session.{called}: decorate it (pyfuncs.failure)"
 
 
 def test_python_functions_are_not_public(module_archive: psycopg.Connection) -> None:

@@ -73,20 +73,58 @@ def test_pairs_are_consecutive_acquisitions_of_one_place(archive: psycopg.Connec
     assert wrong == []
 
 
-def test_one_acquisition_stored_twice_is_no_change(archive: psycopg.Connection) -> None:
-    """As by two processings: the pair with the next date is made once."""
-    names = {"old": 0, "new": 0, "later": 10}
-    write_products(
-        archive, [Product(name, "sentinel-2a", "L2A", START + timedelta(days=d)) for name, d in names.items()]
-    )
-    with archive.transaction():
+def dated(connection: psycopg.Connection, times: dict[str, datetime], place: int = 3) -> None:
+    """Store one patch of a place for each of these products, which have one level."""
+    write_products(connection, [Product(name, "sentinel-2a", "L2A", time) for name, time in times.items()])
+    with connection.transaction():
         write_patches(
-            archive,
+            connection,
             "test",
-            [patch_at(f"{name}-p", name, "sentinel-2a", START + timedelta(days=d), 3) for name, d in names.items()],
+            [patch_at(f"{name}-p", name, "sentinel-2a", time, place) for name, time in times.items()],
         )
-    assert len(pairs(archive)) == 1
-    assert pairs(archive) < {("old-p", "later-p"), ("new-p", "later-p")}
+
+
+def every(*dates: str) -> set[tuple[str, str]]:
+    """Pairs of each patch of a date with each of the next, dates being given as letters."""
+    return {
+        (f"{one}-p", f"{other}-p") for before, after in itertools.pairwise(dates) for one in before for other in after
+    }
+
+
+@pytest.mark.parametrize("apart", [timedelta(0), timedelta(milliseconds=1), timedelta(minutes=25)])
+def test_every_patch_of_a_date_is_paired_with_every_one_of_the_next(
+    archive: psycopg.Connection, apart: timedelta
+) -> None:
+    """Two processings of one acquisition, or a product that tells the start of the pass and one the time at the place."""
+    day = timedelta(days=10)
+    times = {"a": START, "b": START + day, "c": START + day + apart, "d": START + 2 * day}
+    dated(archive, times)
+    assert pairs(archive) == every("a", "bc", "d")
+    assert len(pairs(archive)) == 4
+
+
+def test_dates_of_several_patches_and_over_midnight(archive: psycopg.Connection) -> None:
+    midnight = datetime(2018, 1, 2, tzinfo=UTC)
+    minute = timedelta(minutes=1)
+    times = {
+        # One pass, in UTC on two days; the chain is longer than half an hour.
+        "a": midnight - 20 * minute,
+        "b": midnight,
+        "c": midnight + 20 * minute,
+        # The next orbit, of the other satellite, and the same day's other pass.
+        "d": midnight + 70 * minute,
+        "e": midnight + 70 * minute,
+        "f": midnight + 12 * 60 * minute,
+    }
+    dated(archive, times)
+    assert pairs(archive) == every("abc", "de", "f")
+    elapsed = archive.execute("select min(elapsed), max(elapsed) from eo.change where after_name = 'd-p'").fetchone()
+    assert elapsed == (50 * minute, 90 * minute)
+
+
+def test_one_date_is_no_change(archive: psycopg.Connection) -> None:
+    dated(archive, {"a": START, "b": START})
+    assert pairs(archive) == set()
 
 
 def test_the_synthetic_archive_shows_every_place_in_four_seasons(archive: psycopg.Connection) -> None:

@@ -6,9 +6,9 @@ import os
 import pwd
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from pyfuncs.encoders import Encoder
 from pyfuncs.networks.resnet import ResNet, weights_of
 from pyfuncs.spectral import BANDS
 from pyfuncs.weights import dump
+from tests.waiting import PATIENCE, wait_for
 
 Pgearth = Callable[..., Result]
 SAME = {"rtol": 1e-4, "atol": 1e-4}
@@ -90,20 +91,24 @@ def session(connection: psycopg.Connection) -> psycopg.Connection:
 
 
 def health(connection: psycopg.Connection) -> dict[str, dict]:
-    row = connection.execute("select eo_internal.python_runtime() -> 'encoder_process'").fetchone()
+    row = connection.execute("select runtime -> 'encoder_process' from eo_internal.python_runtime()").fetchone()
     assert row is not None
     return row[0]
 
 
+def is_connected(backend: int) -> bool:
+    """Whether a backend is connected to the encoder process: only to this are its sockets of packets."""
+    open_files = set()
+    for file in Path(f"/proc/{backend}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            open_files.add(str(file.readlink()))
+    # kind and state, as the kernel numbers them, and inode of each socket
+    sockets = [line.split()[4:7] for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return any((kind, state) == ("0005", "03") and f"socket:[{inode}]" in open_files for kind, state, inode in sockets)
+
+
 def counted(connection: psycopg.Connection, count: str) -> int:
     return health(connection)["counts"][count]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def modules(connection: psycopg.Connection) -> list[str]:
@@ -188,7 +193,7 @@ def test_sessions_share_batches(
 def test_a_process_that_hangs_hangs_no_session(
     networks: psycopg.Connection, running: int, patch_ids: list[int]
 ) -> None:
-    """Cancel and statement_timeout act at once; what was cancelled is given up by the process, too."""
+    """Cancel and statement_timeout act; what was cancelled is given up by the process, too."""
     cancelled = counted(networks, "cancelled")
     with session(networks) as connection, ThreadPoolExecutor(1) as pool:
         vectors(connection, patch_ids[:1])
@@ -199,17 +204,13 @@ def test_a_process_that_hangs_hangs_no_session(
                 "failing",
                 "the encoder process did not answer in time",
             )
-            started = time.monotonic()
             connection.cancel()
             with pytest.raises(errors.QueryCanceled, match="user request"):
-                waiting.result(10)
-            assert time.monotonic() - started < 1
+                waiting.result(PATIENCE)
             connection.execute("set statement_timeout = '200ms'")
             for query in ("select * from eo.encode(%(ids)s, 'one')", "select * from eo.runtime()"):
-                started = time.monotonic()
                 with pytest.raises(errors.QueryCanceled, match="statement timeout"):
                     connection.execute(query, {"ids": patch_ids[:1]})
-                assert time.monotonic() - started < 1.2
         finally:
             os.kill(running, signal.SIGCONT)
         connection.execute("reset statement_timeout")
@@ -270,10 +271,10 @@ def test_killed_while_it_works(
     with ThreadPoolExecutor(1) as pool:
         os.kill(running, signal.SIGSTOP)
         waiting = pool.submit(networks.execute, insert, (patch_ids,))
-        time.sleep(0.3)
+        wait_for(lambda: is_connected(networks.info.backend_pid))
         os.kill(running, signal.SIGKILL)
         with pytest.raises(errors.SystemError, match="the encoder process ended before it answered") as caught:
-            waiting.result(10)
+            waiting.result(PATIENCE)
     assert "pgearth encoder start" in (caught.value.diag.message_hint or "")
     assert networks.execute("select count(*) from public.copies").fetchone() == (0,)
     np.testing.assert_allclose(vectors(networks, patch_ids), computed_here, **SAME)
@@ -302,7 +303,7 @@ def test_stopped_while_it_is_busy(
         wait_for(lambda: counted(other, "requests") > 4)
         assert run_pgearth(other, "encoder", "stop").output == "Stopped.\n"
         stopped.set()
-        for found in working.result(30):
+        for found in working.result(PATIENCE):
             np.testing.assert_allclose(found, computed_here, **SAME)
     assert not (EncoderProcess.of(networks).folder / "socket").exists()
     assert run_pgearth(networks, "encoder", "stop").output == "The encoder process is not running.\n"

@@ -24,9 +24,9 @@ from loaders.product import Options, load_product
 from pyfuncs.rasters import from_wkb
 
 LAYERS = {
-    "map_patch": ("patch_id", "POLYGON"),
-    "map_patch_label": ("feature_id", "POLYGON"),
-    "map_collection": ("feature_id", "POLYGON"),
+    "map_patch": ("patch_id", "MULTIPOLYGON"),
+    "map_patch_label": ("feature_id", "MULTIPOLYGON"),
+    "map_collection": ("feature_id", "MULTIPOLYGON"),
     "map_corine": ("corine_id", "MULTIPOLYGON"),
     "map_nuts": ("region_id", "MULTIPOLYGON"),
     "map_cell": ("cell_id", "POLYGON"),
@@ -452,3 +452,37 @@ def test_a_reader_makes_and_drops_no_layers(filled: psycopg.Connection, layer: s
         with pytest.raises(errors.InsufficientPrivilege), filled.transaction():
             filled.execute("set local role eo_reader")
             filled.execute(f"select {call}".encode())
+
+
+@pytest.mark.parametrize("view", ["geometry_columns", "geography_columns", "raster_columns", "raster_overviews"])
+@pytest.mark.parametrize("path", ["public", "pg_catalog", "eo"])
+def test_postgis_catalogues_can_be_selected_whole(filled: psycopg.Connection, layer: str, view: str, path: str) -> None:
+    """PostGIS reads numbers out of the text of constraints, of any table that one may read: none of ours misleads it."""
+    filled.execute("select eo.derive_corine_parts('{32630}'), eo.derive_nuts_parts('{32630}')")
+    with psycopg.connect(filled.info.dsn, autocommit=True, options="-c role=eo_reader") as reader:
+        # PostGIS's own functions cast to geometry by its bare name.
+        reader.execute(f"set search_path = {path}, public".encode())
+        rows = reader.execute(f"select * from public.{view}".encode()).fetchall()
+    assert len(rows) >= {"geography_columns": 0, "raster_overviews": 1}.get(view, 10)
+
+
+def test_a_raster_layer_is_described_whole(filled: psycopg.Connection, layer: str) -> None:
+    """What PostGIS's AddRasterConstraints would have told raster_columns."""
+    for table in (layer, f"o_2_{layer}"):
+        row = filled.execute(
+            """
+            select c.srid, c.scale_x, c.scale_y, c.blocksize_x, c.blocksize_y, c.same_alignment, c.num_bands, c.pixel_types,
+                   c.nodata_values, c.out_db, c.spatial_index, st_area(c.extent) > 0, c.extent is not null
+            from raster_columns c where c.r_table_schema = 'eo_layers' and c.r_table_name = %s
+            """,
+            (table,),
+        ).fetchone()
+        scale = 100.0 if table == layer else 200.0
+        assert row == (
+            32629, scale, -scale, 120, 120, True, 3, ["8BUI"] * 3, [0.0] * 3, [False] * 3, True, True, True,
+        )  # fmt: skip
+    row = filled.execute(
+        "select o_table_schema, r_table_schema, r_table_name, overview_factor from raster_overviews where o_table_name = %s",
+        (f"o_2_{layer}",),
+    ).fetchone()
+    assert row == ("eo_layers", "eo_layers", layer, 2)

@@ -319,6 +319,215 @@ def test_runtime_tells_whether_packed_patches_serve(described):
         assert "pgearth index codes" in described.execute(query).fetchone()[1]
 
 
+# However rows change
+
+SERVES = """
+select patch_ids is not null
+from eo_internal.nearest_packed_patches((select encoder_id from eo.code_index limit 1), %s::varbit[], '{}', 5, 0, null, '{}')
+"""
+CODE = random_codes(np.random.default_rng(0), 1)
+REASON = "select note from eo.runtime() where component like 'packed codes of %'"
+
+
+def serves(connection: psycopg.Connection) -> bool:
+    """Whether packed patches answer; then eo.runtime() says so, too, and else why not."""
+    connection.execute("select set_config('pgearth.code_scan', '', false)")
+    (answered,) = connection.execute(SERVES, (CODE,)).fetchone()
+    notes = [note for (note,) in connection.execute(REASON)]
+    assert notes and all((note is None) == answered for note in notes), notes
+    return answered
+
+
+def assert_same(connection: psycopg.Connection) -> None:
+    assert search(connection, CODE[0], "packed") == search(connection, CODE[0], "sql") != []
+
+
+@pytest.fixture
+def packed(hashed: psycopg.Connection) -> psycopg.Connection:
+    """An archive of its own whose patches have codes, packed, and one of which is nearest to CODE."""
+    ids = patch_ids(hashed)
+    store(hashed, ids, CODE + random_codes(np.random.default_rng(1), len(ids) - 1))
+    hashed.execute("select eo.build_code_index()")
+    assert serves(hashed)
+    return hashed
+
+
+BY_REPLICA = "set session_replication_role = replica"
+UNNOTED = {
+    "a replicated update": (BY_REPLICA, "update eo.patch set country_codes = '{FI}' where patch_id % 100 = 1"),
+    "replicated codes": (BY_REPLICA, "update eo.patch_bucket set bucket_no = 0 where patch_id % 100 = 1"),
+    "a trigger switched off": (
+        "alter table eo.patch disable trigger note_patch_change",
+        "update eo.patch set country_codes = '{FI}' where patch_id % 100 = 1",
+        "alter table eo.patch enable always trigger note_patch_change",
+    ),
+    "all triggers off, as by pg_restore": (
+        "alter table eo.patch disable trigger all",
+        "update eo.patch set country_codes = '{FI}' where patch_id % 100 = 1",
+        "alter table eo.patch enable trigger all",
+    ),
+    "codes with all triggers off": (
+        "alter table eo.patch_bucket disable trigger all",
+        "update eo.patch_bucket set bucket_no = 0 where patch_id % 100 = 1",
+        "alter table eo.patch_bucket enable trigger all",
+    ),
+    "rows put back with all triggers off": (
+        "create temporary table kept as select * from eo.patch",
+        "alter table eo.patch disable trigger all",
+        BY_REPLICA,
+        "delete from eo.patch where patch_id % 100 = 1",
+        "insert into eo.patch (patch_id, cell, name, source, product_id, platform, sensing_time, footprint, srid, west, south,"
+        " east, north, country_codes) select patch_id, cell, name, source, product_id, platform, sensing_time, footprint, srid,"
+        " west, south, east, north, '{FI}' from kept where patch_id % 100 = 1",
+        "alter table eo.patch enable trigger all",
+    ),
+    "notes lost": (
+        "update eo.patch set country_codes = '{FI}' where patch_id % 100 = 1",
+        "truncate eo.patch_change",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNNOTED)
+@pytest.mark.parametrize("settled", [True, False], ids=["committed", "in the transaction"])
+def test_no_change_goes_unnoticed(packed, sessions, kind, settled):
+    """Rows changed behind the triggers' back: the rows of plain SQL, and packed again, the packed patches serve."""
+    old_reader, writer = sessions(), sessions()
+    old_reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    assert serves(old_reader)
+    if kind == "notes lost":  # truncate waits for readers
+        old_reader.commit()
+    for statement in UNNOTED[kind]:
+        writer.execute(statement)
+    assert not serves(writer)
+    found = writer.execute("select count(*) from eo.similar_to_code(%s::varbit, 99, countries => '{FI}')", CODE)
+    assert found.fetchone() == ((0,) if "codes" in kind else (4,))
+    assert_same(writer)
+    if not settled:
+        writer.rollback()
+        assert serves(packed)
+        assert_same(packed)
+        return
+    if kind != "notes lost":
+        assert serves(old_reader)
+        assert_same(old_reader)
+    old_reader.commit()
+    writer.commit()
+    for reader in (packed, old_reader, sessions()):
+        assert not serves(reader)
+        assert_same(reader)
+        reader.commit()
+    packed.execute("select eo.build_code_index()")
+    for reader in (packed, old_reader):
+        assert serves(reader)
+        assert_same(reader)
+        reader.commit()
+    # And from then on nothing is missed again.
+    writer.execute(BY_REPLICA)
+    writer.execute("update eo.patch set country_codes = '{SE}' where patch_id % 50 = 1")
+    writer.commit()
+    assert not serves(packed)
+    assert_same(packed)
+
+
+def test_a_disabled_trigger_proves_nothing(packed):
+    packed.execute("alter table eo.patch disable trigger note_patch_change")
+    assert not serves(packed)
+    assert "is disabled" in packed.execute(REASON).fetchone()[0]
+    warnings: list[str] = []
+    packed.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    packed.execute("select eo.build_code_index()")
+    assert warnings == ["the trigger note_patch_change of eo.patch was disabled: it is enabled again"]
+    assert serves(packed)
+
+
+def test_a_missing_trigger_is_named(packed):
+    packed.execute("drop trigger note_patch_change on eo.patch")
+    assert not serves(packed)
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match=r"note_patch_change of eo\.patch is missing"):
+        packed.execute("select eo.build_code_index()")
+
+
+def test_rows_of_a_table_that_inherits_are_not_trusted(packed):
+    """What is written to it fires no trigger of its parent."""
+    packed.execute("create table public.mine (like eo.patch_bucket) inherits (eo.patch_bucket)")
+    assert not serves(packed)
+    packed.execute("insert into public.mine select * from eo.patch_bucket where patch_id = 1")
+    assert not serves(packed)
+    assert_same(packed)
+
+
+@pytest.mark.parametrize("change", ["alter table eo.bucket disable trigger all", BY_REPLICA])
+def test_buckets_that_changed_are_not_taken_from_the_file(packed, sessions, change):
+    """Not from the file, nor from what a backend has read: a bucket given another code is found by that one."""
+    readers = [packed, sessions(autocommit=True)]
+    other = bit_string(~np.array([bit == "1" for bit in CODE[0]]))
+    for reader in readers:
+        assert_same(reader)
+    with sessions() as writer:
+        writer.execute(change)
+        if change == BY_REPLICA:
+            with pytest.raises(errors.ObjectNotInPrerequisiteState, match="append-only"):
+                writer.execute("update eo.bucket set code = %s::varbit where bucket_no = 0", (other,))
+            return
+        writer.execute("update eo.bucket set code = %s::varbit where bucket_no = 0", (other,))
+        assert_same(writer)
+        writer.execute("alter table eo.bucket enable trigger all")
+    for built in (False, True):
+        for reader in readers:
+            nearest = reader.execute("select distance from eo.similar_to_code(%s::varbit, 1)", (other,)).fetchone()
+            assert nearest == (0,)
+            assert serves(reader) == built
+            assert_same(reader)
+        packed.execute("select eo.build_code_index()")
+
+
+def test_a_change_after_packing_in_the_same_transaction_is_noted(packed, sessions):
+    """Also where other transactions have begun and ended meanwhile, so that its number is among those seen."""
+    writer = sessions()
+    writer.execute("update eo.patch set split = 'test' where patch_id = 1")
+    packed.execute("select pg_current_xact_id()")
+    writer.execute("select eo.build_code_index()")
+    assert serves(writer)
+    writer.execute("update eo.patch set country_codes = '{FI}' where patch_id = 1")
+    assert not serves(writer)
+    writer.commit()
+    for reader in (writer, packed):
+        assert not serves(reader)
+        assert_same(reader)
+
+
+def test_notes_stay_for_an_index_that_is_being_built(packed, sessions):
+    """Two hash functions packed at once: what one has seen, the other may not have."""
+    parent = "(select encoder_id from eo.encoder where name = 'vectors')"
+    packed.execute(
+        f"select eo.register_encoder('more', 1, 'lsh', '{{}}', 'v', bits => 64, parent_id => {parent})".encode()
+    )
+    packed.execute(
+        "select eo.store_codes((select encoder_id from eo.encoder where name = 'more'), %s, %s, %s::varbit[])",
+        (patch_ids(packed), [0] * PATCHES, CODE * PATCHES),
+    )
+    first, second = sessions(), sessions(autocommit=True)
+    first.execute("select eo.build_code_index('more')")
+    packed.execute("update eo.patch set country_codes = '{FI}' where patch_id = 1")
+    waiting = threading.Thread(target=second.execute, args=("select eo.build_code_index('codes')",))
+    waiting.start()
+    waiting.join(0.5)
+    first.commit()
+    waiting.join()
+    query = """
+        select e.name, eo_internal.unproved_patches(i) from eo.code_index i join eo.encoder e using (encoder_id) order by 1
+    """
+    assert packed.execute(query).fetchall() == [("codes", None), ("more", "patches changed since")]
+
+
+def test_writers_cannot_forge_what_proves(packed):
+    for statement in ("delete from eo.patch_change", "update eo.code_index set patches_guard = ''"):
+        with pytest.raises(errors.InsufficientPrivilege), packed.transaction():
+            packed.execute("set local role eo_writer")
+            packed.execute(statement.encode())
+
+
 def test_committed_codes_are_visible_at_once(hashed, sessions):
     reader, writer = sessions(autocommit=True), sessions(autocommit=True)
     ids = patch_ids(hashed)

@@ -27,7 +27,7 @@ def test_runtime_reports_what_is_installed(archive: psycopg.Connection) -> None:
 
 def test_python_of_the_server_is_the_environment_of_the_package(archive: psycopg.Connection) -> None:
     """Or its mirror, where the server cannot reach the environment itself."""
-    row = archive.execute("select eo_internal.python_runtime()").fetchone()
+    row = archive.execute("select runtime from eo_internal.python_runtime()").fetchone()
     assert row is not None
     prefix = Path(row[0]["prefix"])
     assert (prefix / "pyvenv.cfg").read_text() == (Path(sys.prefix) / "pyvenv.cfg").read_text()

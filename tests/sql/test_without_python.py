@@ -156,7 +156,7 @@ def test_packed_codes_were_compared_with_plain_sql(
     with_python: psycopg.Connection, without_python: psycopg.Connection
 ) -> None:
     """The other tests would compare the plain SQL with itself if the packed codes were not used."""
-    query = f"select * from eo_internal.packed_codes((select max(encoder_id) from eo.encoder)::smallint, array[{CODE}], '{{}}', 5, null, false)"
+    query = f"select bucket_nos, distances, complete from eo_internal.packed_codes((select max(encoder_id) from eo.encoder)::smallint, array[{CODE}], '{{}}', 5, null, false)"
     packed = with_python.execute(query).fetchone()
     assert packed is not None and len(packed[0]) >= 5
     assert packed == without_python.execute(query.replace("packed_codes", "nearest_codes")).fetchone()

@@ -43,8 +43,9 @@ from pyfuncs.encoder_protocol import (
 from pyfuncs.encoder_queue import Queue, Request
 from pyfuncs.encoder_server import EncoderServer
 from pyfuncs.encoders import Encoder, encode_batch
-from pyfuncs.errors import PgearthError
+from pyfuncs.errors import SYSTEM_ERROR, DeviceFailedError, PgearthError
 from pyfuncs.spectral import BANDS, DIMENSION
+from tests.waiting import PATIENCE, wait_for
 
 U2 = np.dtype("u2")
 SMALL = EncodeRequest(1, 2, 4, ((U2, 6, 6), (np.dtype("f4"), 3, 2)))
@@ -67,17 +68,21 @@ def no_pause() -> None:
 
 
 class Archive:
-    """Has the `spectral` encoder under each id below 100; reads none while it is `locked`."""
+    """Has the `spectral` encoder under each id below 98; reads none while it is `locked`."""
 
     def __init__(self) -> None:
         self.unlocked = threading.Event()
         self.unlocked.set()
+        self.asked: list[int] = []
         self.read: list[int] = []
 
     def load(self, encoder_id: int, make_room: Callable[[int], None]) -> Encoder:
-        self.unlocked.wait(10)
+        self.asked.append(encoder_id)
+        self.unlocked.wait(PATIENCE)
         if encoder_id >= 100:
             raise UnknownEncoderError
+        if encoder_id == 98:
+            raise DeviceFailedError("the GPU is lost", sqlstate=SYSTEM_ERROR)
         if encoder_id == 99:
             raise RuntimeError("the disk is on fire")
         make_room(1000 * encoder_id)
@@ -97,7 +102,7 @@ def serving(archive: Archive, memory_limit: int = 1 << 30, **options: Any) -> It
         finally:
             archive.unlocked.set()
             server.stop()
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -115,7 +120,7 @@ def path(archive: Archive) -> Iterator[Path]:
 def ask(path: Path, packet: bytes, *memories: int) -> bytes:
     """Send a packet as it is; what comes back, empty where the server hangs up."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE)
         connection.connect(str(path))
         socket.send_fds(connection, [packet], list(memories))
         try:
@@ -126,7 +131,7 @@ def ask(path: Path, packet: bytes, *memories: int) -> bytes:
 
 def hung_up(connection: socket.socket) -> bool:
     """Whether the server ends a connection without a word."""
-    connection.settimeout(10)
+    connection.settimeout(PATIENCE)
     try:
         return connection.recv(1) == b""
     except ConnectionError:
@@ -135,13 +140,6 @@ def hung_up(connection: socket.socket) -> bool:
 
 def status(path: Path) -> dict[str, Any]:
     return encoder_client.status(path, no_pause)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # Messages
@@ -342,7 +340,7 @@ def test_an_encoder_that_only_the_session_sees_is_declined(path: Path) -> None:
 
 
 def test_failures_are_reported_and_survived(path: Path) -> None:
-    with pytest.raises(PgearthError, match="the encoder process failed: RuntimeError: the disk is on fire") as caught:
+    with pytest.raises(PgearthError, match="the encoder process failed: the disk is on fire") as caught:
         encoder_client.encode_batch(path, spectral(99), pixels(1), no_pause)
     assert caught.value.sqlstate == "58000"
     others = Encoder(1, "spectral", 1, "spectral", BANDS, None, 7, None, {})
@@ -357,37 +355,37 @@ def test_sessions_share_batches(archive: Archive) -> None:
     with serving(archive, max_batch=4) as server, ThreadPoolExecutor(16) as pool:
         archive.unlocked.clear()
         first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
-        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        wait_for(lambda: archive.asked[-1:] == [1])
         batches = [pixels(1, 6, seed) for seed in range(6)] + [pixels(2, 12)]
         later = [pool.submit(encoder_client.encode_batch, server._path, spectral(1), b, no_pause) for b in batches]
         wait_for(lambda: status(server._path)["queue"] == {"requests": 7, "patches": 8})
         archive.unlocked.set()
-        assert first.result(10).shape == (1, DIMENSION)
+        assert first.result(PATIENCE).shape == (1, DIMENSION)
         for batch, vectors in zip(batches, later, strict=True):
-            np.testing.assert_array_equal(vectors.result(10), encode_batch(spectral(1), batch))
+            np.testing.assert_array_equal(vectors.result(PATIENCE), encode_batch(spectral(1), batch))
         counts = status(server._path)["counts"]
         assert (counts["requests"], counts["patches"]) == (8, 9)
         assert counts["batches"] == 4, "the first, four and two of the same shapes, and the others"
 
 
 def test_sessions_that_ask_again_share_batches(archive: Archive) -> None:
-    """Four of them, however they fall in at first; an empty place in a batch costs no more than a wait."""
+    """Four of them, however they fall in at first: a batch waits for the last of them, however long it takes."""
 
     def ask(path: Path, encoder_id: int) -> None:
         encoder_client.encode_batch(path, spectral(encoder_id), pixels(1), no_pause)
 
-    with serving(archive, max_batch=4, max_wait=2.0) as server, ThreadPoolExecutor(4) as pool:
-        started = time.monotonic()
-        ask(server._path, 1)
-        assert time.monotonic() - started < 2, "a session that is alone does not wait"
+    with serving(archive, max_batch=4, max_wait=10 * PATIENCE) as server, ThreadPoolExecutor(4) as pool:
+        ask(server._path, 1)  # a session that is alone does not wait
         archive.unlocked.clear()
-        asked = [pool.submit(lambda: [ask(server._path, 2) for _ in range(10)]) for _ in range(4)]
+        asked = [pool.submit(lambda: [ask(server._path, 2) for _ in range(11)])]
+        wait_for(lambda: archive.asked[-1:] == [2])
+        asked += [pool.submit(lambda: [ask(server._path, 2) for _ in range(10)]) for _ in range(3)]
         wait_for(lambda: status(server._path)["queue"]["requests"] == 3)
         archive.unlocked.set()
         for each in asked:
-            each.result(10)
+            each.result(PATIENCE)
         counts = status(server._path)["counts"]
-        assert (counts["patches"], counts["batches"]) == (41, 1 + 1 + 10), "alone; who came first; then four at a time"
+        assert (counts["patches"], counts["batches"]) == (42, 1 + 1 + 10), "alone; who came first; then four at a time"
 
 
 def test_a_request_larger_than_a_batch_is_cut(archive: Archive) -> None:
@@ -408,15 +406,13 @@ def test_a_session_that_gives_up_is_taken_out_of_the_queue(archive: Archive, pat
     archive.unlocked.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1), no_pause)
-        wait_for(lambda: status(path)["counts"] and status(path)["queue"]["requests"] == 0)
-        started = time.monotonic()
+        wait_for(lambda: archive.asked == [1])
         with pytest.raises(GivenUpError):
             encoder_client.encode_batch(path, spectral(2), pixels(1), pause)
-        assert time.monotonic() - started < 1
         wait_for(lambda: status(path)["counts"]["cancelled"] == 1)
         assert status(path)["queue"] == {"requests": 0, "patches": 0}
         archive.unlocked.set()
-        first.result(10)
+        first.result(PATIENCE)
     assert archive.read == [1], "what was given up is not even begun"
 
 
@@ -429,15 +425,16 @@ def test_a_full_queue_makes_sessions_wait_and_then_says_busy(
         running = [
             pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1, seed=n), no_pause) for n in range(5)
         ]
-        wait_for(lambda: status(path)["counts"]["busy"] >= 2)
-        assert status(path)["queue"]["requests"] == 2
+        wait_for(lambda: archive.asked == [1])  # one is being encoded, two are queued, two are sent away
+        wait_for(lambda: status(path)["counts"]["busy"] >= 2 and status(path)["queue"]["requests"] == 2)
         with monkeypatch.context() as patched, pytest.raises(PgearthError, match="busy") as caught:
             patched.setattr(encoder_client, "REQUEST_SECONDS", 0.1)
+            patched.setattr(encoder_client, "SECONDS_BETWEEN_PAUSES", PATIENCE)  # it answers, though late it may be
             encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause)
         assert caught.value.sqlstate == "53000"
         archive.unlocked.set()
         for seed, vectors in enumerate(running):
-            np.testing.assert_array_equal(vectors.result(10), encode_batch(spectral(1), pixels(1, seed=seed)))
+            np.testing.assert_array_equal(vectors.result(PATIENCE), encode_batch(spectral(1), pixels(1, seed=seed)))
 
 
 def test_a_process_that_hangs_is_given_up(archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,15 +449,34 @@ def test_what_is_queued_when_the_process_stops_is_left_to_the_sessions(archive: 
     with serving(archive) as server, ThreadPoolExecutor(4) as pool:
         archive.unlocked.clear()
         first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
-        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        wait_for(lambda: archive.asked == [1])
         queued = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
         wait_for(lambda: status(server._path)["queue"]["requests"] == 1)
         server.stop()
         wait_for(lambda: not server._path.exists())
         archive.unlocked.set()
-        assert first.result(10).shape == (1, DIMENSION)
+        assert first.result(PATIENCE).shape == (1, DIMENSION)
+        with pytest.raises(NotServedError):
+            queued.result(PATIENCE)
+
+
+def test_without_its_gpu_the_process_ends_and_leaves_the_work_to_the_sessions(archive: Archive) -> None:
+    with serving(archive) as server, ThreadPoolExecutor(4) as pool:
+        archive.unlocked.clear()
+        first = pool.submit(encoder_client.encode_batch, server._path, spectral(98), pixels(1), no_pause)
+        wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
+        queued = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        wait_for(lambda: status(server._path)["queue"]["requests"] == 1)
+        archive.unlocked.set()
+        with pytest.raises(PgearthError, match="the GPU is lost") as caught:
+            first.result(10)
+        assert caught.value.sqlstate == "58000"
         with pytest.raises(NotServedError):
             queued.result(10)
+        wait_for(lambda: not server._path.exists())
+        assert server.device_failed
+        with pytest.raises(NotServedError):
+            encoder_client.encode_batch(server._path, spectral(1), pixels(1), no_pause)
 
 
 def test_nobody_sees_an_error_when_the_process_stops(archive: Archive) -> None:
@@ -478,7 +494,7 @@ def test_nobody_sees_an_error_when_the_process_stops(archive: Archive) -> None:
         working = [pool.submit(encode_until_it_ends, server._path) for _ in range(8)]
         wait_for(lambda: status(server._path)["counts"]["requests"] > 20)
         server.stop()
-        assert sum(each.result(10) for each in working) > 20
+        assert sum(each.result(PATIENCE) for each in working) > 20
 
 
 @pytest.mark.parametrize("gone", ["socket", "database"])
@@ -501,19 +517,20 @@ def test_the_process_ends_with_what_it_serves(
 def test_the_process_outlives_a_restart_of_postgresql_but_not_its_end(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_server, "SECONDS_BETWEEN_CHECKS", 0.01)
-    monkeypatch.setattr(encoder_server, "SECONDS_WITHOUT_POSTGRES", 0.5)
+    """At times that the test makes up; the server itself does not come to look."""
+    monkeypatch.setattr(encoder_server, "SECONDS_BETWEEN_CHECKS", 10 * PATIENCE)
     postmaster = tmp_path / "postmaster.pid"
-    postmaster.touch()
     with serving(archive, postmaster=postmaster) as server:
+        now = time.monotonic()
         for _ in range(3):
-            postmaster.unlink()
-            time.sleep(0.2)
+            now += encoder_server.SECONDS_WITHOUT_POSTGRES - 1
+            server._check(now)
             postmaster.touch()
-            time.sleep(0.1)
+            server._check(now)
+            postmaster.unlink()
         assert not server._stopping
-        postmaster.unlink()
-        wait_for(lambda: server._stopping)
+        server._check(now + encoder_server.SECONDS_WITHOUT_POSTGRES + 1)
+        assert server._stopping
 
 
 # The server and others
@@ -650,24 +667,33 @@ def test_the_oldest_request_decides_what_is_taken_next() -> None:
 
 
 def test_a_batch_waits_for_as_many_as_there_were() -> None:
-    queue = Queue(max_batch=16, max_wait=0.3)
+    queue = Queue(max_batch=16, max_wait=10 * PATIENCE)
 
-    def take(asking_again: int) -> tuple[int, bool]:
-        started = time.monotonic()
-        again = threading.Timer(0.05, put, [asking_again])
-        again.start()
-        taken = len(queue.take())
-        again.join()
-        return taken, time.monotonic() - started >= 0.25
+    def take(asking_again: int, max_wait: float = 10 * PATIENCE) -> int:
+        queue._max_wait = max_wait
+        with ThreadPoolExecutor(1) as pool:
+            taken = pool.submit(queue.take)
+            put(asking_again)
+            return len(taken.result(PATIENCE))
 
     def put(count: int) -> None:
         assert all(queue.put(request()) for _ in range(count))
 
-    assert take(asking_again=1) == (1, False), "nobody else was there"
+    assert take(asking_again=1) == 1, "nobody else was there"
     put(2)  # while the first is being encoded
-    assert take(asking_again=1) == (3, False), "so many were there at a time"
-    assert take(asking_again=2) == (2, True), "the third has not come"
-    assert take(asking_again=2) == (2, False), "and is not expected any more"
+    assert take(asking_again=1) == 3, "so many were there at a time"
+    assert take(asking_again=2, max_wait=0.1) == 2, "the third has not come"
+    assert take(asking_again=2) == 2, "and is not expected any more"
+
+
+def test_a_session_that_asks_again_at_once_is_alone_still() -> None:
+    """Its answer is on the way before the next batch is looked for; it must not be counted with what was answered."""
+    queue = Queue(max_batch=16, max_wait=10 * PATIENCE)
+    for _ in range(3):
+        assert queue.put(request())
+        with ThreadPoolExecutor(1) as pool:
+            assert len(pool.submit(queue.take).result(PATIENCE)) == 1
+        queue.done()
 
 
 def test_encoders_used_least_recently_are_dropped_first(archive: Archive) -> None:

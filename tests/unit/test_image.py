@@ -28,26 +28,26 @@ BANDS = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
 
 
 def test_image_bands_are_called_by_their_descriptions() -> None:
-    image = read_image(geotiff(BANDS, ["B04", "B08"]))
+    image = read_image(geotiff(BANDS, ["B04", "B08"])).bands
     assert list(image) == ["B04", "B08"]
     np.testing.assert_array_equal(list(image.values()), BANDS)
 
 
 def test_given_names_go_before_descriptions() -> None:
-    image = read_image(geotiff(BANDS, ["red", "infrared"]), ["B04", "B08"])
+    image = read_image(geotiff(BANDS, ["red", "infrared"]), ["B04", "B08"]).bands
     np.testing.assert_array_equal(image["B08"], BANDS[1])
 
 
 def test_real_image(sample: Path) -> None:
     path = next(sample.glob("bigearthnet-v2/BigEarthNet-S2/*/*/*_B02.tif"))
     with rasterio.open(path) as dataset:
-        np.testing.assert_array_equal(read_image(path.read_bytes(), ["B02"])["B02"], dataset.read(1))
+        np.testing.assert_array_equal(read_image(path.read_bytes(), ["B02"]).bands["B02"], dataset.read(1))
 
 
 def test_declared_nodata_is_marked() -> None:
-    image = read_image(geotiff(BANDS, nodata=7), ["B04", "B08"])
+    image = read_image(geotiff(BANDS, nodata=7), ["B04", "B08"]).bands
     np.testing.assert_array_equal(image["B04"], np.where(BANDS[0] == 7, 0, BANDS[0]))
-    image = read_image(geotiff(BANDS.astype(np.float32), nodata=7), ["B04", "B08"])
+    image = read_image(geotiff(BANDS.astype(np.float32), nodata=7), ["B04", "B08"]).bands
     np.testing.assert_array_equal(image["B04"], np.where(BANDS[0] == 7, np.nan, BANDS[0]))
 
 
@@ -118,14 +118,14 @@ NOISE = np.random.default_rng(1).integers(1, 100, (13, 70, 50))
 )
 def test_every_way_gdal_lays_out_pixels(interleave: str, count: int, dtype: str, options: dict[str, object]) -> None:
     names = [f"band {number}" for number in range(count)]
-    image = read_image(geotiff(NOISE[:count].astype(dtype), names, interleave=interleave, **options))
+    image = read_image(geotiff(NOISE[:count].astype(dtype), names, interleave=interleave, **options)).bands
     assert list(image) == names
     np.testing.assert_array_equal(list(image.values()), NOISE[:count])
 
 
 def test_cloud_optimised_geotiff_gives_its_full_resolution() -> None:
     bands = np.tile(NOISE[:2], (1, 12, 16)).astype(np.uint16)  # large enough for overviews
-    image = read_image(geotiff(bands, ["B04", "B08"], driver="COG"))
+    image = read_image(geotiff(bands, ["B04", "B08"], driver="COG")).bands
     np.testing.assert_array_equal(list(image.values()), bands)
 
 

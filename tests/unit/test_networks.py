@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch.utils.data import IterableDataset
 
 from pyfuncs import weights
 from pyfuncs.encoders import Encoder, encode
-from pyfuncs.errors import PgearthError
+from pyfuncs.errors import DeviceFailedError, PgearthError
+from pyfuncs.hashing import lsh
 from pyfuncs.networks import checkpoint, inference, training
 from pyfuncs.networks.resnet import ARCHITECTURES, ResNet, load_weights, weights_of
 from pyfuncs.networks.training import Classifier, Position, Settings, Trained, metrics_of, train, turned
@@ -246,7 +247,7 @@ def test_weights_that_do_not_fit_are_refused(changes: dict[str, Any], message: s
     used = encoder(SENTINEL_1, **changes)
     with pytest.raises(PgearthError, match=f"(?s){message}") as caught:
         encode(used, [patch(SENTINEL_1)])
-    assert caught.value.sqlstate == "XX001"
+    assert caught.value.sqlstate == "22P03"
 
 
 def test_a_network_is_built_once_and_goes_with_its_encoder() -> None:
@@ -259,6 +260,92 @@ def test_a_network_is_built_once_and_goes_with_its_encoder() -> None:
     del used, model
     gc.collect()
     assert gone() is None
+
+
+# What is to happen on a GPU, with stand-ins for it
+
+
+def test_a_gpu_is_to_convolve_in_float32_proper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded factors (TF32) would change the bits of codes."""
+    rounded = []
+
+    def look(*arguments: Any) -> Tensor:
+        rounded.append(torch.backends.cudnn.allow_tf32)
+        return inference_stack(*arguments)
+
+    inference_stack = inference.stack
+    monkeypatch.setattr(inference, "stack", look)
+    before = torch.backends.cudnn.allow_tf32
+    encode(encoder(SENTINEL_1), [patch(SENTINEL_1)])
+    assert rounded == [False]
+    assert torch.backends.cudnn.allow_tf32 == before, "what others compute is none of its business"
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 9 GiB. If reserved but unallocated memory is large try setting ..."
+)
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_arguments: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def test_a_batch_that_is_too_large_for_the_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = encoder(SENTINEL_1)
+    with monkeypatch.context() as patched:
+        patched.setattr(inference, "stack", raising(OUT_OF_MEMORY))
+        with pytest.raises(
+            PgearthError, match=r"too little memory: CUDA out of memory\. Tried to allocate 9 GiB\.$"
+        ) as caught:
+            encode(used, [patch(SENTINEL_1)])
+    assert caught.value.sqlstate == "53000"
+    assert "--batch-size" in (caught.value.hint or "")
+    assert "--max-batch" in (caught.value.hint or "")
+    assert encode(used, [patch(SENTINEL_1)]).shape == (1, 64), "the next, smaller one is encoded"
+
+
+def test_a_gpu_that_fails_is_no_common_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = torch.AcceleratorError("CUDA error: device-side assert triggered\nSearch for it.")
+    monkeypatch.setattr(inference, "stack", raising(failure))
+    with pytest.raises(
+        DeviceFailedError, match=r"^the GPU failed: CUDA error: device-side assert triggered$"
+    ) as caught:
+        encode(encoder(SENTINEL_1), [patch(SENTINEL_1)])
+    assert caught.value.sqlstate == "58000"
+
+
+def test_a_training_that_is_too_large_for_the_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "descend", raising(OUT_OF_MEMORY))
+    with pytest.raises(PgearthError, match="too little memory") as caught:
+        trained(settings())
+    assert caught.value.sqlstate == "53000"
+    assert "--batch-size" in (caught.value.hint or "")
+
+
+def test_moments_from_a_checkpoint_lie_as_the_parameters_do(tmp_path: Path) -> None:
+    """Else AdamW takes them one by one."""
+
+    def made() -> tuple[Classifier, torch.optim.AdamW]:
+        model = Classifier(ResNet("resnet18", *NORMALISATION.values(), width=4), 3)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model, torch.optim.AdamW(model.parameters())
+
+    model, optimizer = made()
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    optimizer.step()
+    training.save_state(tmp_path / "state", model, optimizer, Position(), {})
+    restored, other = made()
+    training.load_state(tmp_path / "state", restored, other)
+    for one, two in zip(model.parameters(), restored.parameters(), strict=True):
+        assert torch.equal(one, two)
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(optimizer.state[one][name], other.state[two][name])
+            assert other.state[two][name].stride() == two.stride()
+            assert not other.state[two][name].requires_grad
 
 
 # Training
@@ -430,6 +517,8 @@ def test_images_are_turned_in_all_eight_ways() -> None:
     assert len(ways) == 8
     result = turned(image.expand(400, 2, 3, 3), np.random.default_rng(0))
     assert torch.equal(result[:, 0], result[:, 1]), "all bands alike"
+    last = image.expand(9, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    assert turned(last, np.random.default_rng(0)).is_contiguous(memory_format=torch.channels_last)
     found = [tuple(each.flatten().tolist()) for each in result[:, 0]]
     assert set(found) == ways
     assert all(25 < found.count(way) < 75 for way in ways)
@@ -461,3 +550,122 @@ def test_metrics_are_those_of_their_definitions() -> None:
         alone = metrics_of(truth[:, [number]], logits[:, [number]])
         assert alone["map_macro"] == alone["map_micro"] == pytest.approx(average[number])
         assert alone["f1_macro"] == alone["f1_micro"] == pytest.approx([4 / 5, 2 / 3][number])
+
+
+# On a GPU
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def on_the_cpu(used: Encoder, patches: list[Patch]) -> np.ndarray:
+    batch = {band: np.stack([each[band] for each in patches]) for band in used.bands}
+    with torch.inference_mode():
+        return inference.build(used)(inference.stack(batch, used.bands, torch.device("cpu"))).numpy()
+
+
+@on_a_gpu
+@pytest.mark.parametrize("network", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"])
+def test_a_gpu_gives_the_vectors_of_the_cpu(network: str, dtype: str) -> None:
+    """Of each dtype that a session may send."""
+    used = encoder(SENTINEL_2, network, width=16)
+    patches = [
+        {
+            band: (pixels % 100 if dtype[1] == "1" else pixels).astype(dtype)
+            for band, pixels in patch(SENTINEL_2).items()
+        }
+        for _ in range(5)
+    ]
+    expected = on_the_cpu(used, patches)
+    np.testing.assert_allclose(encode(used, patches), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@on_a_gpu
+def test_codes_do_not_depend_on_where_vectors_are_computed() -> None:
+    used = encoder(SENTINEL_2, width=32)
+    patches = [patch(SENTINEL_2, 120, seed) for seed in range(64)]
+    expected, found = on_the_cpu(used, patches), encode(used, patches, batch_size=64)
+    hashing = lsh.fit(expected, bits=128)
+    differ = lsh.hash_codes(hashing, expected) != lsh.hash_codes(hashing, found)
+    assert differ.sum() <= 1, "of 8,192 bits, where rounded factors change ten"
+
+
+@on_a_gpu
+def test_a_gpu_that_is_full_gives_an_error_and_goes_on() -> None:
+    used = encoder(SENTINEL_2, width=64)
+    patches = [patch(SENTINEL_2, 120, seed) for seed in range(64)]
+    expected = encode(used, patches, batch_size=64)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(
+        (torch.cuda.memory_reserved() + (120 << 20)) / torch.cuda.mem_get_info()[1]
+    )
+    try:
+        with pytest.raises(PgearthError, match="the GPU has too little memory") as caught:
+            encode(used, patches, batch_size=64)
+        assert caught.value.sqlstate == "53000"
+        del caught  # its traceback keeps what was computed so far
+        gc.collect()
+        assert encode(used, patches[:1]).shape == (1, 512)
+        with pytest.raises(PgearthError, match="the GPU has too little memory"):
+            trained(settings(width=64))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    np.testing.assert_allclose(encode(used, patches, batch_size=64), expected, rtol=1e-4, atol=1e-4)
+
+
+@on_a_gpu
+def test_networks_of_encoders_that_are_dropped_leave_the_gpu() -> None:
+    encode(encoder(SENTINEL_1, width=64), [patch(SENTINEL_1)])
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    for _ in range(3):
+        used = encoder(SENTINEL_1, width=64)
+        encode(used, [patch(SENTINEL_1)])
+        assert torch.cuda.memory_allocated() - before > 40 << 20
+        del used
+        gc.collect()
+        assert torch.cuda.memory_allocated() == before
+
+
+@on_a_gpu
+def test_a_gpu_that_failed_is_given_up() -> None:
+    """In a process of its own, for to this one it would be lost."""
+    code = """
+import numpy as np, torch
+from pyfuncs.encoders import Encoder, encode_batch
+from pyfuncs.errors import DeviceFailedError
+from pyfuncs.networks.resnet import ResNet, weights_of
+
+model = ResNet("resnet18", [0.0], [1.0], 8)
+normalisation = {"mean": [0.0], "std": [1.0]}
+encoder = Encoder(1, "cnn", 1, "resnet18", ("B1",), None, model.dimension, None, weights_of(model), normalisation)
+batch = {"B1": np.ones((2, 60, 60), np.uint16)}
+encode_batch(encoder, batch)
+torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")]  # beyond its end
+for _ in range(2):
+    try:
+        encode_batch(encoder, batch)
+    except DeviceFailedError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "the GPU failed: CUDA error: device-side assert triggered\n" * 2
+
+
+@on_a_gpu
+def test_a_training_on_a_gpu_learns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16. A GPU does not promise the same sums again, so the losses are only to be near."""
+    chosen = settings(width=16, epochs=4)
+    unbroken = trained(chosen, count=64)
+    losses = [metrics["loss"] for metrics in unbroken.history]
+    assert losses[-1] < 0.7 * losses[0]
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+
+    def break_off(position: Position) -> None:
+        if (position.epoch, position.batches) == (2, 5):
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        trained(chosen, tmp_path / "state", count=64, on_batch=break_off)
+    resumed = trained(chosen, tmp_path / "state", count=64)
+    assert [metrics["loss"] for metrics in resumed.history] == pytest.approx(losses, rel=0.02)

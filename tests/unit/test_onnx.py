@@ -233,7 +233,7 @@ def test_files_that_are_no_whole_models(saved: Callable[[bytes], Path], monkeypa
     for content in (b"", b"not a model", model[:10], model[: len(model) // 2], model[:-3], b"PK\3\4" + model):
         with pytest.raises(InputError, match="not a whole ONNX model"):
             read_model(saved(content), BANDS, 16, None)
-    monkeypatch.setattr(onnx_model, "MAX_BYTES", len(model) - 1)
+    monkeypatch.setattr(onnx_model, "MODEL_BYTES", len(model) - 1)
     with pytest.raises(InputError, match="more than the 0 MiB") as caught:
         read_model(saved(model), BANDS, 16, None)
     assert "half precision" in caught.value.hint
@@ -259,4 +259,18 @@ def test_no_other_file_is_read(saved: Callable[[bytes], Path], location: str) ->
 def test_a_stored_model_that_does_not_load() -> None:
     with pytest.raises(PgearthError, match="cannot load the model") as caught:
         encode(encoder(b"not a model", 16), patches(1))
-    assert caught.value.sqlstate == "XX001"
+    assert caught.value.sqlstate == "22P03"
+
+
+def test_weights_elsewhere_in_a_node(saved: Callable[[bytes], Path]) -> None:
+    model = onnx.load_model_from_string(export(Network()))
+    tensor = model.graph.initializer[0]
+    model.graph.initializer.remove(tensor)
+    node = onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+    value = node.attribute[0].t
+    set_external_data(value, "weights.bin", 0, len(value.raw_data))
+    value.ClearField("raw_data")
+    value.data_location = onnx.TensorProto.EXTERNAL
+    model.graph.node.insert(0, node)
+    with pytest.raises(InputError, match=r"keeps weights in another file, weights\.bin"):
+        read_model(saved(model.SerializeToString()), BANDS, 16, None)

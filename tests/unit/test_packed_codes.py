@@ -80,7 +80,7 @@ def test_search_equals_brute_force(
     scores = distances[: examples[0]].sum(0) - distances[examples[0] :].sum(0)
     counts = members if by_patches else np.ones_like(members)
     answer = CodeCache().find(
-        CodeState(1, "v" if packed else None, bits, len(codes), settled=True),
+        CodeState("one", "v" if packed else None, bits, len(codes), settled=True),
         lambda _kind, _version: path,
         lambda first, end: sent(codes[first:end]),
         [text(query) for query in queries[: examples[0]]],
@@ -129,9 +129,9 @@ def find(cache: CodeCache, state: CodeState, buckets: Buckets, path: Path, code:
 def test_what_is_committed_is_read_once(tmp_path: Path) -> None:
     buckets = Buckets(codes_of("uniform", 100, 64, 1))
     cache = CodeCache()
-    assert find(cache, CodeState(1, None, 64, 60, settled=True), buckets, tmp_path, buckets.codes[59]) == [59]
-    assert find(cache, CodeState(1, None, 64, 100, settled=True), buckets, tmp_path, buckets.codes[99]) == [99]
-    assert find(cache, CodeState(1, None, 64, 100, settled=True), buckets, tmp_path, buckets.codes[3]) == [3]
+    assert find(cache, CodeState("one", None, 64, 60, settled=True), buckets, tmp_path, buckets.codes[59]) == [59]
+    assert find(cache, CodeState("one", None, 64, 100, settled=True), buckets, tmp_path, buckets.codes[99]) == [99]
+    assert find(cache, CodeState("one", None, 64, 100, settled=True), buckets, tmp_path, buckets.codes[3]) == [3]
     assert buckets.read == [(0, 60), (60, 100)]
 
 
@@ -139,29 +139,29 @@ def test_what_the_transaction_may_roll_back_is_not_kept(tmp_path: Path) -> None:
     buckets = Buckets(codes_of("uniform", 100, 64, 2))
     other = Buckets(codes_of("uniform", 100, 64, 3))
     cache = CodeCache()
-    assert find(cache, CodeState(1, None, 64, 60, settled=True), buckets, tmp_path, buckets.codes[0]) == [0]
-    assert find(cache, CodeState(1, None, 64, 100, settled=False), buckets, tmp_path, buckets.codes[99]) == [99]
+    assert find(cache, CodeState("one", None, 64, 60, settled=True), buckets, tmp_path, buckets.codes[0]) == [0]
+    assert find(cache, CodeState("one", None, 64, 100, settled=False), buckets, tmp_path, buckets.codes[99]) == [99]
     other.codes[:60] = buckets.codes[:60]
-    assert find(cache, CodeState(1, None, 64, 100, settled=True), other, tmp_path, other.codes[99]) == [99]
+    assert find(cache, CodeState("one", None, 64, 100, settled=True), other, tmp_path, other.codes[99]) == [99]
 
 
 def test_a_table_made_again_is_read_again(tmp_path: Path) -> None:
     first, second = Buckets(codes_of("uniform", 50, 64, 2)), Buckets(codes_of("uniform", 50, 64, 3))
     cache = CodeCache()
-    assert find(cache, CodeState(1, None, 64, 50, settled=True), first, tmp_path, first.codes[9]) == [9]
-    assert find(cache, CodeState(2, None, 64, 50, settled=True), second, tmp_path, second.codes[9]) == [9]
+    assert find(cache, CodeState("one", None, 64, 50, settled=True), first, tmp_path, first.codes[9]) == [9]
+    assert find(cache, CodeState("two", None, 64, 50, settled=True), second, tmp_path, second.codes[9]) == [9]
 
 
 def test_a_file_that_is_not_there_is_done_without(tmp_path: Path) -> None:
     buckets = Buckets(codes_of("uniform", 50, 64, 2))
-    state = CodeState(1, "gone", 64, 50, settled=True)
+    state = CodeState("one", "gone", 64, 50, settled=True)
     assert find(CodeCache(), state, buckets, tmp_path / "gone.safetensors", buckets.codes[9]) == [9]
 
 
 def test_too_many_unpacked_codes_are_left_to_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyfuncs.code_cache.MAX_UNPACKED", 40)
     buckets = Buckets(codes_of("uniform", 50, 64, 2))
-    state = CodeState(1, None, 64, 50, settled=True)
+    state = CodeState("one", None, 64, 50, settled=True)
     assert (
         CodeCache().find(state, lambda _kind, _version: tmp_path, buckets, [text(buckets.codes[0])], [], 1, None)
         is None
@@ -172,7 +172,7 @@ def test_too_many_unpacked_codes_are_left_to_sql(tmp_path: Path, monkeypatch: py
 def test_gaps_in_the_numbers_are_an_error(tmp_path: Path) -> None:
     buckets = Buckets(codes_of("uniform", 49, 64, 2))
     with pytest.raises(PgearthError, match="of the hash buckets 0 to 49 there are 49") as caught:
-        find(CodeCache(), CodeState(1, None, 64, 50, settled=True), buckets, tmp_path, buckets.codes[0])
+        find(CodeCache(), CodeState("one", None, 64, 50, settled=True), buckets, tmp_path, buckets.codes[0])
     assert caught.value.sqlstate == "XX001"
 
 
@@ -193,6 +193,28 @@ def test_patches_whose_file_was_removed_are_done_without(tmp_path: Path) -> None
     codes = codes_of("uniform", 50, 64, 2)
     words = packed_codes.pack(sent(codes), 64)
     packed_codes.write(tmp_path / "codes", words, np.ones(50, np.int32), 64, lambda: None)
-    state = CodeState(1, "old", 64, 50, settled=True)
+    state = CodeState("one", "old", 64, 50, settled=True)
     cache = CodeCache()
     assert cache.find_patches(state, lambda kind, _: tmp_path / kind, [text(codes[0])], [], 5, 0, None, {}) is None
+
+
+def test_codes_that_nothing_proves_are_left_to_sql(tmp_path: Path) -> None:
+    buckets = Buckets(codes_of("uniform", 50, 64, 2))
+    state = CodeState(None, None, 64, 50, settled=True)
+    query = [text(buckets.codes[0])]
+    assert CodeCache().find(state, lambda _kind, _version: tmp_path, buckets, query, [], 1, None) is None
+    assert buckets.read == []
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 60, 1000, -1])
+def test_a_part_of_a_file_is_done_without(tmp_path: Path, length: int) -> None:
+    """As a backup may hold that was taken while it was written."""
+    codes = codes_of("uniform", 50, 64, 2)
+    packed_codes.write(tmp_path / "codes", packed_codes.pack(sent(codes), 64), np.ones(50, np.int32), 64, lambda: None)
+    content = (tmp_path / "codes").read_bytes()
+    (tmp_path / "codes").write_bytes(content[:length])
+    buckets = Buckets(codes)
+    assert find(CodeCache(), CodeState("one", "v", 64, 50, settled=True), buckets, tmp_path / "codes", codes[9]) == [9]
+    assert buckets.read == [(0, 50)]
+    (tmp_path / "codes").write_bytes(bytes(len(content)))
+    assert find(CodeCache(), CodeState("one", "v", 64, 50, settled=True), buckets, tmp_path / "codes", codes[9]) == [9]

@@ -54,4 +54,4 @@ def test_changed_weights_are_refused() -> None:
 def test_another_format_is_refused() -> None:
     with pytest.raises(PgearthError, match="not in safetensors format") as error:
         weights.load(b"pickle", sha256(b"pickle"))
-    assert error.value.sqlstate == "XX001"
+    assert error.value.sqlstate == "22P03"

@@ -1,0 +1,308 @@
+"""What users see of an error: a message, a SQLSTATE and a hint, and nothing of Python."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+import tifffile
+from psycopg import errors
+from psycopg.types.json import Jsonb
+
+from loaders.bigearthnet import load_bigearthnet
+from loaders.encode import encode_archive
+from pyfuncs import weights
+from tests.errors_for_people import assert_for_people
+
+PATCH = "S2A_MSIL2A_20170617T113321_4_55"
+
+
+@pytest.fixture(scope="module")
+def encoded(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connection:
+    """The real BigEarthNet v1 patches, encoded, hashed in windows too, with packed codes."""
+    load_bigearthnet(module_archive, sample / "bigearthnet-v1")
+    with psycopg.connect(module_archive.info.dsn, autocommit=True) as reading:
+        encode_archive(module_archive, reading, regions=2)
+    module_archive.execute("select eo.build_code_index()")
+    return module_archive
+
+
+def error_of(connection: psycopg.Connection, query: str, *parameters: object) -> psycopg.Error:
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(query, parameters).fetchall()
+    assert_for_people(caught.value)
+    return caught.value
+
+
+WRONG = {
+    "image that is none": ("select eo.encode_image('x')", "22P03"),
+    "null as rasters": ("select eo.encode(array[null]::raster[])", "22004"),
+    "no rasters": ("select eo.encode(null::raster[])", "22023"),
+    "null among rasters": (
+        "select eo.encode((select array_agg(r.rast order by resolution) from eo.patch_raster r join eo.patch p using (patch_id)"
+        f" where p.name = '{PATCH}') || null::raster)",
+        "22004",
+    ),
+    "no codes": ("select * from eo_internal.nearest_codes(2::smallint, '{}', '{}', 5, null)", "22023"),
+    "null code": (
+        "select * from eo_internal.nearest_codes(2::smallint, array[null]::bit varying[], '{}', 5, null)",
+        "22023",
+    ),
+    "null codes": ("select * from eo_internal.nearest_codes(2::smallint, null, '{}', 5, null)", "22023"),
+    "null negatives": (
+        "select * from eo_internal.nearest_codes(2::smallint, array[repeat('1', 128)::bit varying], null, 5, null)",
+        "22023",
+    ),
+    "short code": ("select * from eo_internal.nearest_codes(2::smallint, array[b'1'], '{}', 5, null)", "22023"),
+    "short negative": (
+        "select * from eo_internal.nearest_codes(2::smallint, array[repeat('1', 128)::bit varying], array[b'0'], 5, null)",
+        "22023",
+    ),
+    "less than no codes": (
+        "select * from eo_internal.nearest_codes(2::smallint, array[repeat('1', 128)::bit varying], '{}', -1, null)",
+        "22023",
+    ),
+    "unknown hash function": (
+        "select * from eo_internal.nearest_codes(99::smallint, array[b'1'], '{}', 5, null)",
+        "42704",
+    ),
+    "encoder for a hash function": (
+        "select * from eo_internal.nearest_codes(1::smallint, array[b'1'], '{}', 5, null)",
+        "42704",
+    ),
+    "no hash function": ("select * from eo_internal.nearest_codes(null, array[b'1'], '{}', 5, null)", "42704"),
+    "odd conditions": (
+        """select * from eo_internal.nearest_packed_patches(2::smallint, array[repeat('1', 128)::bit varying], '{}', 5, 0, null,
+           '{"boxes": 3}')""",
+        "22023",
+    ),
+    "conditions that are no object": (
+        """select * from eo_internal.nearest_packed_patches(2::smallint, array[repeat('1', 128)::bit varying], '{}', 5, 0, null,
+           '["boxes", "patch_ids"]')""",
+        "22023",
+    ),
+    "unknown SRID": ("select * from eo.search('SRID=999999;POINT(9 50)'::geometry)", "22023"),
+    "no SRID": ("select eo.cell_of('POINT(9 50)'::geometry)", "22023"),
+    "nowhere": ("select * from eo.cells('SRID=32633;POINT(1e30 0)'::geometry, 3)", "22023"),
+    "not finite": ("select * from eo.cells('SRID=32633;POINT(nan 0)'::geometry, 3)", "22023"),
+    "latitude 200": ("select eo.cell_of('SRID=4326;POINT(9 200)'::geometry)", "22023"),
+    "a surface": ("select * from eo.search('SRID=4326;TIN(((0 0,0 1,1 1,0 0)))'::geometry)", "22023"),
+    "a surface among others": (
+        "select * from eo.search('SRID=4326;GEOMETRYCOLLECTION(POINT(0 0),TIN(((0 0,0 1,1 1,0 0))))'::geometry)",
+        "22023",
+    ),
+    "a cell of no precision": ("select eo.cell_of('SRID=4326;POINT(9 50)'::geometry, 0)", "22023"),
+    "a cell too precise": ("select eo.cell_of('SRID=4326;POINT(9 50)'::geometry, 2147483647)", "22023"),
+    "pieces of nowhere": ("select eo.derive_corine_parts('{32633}', 'SRID=4326;POINT(9000 50)'::geometry)", "22023"),
+    "no layer": ("select eo.drop_raster_layer('')", "22023"),
+    "a number as area": ("""select * from eo.code_statistics('lsh', '{"area": 3}')""", "22P02"),
+    "relevance that is none": ("select * from eo.retrieval_metrics('lsh', relevance => 'jaccard:much')", "22023"),
+    "WKB that is none": (
+        "select * from eo_internal.encode(1::smallint, array[1], array['B02'], array['x'::bytea])",
+        "22P03",
+    ),
+    "null as WKB": (
+        "select * from eo_internal.encode(1::smallint, array[1], array['B02'], array[null::bytea])",
+        "22004",
+    ),
+    "null as bands": (
+        "select * from eo_internal.encode(1::smallint, array[1], array[null], array['x'::bytea])",
+        "22004",
+    ),
+    "vector that is none": ("select * from eo_internal.hash(2::smallint, array['x'::bytea])", "22P03"),
+    "no vectors": ("select * from eo_internal.hash(2::smallint, '{}')", "22P03"),
+    "null as vector": ("select * from eo_internal.hash(2::smallint, array[null::bytea])", "22004"),
+    "unknown encoder": ("select * from eo_internal.encode(99::smallint, '{}', '{}', '{}')", "42704"),
+    "unknown encoder of a hash": (
+        "select * from eo_internal.hash(99::smallint, array[vector_send('[1]'::vector)])",
+        "42704",
+    ),
+}
+
+
+@pytest.mark.parametrize(("query", "sqlstate"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments(encoded: psycopg.Connection, query: str, sqlstate: str) -> None:
+    assert error_of(encoded, query).sqlstate == sqlstate
+
+
+def tiff(nodata: str) -> bytes:
+    file = BytesIO()
+    tifffile.imwrite(
+        file,
+        np.ones((4, 4), np.uint16),
+        photometric="minisblack",
+        extratags=[(42113, "s", 0, nodata, True)],
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("nodata", ["nothing", "--", "1 2", "0x10"])
+def test_a_nodata_tag_that_is_no_number(encoded: psycopg.Connection, nodata: str) -> None:
+    error = error_of(encoded, "select eo.encode_image(%s, bands => '{B02}')", tiff(nodata))
+    assert error.sqlstate == "22P03"
+    assert nodata in str(error)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"mean": np.zeros(128, np.float32)},
+        {"mean": np.zeros(128), "std": np.ones(128), "hyperplanes": np.ones((64, 7))},
+        {"mean": np.zeros(128), "std": np.ones(128), "hyperplanes": np.ones(3)},
+        {"mean": np.zeros(128), "std": np.ones(128), "hyperplanes": np.ones((63, 128))},
+        {"mean": np.float64(0), "std": np.ones(128), "hyperplanes": np.ones((64, 128))},
+        b"no safetensors",
+        b"\xff\xff\xff\xff\xff\xff\xff\x7f{}",
+        b"",
+    ],
+    ids=[
+        "none",
+        "lacking",
+        "of another shape",
+        "of no matrix",
+        "of other bits",
+        "scalar",
+        "text",
+        "huge header",
+        "empty",
+    ],
+)
+def test_malformed_weights(encoded: psycopg.Connection, tensors: dict[str, np.ndarray] | bytes) -> None:
+    content = tensors if isinstance(tensors, bytes) else weights.dump(tensors)
+    encoded.execute(
+        "select eo.register_encoder(%s, 1, 'lsh', '{}', %s, bits => 64, parent_id => 1::smallint)",
+        (name := f"wrong{hashlib.sha256(content).hexdigest()[:8]}", content),
+    )
+    error = error_of(encoded, "select eo.hash((select embedding from eo.embedding limit 1), %s)", name)
+    assert error.sqlstate in ("22P03", "22023")
+
+
+def test_a_network_without_its_weights(encoded: psycopg.Connection, sample: Path) -> None:
+    normalisation = Jsonb({"mean": [1], "std": [1]})
+    encoded.execute(
+        "select eo.register_encoder('hollow', 1, 'resnet18', '{B02}', %s, dimension => 512, normalisation => %s)",
+        (weights.dump({}), normalisation),
+    )
+    error = error_of(encoded, "select eo.encode_image(%s, 'hollow', '{B02}')", tiff("0"))
+    assert error.sqlstate == "22P03"
+
+
+def test_an_encoder_of_another_dimension(encoded: psycopg.Connection, sample: Path) -> None:
+    encoded.execute(
+        "insert into eo.encoder (name, version, architecture, bands, dimension, weights, weights_sha256)"
+        " select 'short', 1, architecture, bands, 1, weights, weights_sha256 from eo.encoder where name = 'spectral'"
+    )
+    query = "select * from eo.encode(array(select patch_id from eo.embedding limit 1), 'short')"
+    assert error_of(encoded, query).sqlstate == "22P03"
+
+
+def test_errors_of_sql_in_python_keep_what_they_say(encoded: psycopg.Connection) -> None:
+    """The message, the SQLSTATE and the hint of an error that a query of Python raises."""
+    encoded.execute(
+        """
+        create or replace function pg_temp.raising() returns void language plpgsql as $$
+        begin
+            raise exception 'no "%" today', 'rain' using errcode = '22ABC', hint = 'Wait for it.', detail = 'It is dry.';
+        end
+        $$;
+        create or replace function pg_temp.calls(query text, out failure eo_internal.failure, out nothing integer) language plpython3u as $$
+        from pyfuncs.failure import answer
+        return answer(lambda plpy, query: plpy.execute(query))(plpy, query)
+        $$
+        """
+    )
+    error = error_of(encoded, "select pg_temp.calls('select pg_temp.raising()')")
+    assert (error.sqlstate, error.diag.message_primary, error.diag.message_hint) == (
+        "22ABC",
+        'no "rain" today: It is dry.',
+        "Wait for it.",
+    )
+    error = error_of(encoded, "select pg_temp.calls('select 1 / 0')")
+    assert isinstance(error, errors.DivisionByZero)
+    assert error.diag.message_primary == "division by zero"
+    assert error.diag.message_hint is None
+    with encoded.transaction(force_rollback=True):
+        encoded.execute("set local statement_timeout = '50ms'")
+        assert isinstance(error_of(encoded, "select pg_temp.calls('select pg_sleep(60)')"), errors.QueryCanceled)
+
+
+@pytest.mark.parametrize(
+    ("exception", "sqlstate"),
+    [
+        ("KeyError('B02')", "XX000"),
+        ("ZeroDivisionError()", "XX000"),
+        ("UnicodeDecodeError('utf-8', b'\\\\xff', 0, 1, 'odd')", "XX000"),
+        ("ValueError('nul \\\\0 and \\\\udcff surrogate')", "XX000"),
+        ("RecursionError('deep')", "XX000"),
+        ("SystemExit(3)", "XX000"),
+        ("plpy.Error('plain')", "XX000"),
+        ("MemoryError()", "53200"),
+        ("ModuleNotFoundError('No module named torch', name='torch')", "55000"),
+        ("PermissionError(13, 'Permission denied', 'pgearth/1')", "58030"),
+        ("TimeoutError('too late')", "58030"),
+    ],
+)
+def test_what_we_did_not_expect(encoded: psycopg.Connection, exception: str, sqlstate: str) -> None:
+    """A bug of ours says so; its traceback goes to the server's log, and to a session that wants to see the log."""
+    encoded.execute(
+        f"""
+        create or replace function pg_temp.breaks(out failure eo_internal.failure, out nothing integer) language plpython3u as $$
+        from pyfuncs.failure import answer
+        def body(plpy):
+            raise {exception}
+        return answer(body)(plpy)
+        $$
+        """
+    )
+    error = error_of(encoded, "select pg_temp.breaks()")
+    assert error.sqlstate == sqlstate
+    assert error.diag.message_hint
+    log: list[str] = []
+    encoded.add_notice_handler(lambda notice: log.append(str(notice.message_primary)))
+    encoded.execute("set client_min_messages = log")
+    error_of(encoded, "select pg_temp.breaks()")
+    encoded.execute("reset client_min_messages")
+    if sqlstate == "XX000":
+        assert "this is a bug in pgearth" in str(error)
+        assert "Traceback" in log[0] and exception.partition("(")[0] in log[0]
+    else:
+        assert log == []
+
+
+def test_a_package_that_is_not_found(encoded: psycopg.Connection, sample: Path) -> None:
+    """Searches run in plain SQL, all else says what is to be done; a session's modules are as if it were not installed."""
+    with psycopg.connect(encoded.info.dsn, autocommit=True) as connection:
+        query = "select * from eo.similar(%s, 5)"
+        expected = connection.execute(query, (PATCH,)).fetchall()
+        connection.execute("do language plpython3u $$ import sys; sys.modules['pyfuncs'] = None $$")
+        error = error_of(connection, "select eo.rgb(%s)", PATCH)
+        assert error.sqlstate == "55000"
+        assert "Install" in (error.diag.message_hint or "")
+        assert connection.execute(query, (PATCH,)).fetchall() == expected
+        [note] = connection.execute("select note from eo.runtime() where component = 'PL/Python'").fetchall()
+        assert "does not find the package" in note[0]
+
+
+def test_a_library_that_is_not_found(encoded: psycopg.Connection) -> None:
+    """The border itself imports the standard library only: what it needs else is missed where errors are caught."""
+    script = """
+import sys
+before = set(sys.modules)
+import pyfuncs.session
+found = {name.partition('.')[0] for name in set(sys.modules) - before} - {'pyfuncs'}
+print(sorted(found - sys.stdlib_module_names))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    with psycopg.connect(encoded.info.dsn, autocommit=True) as connection:
+        connection.execute("do language plpython3u $$ import sys; sys.modules['PIL'] = None $$")
+        error = error_of(connection, "select eo.rgb(%s)", PATCH)
+        assert error.sqlstate == "55000"
+        assert "PIL" in str(error)
