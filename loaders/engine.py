@@ -14,7 +14,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from time import sleep
 from typing import Any, Literal, TypeVar
 
 import click
@@ -96,6 +98,9 @@ def run_tasks(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool:
+            sleep(1)  # what ended a process may be an interrupt, which this one then hears here
+            raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -258,6 +258,11 @@ def test_a_reader_of_the_output_that_ends(filled: psycopg.Connection) -> None:
     assert process.returncode not in (0, None)
 
 
+def blocks_interrupts(process: psutil.Process) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(status.partition("SigBlk:")[2].split()[0], 16) >> (signal.SIGINT - 1) & 1)
+
+
 def test_an_interrupted_command(filled: psycopg.Connection) -> None:
     """Ctrl-C reaches the command's own processes, too."""
     script = """
@@ -275,8 +280,8 @@ cli.main()
         text=True,
         start_new_session=True,
     )
-    # Two that work, and one of Python's that keeps track of what they share.
-    while len(psutil.Process(process.pid).children()) < 3:
+    # Two that work, and one of Python's that keeps track of what they share; until they are ready an interrupt is blocked.
+    while len(children := psutil.Process(process.pid).children()) < 3 or any(map(blocks_interrupts, children)):
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
