@@ -742,7 +742,7 @@ def failure(step: Callable[[], object]) -> str:
     try:
         step()
     except PgearthError as error:
-        return f"error {error.sqlstate} ({str(error).partition('. ')[0]})"
+        return f"error {error.sqlstate} ({error.message.partition('. ')[0]})"
     except NotServedError:
         return "left to the session"
     return "no error"

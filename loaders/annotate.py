@@ -9,8 +9,8 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
-from loaders.errors import InputError
 from loaders.progress import progress
+from pyfuncs.errors import PgearthError
 
 RULES = ("overlap", "bigearthnet-v2")
 PATCHES_PER_TASK = 50_000
@@ -85,7 +85,7 @@ def annotate_archive(annotation: Annotation, engine: Engine) -> tuple[int, int]:
     visited = changed = 0
     with progress(range(0), "annotate", "patches", sum(piece.patches for piece in pieces)) as bar:
         for piece, result in run_tasks(annotate_cells, pieces, engine):
-            if isinstance(result, InputError):
+            if isinstance(result, PgearthError):
                 raise result
             visited += piece.patches
             changed += result

@@ -13,8 +13,8 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from loaders.errors import InputError
 from loaders.product_files import BandFile, unreadable
+from pyfuncs.errors import PgearthError
 
 METRES_PER_DEGREE = 111_320
 # No block is asked for twice, so GDAL need not keep any; and it is we who decide on the number of threads.
@@ -67,11 +67,11 @@ class Band:
 
 
 def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
-    """Read the grid of a band in a file of so many. Raises InputError unless it is an intact north-up raster."""
+    """Read the grid of a band in a file of so many. Raises PgearthError unless it is an intact north-up raster."""
     path = file.path
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an InputError follows
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a PgearthError follows
             with file.open() as dataset:
                 count, crs, transform = dataset.count, dataset.crs, dataset.transform
                 width, height = dataset.width, dataset.height
@@ -83,19 +83,21 @@ def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
     except RasterioError as error:
         raise unreadable(path, error) from error
     if count != bands_in_file:
-        raise InputError(
+        raise PgearthError(
             f"{path}: {count} bands where {'one is' if bands_in_file == 1 else f'{bands_in_file} are'} expected",
             "Split the file: one file per band.",
         )
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: PostGIS has no pixel type for {dtype}", "Convert the file with gdal_translate -ot.")
+        raise PgearthError(
+            f"{path}: PostGIS has no pixel type for {dtype}", "Convert the file with gdal_translate -ot."
+        )
     if file.units and dtype.kind == "f":
-        raise InputError(
+        raise PgearthError(
             f"{path}: floating-point pixels, but the product's scale, {file.units[0]:g}, is of whole numbers",
             "Load the file as it was delivered.",
         )
     if file.units and tags != (1, 0) and not np.allclose(tags, file.units, rtol=1e-6, atol=1e-9):
-        raise InputError(
+        raise PgearthError(
             f"{path}: its tags say scale {tags[0]:g} and offset {tags[1]:g}, the product's metadata {file.units[0]:g}"
             f" and {file.units[1]:g}",
             "Load the file as it was delivered.",
@@ -103,12 +105,12 @@ def open_band(file: BandFile, bands_in_file: int = 1) -> Band:
     if file.factor != 1 and dtype.kind != "f":
         dtype = np.dtype("float32")
     if crs is None:
-        raise InputError(
+        raise PgearthError(
             f"{path}: no coordinate reference system",
             "Write the product's into the file (gdal_edit.py -a_srs EPSG:...), or leave the band out with --bands.",
         )
     if transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
-        raise InputError(
+        raise PgearthError(
             f"{path}: the grid is rotated, not north-up, or missing: {tuple(transform)[:6]}",
             "Warp the file to a north-up grid, such as gdalwarp does.",
         )
@@ -135,7 +137,7 @@ class StripReader:
     """Reads strips of rows of a band from north to south, one row of blocks ahead, in a thread of `threads`.
 
     It holds two rows of blocks, or those that a strip lies in where they are more, in arrays that it uses again and
-    again; low blocks (GeoTIFF in strips) are taken together. Raises InputError for a file that cannot be read.
+    again; low blocks (GeoTIFF in strips) are taken together. Raises PgearthError for a file that cannot be read.
     """
 
     def __init__(self, band: Band, threads: Executor) -> None:

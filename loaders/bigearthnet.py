@@ -33,7 +33,6 @@ from loaders.bigearthnet_metadata import SCHEMA, patch_of_record, read_batches
 from loaders.bigearthnet_metadata import SOURCE as SOURCE_V2
 from loaders.bigearthnet_names import PATCH_SIDE, parse_patch_name
 from loaders.database import connect
-from loaders.errors import InputError
 from loaders.explain import reason_of
 from loaders.gdal_files import RASTER_FORMATS, open_raster
 from loaders.ledger import listing_checksum, load_item
@@ -41,6 +40,7 @@ from loaders.nomenclature import label_ids_by_name
 from loaders.patches import Patch, PatchRaster, Product, patch_raster, write_patches, write_products
 from loaders.progress import progress
 from pyfuncs.documents import parse_json, read_document
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import Raster
 
 LOADER = "bigearthnet"
@@ -119,7 +119,7 @@ def load_bigearthnet(
 
     `root` is the Sentinel-2 or the Sentinel-1 folder of an archive, or holds both. `metadata` are parquet files of the
     v2 catalogue, for v2 patches that `bigearthnet-metadata` has not stored; `lists` is a folder with the v1 lists of
-    splits, snow and clouds. Raises InputError, naming the file, for the first bad patch: nothing of its product is
+    splits, snow and clouds. Raises PgearthError, naming the file, for the first bad patch: nothing of its product is
     stored then, and what was committed before stays.
     """
     counts: Counter[str] = Counter()
@@ -140,7 +140,7 @@ def load_bigearthnet(
                     counts["patches"] += len(batch.names)
             bar.update(len(batch.names))
     if not counts["products"] and not counts["products skipped"]:
-        raise InputError(
+        raise PgearthError(
             f"{root}: no BigEarthNet patches found",
             "Give the folder with the patch folders (v1) or product folders (v2), or the one above it.",
         )
@@ -166,7 +166,7 @@ def find_batches(root: Path, counts: Counter[str]) -> Iterator[Batch]:
 
 
 def walk(folder: Path, counts: Counter[str], level: int = 0) -> Iterator[tuple[Path, list[str]]]:
-    """Folders that hold patch folders, with the names of those; raises InputError for bands in any other folder."""
+    """Folders that hold patch folders, with the names of those; raises PgearthError for bands in any other folder."""
     patches: list[str] = []
     others: list[str] = []
     with os.scandir(folder) as entries:
@@ -174,7 +174,7 @@ def walk(folder: Path, counts: Counter[str], level: int = 0) -> Iterator[tuple[P
             if entry.is_dir():
                 (patches if is_patch_name(entry.name) else others).append(entry.name)
             elif BAND_FILE.fullmatch(entry.name) and not is_patch_name(folder.name):
-                raise InputError(
+                raise PgearthError(
                     f"{folder}: it holds bands, but its name is not that of a BigEarthNet patch",
                     "Take the folder from the archive again, or move it elsewhere.",
                 )
@@ -191,13 +191,13 @@ def is_patch_name(name: str) -> bool:
     """Whether `name` is that of a BigEarthNet patch."""
     try:
         parse_patch_name(name)
-    except InputError:
+    except PgearthError:
         return False
     return True
 
 
 def read_description(folder: Path) -> Description:
-    """Read the JSON file of a v1 patch. Raises InputError if there is none, or not one as BigEarthNet writes it."""
+    """Read the JSON file of a v1 patch. Raises PgearthError if there is none, or not one as BigEarthNet writes it."""
     path = folder / f"{folder.name}_labels_metadata.json"
     try:
         record = parse_json(read_document(path))
@@ -227,14 +227,14 @@ def read_description(folder: Path) -> Description:
             faults=tuple(faults),
         )
     except FileNotFoundError as error:
-        raise InputError(
+        raise PgearthError(
             f"{path}: the labels of the patch are missing",
             "Each patch of v1 has this file; patches of v2 lie in a folder of their product's name.",
         ) from error
     except KeyError as error:
-        raise InputError(f"{path}: it has no {error}", "Take this file from the archive again.") from error
+        raise PgearthError(f"{path}: it has no {error}", "Take this file from the archive again.") from error
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RasterioError) as error:
-        raise InputError(
+        raise PgearthError(
             f"{path}: it cannot be read: {reason_of(error)}", "Take this file from the archive again."
         ) from error
 
@@ -254,7 +254,7 @@ def read_rasters(
     """Read the bands of a patch, stacked by resolution.
 
     Every band must lie exactly within `bounds` (west, south, east, north) in `srid`, as the patch's description or name
-    says. Raises InputError, naming the file, for bands that do not, and for missing, unreadable or unfitting ones.
+    says. Raises PgearthError, naming the file, for bands that do not, and for missing, unreadable or unfitting ones.
     """
     west, _, _, north = bounds
     rasters = []
@@ -271,34 +271,34 @@ def read_band(
 ) -> tuple[np.ndarray, float | None]:
     """Pixels and nodata of one band file, which must be as read_rasters says."""
     if not path.is_file():
-        raise InputError(f"{path}: this band is missing", "Take the patch from the archive again.")
+        raise PgearthError(f"{path}: this band is missing", "Take the patch from the archive again.")
     side = round(PATCH_SIDE) // resolution
     try:
         with open_raster(path) as dataset:
             if dataset.crs is None:
-                raise InputError(f"{path}: it has no coordinate reference system", f"EPSG:{srid} is expected.")
+                raise PgearthError(f"{path}: it has no coordinate reference system", f"EPSG:{srid} is expected.")
             if (found := epsg_code(dataset.crs.to_wkt())) != srid:
-                raise InputError(f"{path}: it is in EPSG:{found}, the patch in EPSG:{srid}")
+                raise PgearthError(f"{path}: it is in EPSG:{found}, the patch in EPSG:{srid}")
             if (dataset.count, *dataset.shape, *dataset.dtypes) != (1, side, side, sensor.dtype):
-                raise InputError(
+                raise PgearthError(
                     f"{path}: {dataset.count} band(s), {dataset.width} x {dataset.height} pixels, {dataset.dtypes[0]}",
                     f"Expected is one band, {side} x {side} pixels, {sensor.dtype}.",
                 )
             if not dataset.transform.almost_equals(Affine(resolution, 0, bounds[0], 0, -resolution, bounds[3])):
-                raise InputError(
+                raise PgearthError(
                     f"{path}: its bounds are {tuple(dataset.bounds)}, those of the patch {bounds}",
                     "Bands and description of a patch have one footprint: one of them belongs to another patch.",
                 )
             nodata = sensor.nodata if dataset.nodata is None else dataset.nodata
             return dataset.read(1), nodata
     except (RasterioError, ValueError) as error:
-        raise InputError(
+        raise PgearthError(
             f"{path}: it cannot be read: {error}", f"{RASTER_FORMATS}. Take this file from the archive again."
         ) from error
 
 
 def read_lists(folder: Path) -> Lists:
-    """Read the v1 lists in `folder` (.csv or .csv.bz2). Raises InputError if one is missing or holds no patch names."""
+    """Read the v1 lists in `folder` (.csv or .csv.bz2). Raises PgearthError if one is missing or names no patch."""
     splits = {"train": "train", "val": "validation", "test": "test"}
     return Lists(
         splits={name: split for stem, split in splits.items() for name in read_list(folder, stem)},
@@ -316,14 +316,16 @@ def read_list(folder: Path, stem: str) -> Iterator[str]:
         with bz2.open(path, "rt") if path.suffix == ".bz2" else path.open() as file:
             for number, row in enumerate(csv.reader(file), start=1):
                 if not row or not is_patch_name(row[0]):
-                    raise InputError(f"{path}, row {number}: {','.join(row)!r} is not the name of a BigEarthNet patch")
+                    raise PgearthError(
+                        f"{path}, row {number}: {','.join(row)!r} is not the name of a BigEarthNet patch"
+                    )
                 yield row[0]
     except FileNotFoundError as error:
-        raise InputError(
+        raise PgearthError(
             f"{folder}: no {stem}.csv.bz2 or {stem}.csv", "All lists of splits, snow and clouds are needed."
         ) from error
     except (OSError, EOFError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: it cannot be read: {error}") from error
+        raise PgearthError(f"{path}: it cannot be read: {error}") from error
 
 
 class BatchWriter:
@@ -371,8 +373,8 @@ class BatchWriter:
             sentinel_2_name = description.pair_name or name
             try:
                 label_ids = sorted({self.ben43[label] for label in description.labels})
-            except InputError as error:
-                raise InputError(f"{batch.folder / name}: {error.args[0]}", error.hint) from error
+            except PgearthError as error:
+                raise error.of(str(batch.folder / name)) from error
             west, south, east, north = description.bounds
             lists = self.lists
             yield Patch(
@@ -419,7 +421,7 @@ class BatchWriter:
             sensor = sensor_of(parts.platform)
             patch = (pairs if sensor is SENTINEL_1 else described).get(name)
             if patch is None:
-                raise InputError(
+                raise PgearthError(
                     f"{batch.folder / name}: the catalogue has no such patch",
                     "Run `pgearth load bigearthnet-metadata` with both parquet files first, or use --metadata.",
                 )
@@ -449,8 +451,8 @@ class BatchWriter:
         for record in rows.to_pylist():
             try:
                 patches.append(patch_of_record(record, self.ben19))
-            except InputError as error:
-                raise InputError(f"catalogue row {record['patch_id']}: {error.args[0]}", error.hint) from error
+            except PgearthError as error:
+                raise error.of(f"catalogue row {record['patch_id']}") from error
         return patches
 
     def stored(self, names: list[str]) -> list[Patch]:

@@ -14,11 +14,11 @@ from psycopg import Connection
 
 from loaders.bigearthnet_names import parse_patch_name, patch_bounds, tile_origin
 from loaders.database import connect
-from loaders.errors import InputError
 from loaders.ledger import file_checksum, load_item
 from loaders.nomenclature import LabelIds, label_ids_by_name
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.progress import progress
+from pyfuncs.errors import PgearthError
 from pyfuncs.limits import PARQUET_BYTES, PARQUET_TEXT_BYTES, PARQUET_VALUES
 
 LOADER = "bigearthnet-metadata"
@@ -56,7 +56,7 @@ SPLITS = ("train", "validation", "test")
 def load_bigearthnet_metadata(connection: Connection, paths: Iterable[Path]) -> dict[str, int]:
     """Load parquet files of the catalogue, one transaction each; return counts of files and patches.
 
-    Raises InputError, naming file and row, for a file that is not the catalogue or holds an unknown name, tile, label,
+    Raises PgearthError, naming file and row, for a file that is not the catalogue or has an unknown name, tile, label,
     country or split; nothing of that file is stored then.
     """
     counts = {"files": 0, "files skipped": 0, "patches": 0, "patches skipped": 0}
@@ -81,7 +81,7 @@ def load_bigearthnet_metadata(connection: Connection, paths: Iterable[Path]) -> 
 
 
 def open_catalogue(path: Path) -> pq.ParquetFile:
-    """Open a parquet file of the catalogue. Raises InputError if it is none or lacks columns."""
+    """Open a parquet file of the catalogue. Raises PgearthError if it is none or lacks columns."""
     try:
         file = pq.ParquetFile(path)
         check_size(path, file.metadata)
@@ -90,10 +90,10 @@ def open_catalogue(path: Path) -> pq.ParquetFile:
         texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
         file = pq.ParquetFile(path, read_dictionary=texts)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable parquet file: {error}") from error
+        raise PgearthError(f"{path}: not a readable parquet file: {error}") from error
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
-        raise InputError(
+        raise PgearthError(
             f"{path}: no column {', '.join(missing)}; it has {', '.join(file.schema_arrow.names)}",
             "Give metadata.parquet or metadata_for_patches_with_snow_cloud_or_shadow.parquet of BigEarthNet v2.",
         )
@@ -101,14 +101,14 @@ def open_catalogue(path: Path) -> pq.ParquetFile:
 
 
 def check_size(path: Path, metadata: pq.FileMetaData) -> None:
-    """Raise InputError for a table with a row group that unpacks to more than the limits."""
+    """Raise PgearthError for a table with a row group that unpacks to more than the limits."""
     limit = PARQUET_BYTES.of_environment()
     for number in range(metadata.num_row_groups):
         columns = [metadata.row_group(number).column(place) for place in range(metadata.num_columns)]
         size = sum(column.total_uncompressed_size for column in columns)
         values = max(column.num_values for column in columns)
         if size > limit or values > PARQUET_VALUES:
-            raise InputError(
+            raise PgearthError(
                 f"{path}: row group {number + 1} unpacks to {size:,} bytes and {values:,} values in a column;"
                 f" the limits are {limit:,} and {PARQUET_VALUES:,}",
                 f"Write it in smaller row groups; {PARQUET_BYTES.variable} sets another limit to bytes.",
@@ -116,14 +116,14 @@ def check_size(path: Path, metadata: pq.FileMetaData) -> None:
 
 
 def check_texts(path: Path, batch: pa.RecordBatch) -> None:
-    """Raise InputError for a text that is too long to stand in every row."""
+    """Raise PgearthError for a text that is too long to stand in every row."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         values = column.flatten() if pa.types.is_list(column.type) else column
         if not pa.types.is_dictionary(values.type):
             continue
         longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
         if longest > PARQUET_TEXT_BYTES:
-            raise InputError(
+            raise PgearthError(
                 f"{path}: a text of {longest:,} bytes in column {name}, and the limit is {PARQUET_TEXT_BYTES:,}"
             )
 
@@ -135,7 +135,7 @@ def row_count(path: Path) -> int:
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Batches of the catalogue's columns, typed as in SCHEMA. Raises InputError for damaged data and empty values."""
+    """Batches of the catalogue's columns, typed as in SCHEMA. Raises PgearthError for damaged data and empty values."""
     first = 1
     with open_catalogue(path) as file:
         try:
@@ -147,23 +147,23 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                 for field in SCHEMA:
                     if batch.column(field.name).null_count:
                         row = first + batch.column(field.name).is_null().index(True).as_py()
-                        raise InputError(f"{path}, row {row}: {field.name} is empty")
+                        raise PgearthError(f"{path}, row {row}: {field.name} is empty")
                 yield batch
                 first += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: it cannot be read: {error}") from error
+            raise PgearthError(f"{path}: it cannot be read: {error}") from error
 
 
 def read_catalogue(path: Path, label_ids: LabelIds) -> Iterator[list[Patch]]:
-    """Patches of a file of the catalogue, in batches. Raises InputError, naming file and row, for what is not known."""
+    """Patches of a file of the catalogue, in batches. Raises PgearthError, with file and row, for what is not known."""
     first = 1
     for batch in read_batches(path):
         patches = []
         for number, record in enumerate(batch.to_pylist(), start=first):
             try:
                 patches.append(patch_of_record(record, label_ids))
-            except InputError as error:
-                raise InputError(f"{path}, row {number}: {error.args[0]}", error.hint) from error
+            except PgearthError as error:
+                raise error.of(f"{path}, row {number}") from error
         first += batch.num_rows
         yield patches
 
@@ -171,21 +171,21 @@ def read_catalogue(path: Path, label_ids: LabelIds) -> Iterator[list[Patch]]:
 def patch_of_record(record: dict[str, Any], label_ids: LabelIds) -> Patch:
     """The patch that a row of the catalogue describes.
 
-    Raises InputError for a name, tile, label, country or split that is not known.
+    Raises PgearthError for a name, tile, label, country or split that is not known.
     """
     name = record["patch_id"]
     parts = parse_patch_name(name)
     if parts.tile is None:
-        raise InputError(f"{name!r} is the name of a patch of BigEarthNet v1")
+        raise PgearthError(f"{name!r} is the name of a patch of BigEarthNet v1")
     if not parts.platform.startswith("sentinel-2"):
-        raise InputError(f"{name!r} is not the name of a Sentinel-2 patch")
+        raise PgearthError(f"{name!r} is not the name of a Sentinel-2 patch")
     if not record["labels"]:
-        raise InputError(f"{name} has no labels")
+        raise PgearthError(f"{name} has no labels")
     country = COUNTRY_CODES.get(record["country"])
     if country is None:
-        raise InputError(f"unknown country {record['country']!r}", f"Known are {', '.join(COUNTRY_CODES)}.")
+        raise PgearthError(f"unknown country {record['country']!r}", f"Known are {', '.join(COUNTRY_CODES)}.")
     if record["split"] not in SPLITS:
-        raise InputError(f"unknown split {record['split']!r}", f"Known are {', '.join(SPLITS)}.")
+        raise PgearthError(f"unknown split {record['split']!r}", f"Known are {', '.join(SPLITS)}.")
     west, south, east, north = patch_bounds(parts.tile, parts.column, parts.row)
     return Patch(
         name=name,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from loaders.errors import InputError
 from loaders.patches import PLATFORMS
+from pyfuncs.errors import PgearthError
 
 PATCH_SIDE = 1200.0
 PATCHES_PER_TILE_SIDE = 91
@@ -63,17 +63,17 @@ class PatchName:
 
 
 def parse_patch_name(name: str) -> PatchName:
-    """Parse the name of a Sentinel-1 or Sentinel-2 patch of BigEarthNet v1 or v2; raise InputError for any other."""
+    """Parse the name of a Sentinel-1 or Sentinel-2 patch of BigEarthNet v1 or v2; raise PgearthError for any other."""
     match = SENTINEL_2_V2.fullmatch(name) or SENTINEL_1.fullmatch(name) or SENTINEL_2_V1.fullmatch(name)
     if match is None:
-        raise InputError(
+        raise PgearthError(
             f"{name!r} is not the name of a BigEarthNet patch",
             "Names look like S2A_MSIL2A_20170613T101031_87_48 (v1), S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57 "
             "(v2) or S1A_IW_GRDH_1SDV_20170613T165043_33UUP_87_48.",
         )
     column, row = int(match["column"]), int(match["row"])
     if not (column < PATCHES_PER_TILE_SIDE and row < PATCHES_PER_TILE_SIDE):
-        raise InputError(f"{name!r}: columns and rows of a tile run from 0 to {PATCHES_PER_TILE_SIDE - 1}")
+        raise PgearthError(f"{name!r}: columns and rows of a tile run from 0 to {PATCHES_PER_TILE_SIDE - 1}")
     sensing_time, faults = parse_time(match["time"])
     return PatchName(
         product=match["product"],
@@ -88,7 +88,7 @@ def parse_patch_name(name: str) -> PatchName:
 
 @lru_cache(maxsize=4096)
 def parse_time(text: str) -> tuple[datetime, tuple[str, ...]]:
-    """Read YYYYMMDDTHHMMSS (UTC) and name the faults repaired; raise InputError where that is no time.
+    """Read YYYYMMDDTHHMMSS (UTC) and name the faults repaired; raise PgearthError where that is no time.
 
     v1 counted acquisitions within a datatake by adding 1 to the digits, so that a leading zero was lost and 59 seconds
     became 60 or 61: T94160 is 09:41:60, that is 09:42:00.
@@ -104,7 +104,7 @@ def parse_time(text: str) -> tuple[datetime, tuple[str, ...]]:
     try:
         minute = datetime.strptime(date + digits[:4], "%Y%m%d%H%M").replace(tzinfo=UTC)
     except ValueError as error:
-        raise InputError(f"{text!r} is not a time: {error}") from error
+        raise PgearthError(f"{text!r} is not a time: {error}") from error
     return minute + timedelta(seconds=seconds), tuple(faults)
 
 
@@ -112,16 +112,16 @@ def parse_time(text: str) -> tuple[datetime, tuple[str, ...]]:
 def square_origin(tile: str) -> tuple[int, int, int]:
     """EPSG code of the UTM zone and lower-left corner (easting, northing, metres) of an MGRS 100 km square.
 
-    Squares are named like 33UUP. Raises InputError if there is no such square.
+    Squares are named like 33UUP. Raises PgearthError if there is no such square.
     """
     zone = int(tile[:2]) if len(tile) == 5 and tile[:2].isdecimal() else 0
     if not 1 <= zone <= 60 or tile[2] not in LATITUDE_BANDS:
-        raise InputError(f"{tile!r} is not a tile of the MGRS grid", "Tiles look like 33UUP.")
+        raise PgearthError(f"{tile!r} is not a tile of the MGRS grid", "Tiles look like 33UUP.")
     band = tile[2]
     column = COLUMN_LETTERS[zone % 3].find(tile[3])
     row = ROW_LETTERS.find(tile[4])
     if column < 0 or row < 0:
-        raise InputError(f"{tile!r} is not a tile of the MGRS grid", f"Zone {zone} has no such 100 km square.")
+        raise PgearthError(f"{tile!r} is not a tile of the MGRS grid", f"Zone {zone} has no such 100 km square.")
     northern = band >= "N"
     northing = (row - (5 if zone % 2 == 0 else 0)) % len(ROW_LETTERS) * 100_000
     # Row letters repeat every 2,000 km: the repetition nearest to the middle of the latitude band is meant.

@@ -39,8 +39,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import PGconn, Ping
 
 import pyfuncs
-from loaders.errors import InputError
 from loaders.python_mirror import PYTHON, mirror_environment
+from pyfuncs.errors import PgearthError
 
 POSTGRESQL_FOLDER = Path("/usr/lib/postgresql")
 EXTENSION_FOLDER = "/usr/share/postgresql/{version}/extension"
@@ -126,12 +126,12 @@ class Cluster:
 
         `listen`, as ADDRESS[:PORT], opens TCP for the superuser with the password in PGEARTH_PASSWORD. `durable=False`
         trades safety against power failure for speed: for tests. `memory`: bytes that the settings are made for; None:
-        default_memory(). Raises InputError with the reason when the server cannot start.
+        default_memory(). Raises PgearthError with the reason when the server cannot start.
         """
         address, port = parse_address(listen) if listen else ("", PORT)
         password = os.environ.get("PGEARTH_PASSWORD", "") if listen else ""
         if listen and not password:
-            raise InputError(
+            raise PgearthError(
                 "TCP needs a password.", "Set PGEARTH_PASSWORD; it becomes the password of the database user postgres."
             )
         if self.running() and not self._may_control():
@@ -144,11 +144,11 @@ class Cluster:
                     self._start(durable, address, port, password, memory or default_memory())
                     return True
                 if listen and (self._setting("listen_addresses"), self.port) != (address, port):
-                    raise InputError(
+                    raise PgearthError(
                         f"The server runs already and does not listen on {listen}.", "Run `pgearth server stop` first."
                     )
                 if memory and self._setting("shared_buffers") != settings(memory)["shared_buffers"]:
-                    raise InputError(
+                    raise PgearthError(
                         f"The server runs already, with shared buffers of {self._setting('shared_buffers')}.",
                         "Run `pgearth server stop` first.",
                     )
@@ -167,7 +167,7 @@ class Cluster:
         self._require_control("stop")
         stopped = self._run(self._binary("pg_ctl"), "stop", "-D", self.data, "-m", "fast", "-w", "-t", WAIT_SECONDS)
         if stopped.returncode:
-            raise InputError(f"The server did not stop: {stopped.stderr.strip()}", f"See {self.log}.")
+            raise PgearthError(f"The server did not stop: {stopped.stderr.strip()}", f"See {self.log}.")
         return True
 
     def remove(self) -> None:
@@ -186,10 +186,12 @@ class Cluster:
             return pwd.getpwuid(user_id) if user_id else pwd.getpwnam("postgres")
         except KeyError as error:
             if user_id:
-                raise InputError(
+                raise PgearthError(
                     f"PostgreSQL needs a name for OS user {user_id}, who has none in /etc/passwd."
                 ) from error
-            raise InputError("Root cannot run PostgreSQL, and there is no OS user `postgres`.", INSTALL_HINT) from error
+            raise PgearthError(
+                "Root cannot run PostgreSQL, and there is no OS user `postgres`.", INSTALL_HINT
+            ) from error
 
     def _may_control(self) -> bool:
         return os.geteuid() in (0, self.account.pw_uid)
@@ -197,7 +199,7 @@ class Cluster:
     def _require_control(self, action: str) -> None:
         if not self._may_control():
             owner = self.account.pw_name
-            raise InputError(
+            raise PgearthError(
                 f"The cluster in {self.folder} belongs to the OS user {owner}.",
                 f"Only {owner} and root may {action} it.",
             )
@@ -231,17 +233,17 @@ class Cluster:
             result = self._run("cat", self.data / "PG_VERSION")
             found = result.stdout.strip()
             if not found.isdecimal():
-                raise InputError(
+                raise PgearthError(
                     f"{self.data} is not a PostgreSQL data folder: {result.stderr.strip() or 'PG_VERSION is damaged'}"
                 )
             if int(found) not in installed:
-                raise InputError(
+                raise PgearthError(
                     f"The data in {self.data} are of PostgreSQL {found}, which is not installed.",
                     f"Run `PG_MAJOR={found} docker/install-server.sh`, or begin a new cluster with PGEARTH_HOME.",
                 )
             return int(found)
         if not installed:
-            raise InputError(
+            raise PgearthError(
                 f"No PostgreSQL {OLDEST_VERSION} or newer is installed below {POSTGRESQL_FOLDER}.", INSTALL_HINT
             )
         missing: list[str] = []
@@ -250,7 +252,7 @@ class Cluster:
             missing = [name for name in EXTENSIONS if not (extensions / f"{name}.control").exists()]
             if not missing:
                 return version
-        raise InputError(f"PostgreSQL {installed[0]} lacks the extension {', '.join(missing)}.", INSTALL_HINT)
+        raise PgearthError(f"PostgreSQL {installed[0]} lacks the extension {', '.join(missing)}.", INSTALL_HINT)
 
     # Where everything lies
 
@@ -266,14 +268,14 @@ class Cluster:
         if not self._reaches(self.folder):
             name = self.account.pw_name
             if self.data.exists():
-                raise InputError(
+                raise PgearthError(
                     f"The OS user {name}, who runs the server, cannot reach the cluster in {self.folder} any more.",
                     "Let that user pass through the folders above it (chmod o+x), or move it to another PGEARTH_HOME.",
                 )
             (self.home / "location").write_text(f"{relocated_home(self.home)}\n")
             (self.home / "location").chmod(0o644)
             if not self._reaches(self.folder):
-                raise InputError(
+                raise PgearthError(
                     f"The OS user {name}, who runs the server, cannot reach {self.folder} either.", "Set PGEARTH_HOME."
                 )
         run = self.folder / "run"
@@ -314,7 +316,7 @@ class Cluster:
             return environment
         base = Path(sys.base_prefix) / "bin" / PYTHON
         if reason := self._python_error(base, "import json"):
-            raise InputError(
+            raise PgearthError(
                 f"The OS user {account.pw_name}, who runs the server, cannot run the interpreter {base}: {reason}",
                 "Make the environment with an interpreter that all users can read: /usr/bin/python3.11 -m venv .venv",
             )
@@ -327,7 +329,7 @@ class Cluster:
                 raise self._disk_full() from error
             raise
         if reason := self._python_error(mirror / "bin" / "python3", "import numpy, pyfuncs"):
-            raise InputError(f"The mirror {mirror} of the Python environment {environment} does not work: {reason}")
+            raise PgearthError(f"The mirror {mirror} of the Python environment {environment} does not work: {reason}")
         return mirror
 
     def _python_error(self, interpreter: Path, statement: str) -> str:
@@ -427,7 +429,7 @@ class Cluster:
                 )
 
     def _check_python(self, environment: Path) -> None:
-        """Raise InputError unless PL/Python uses `environment` and finds this version of pyfuncs in it."""
+        """Raise PgearthError unless PL/Python uses `environment` and finds this version of pyfuncs in it."""
         with psycopg.connect(self.dsn()) as connection:
             connection.execute("set client_min_messages = warning")
             connection.execute("create extension if not exists plpython3u")
@@ -448,11 +450,11 @@ class Cluster:
         prefix, version, error = json.loads(answer)
         hint = "Make the environment with the Python that plpython3u is linked to: /usr/bin/python3.11 -m venv .venv"
         if Path(prefix).resolve() != environment.resolve():
-            raise InputError(f"PL/Python does not use the Python environment {environment}, but {prefix}.", hint)
+            raise PgearthError(f"PL/Python does not use the Python environment {environment}, but {prefix}.", hint)
         if error:
-            raise InputError(f"PL/Python cannot import numpy and pyfuncs from {environment}: {error}", hint)
+            raise PgearthError(f"PL/Python cannot import numpy and pyfuncs from {environment}: {error}", hint)
         if version != pyfuncs.__version__:
-            raise InputError(
+            raise PgearthError(
                 f"PL/Python finds pyfuncs {version} in {environment}, this is pgearth {pyfuncs.__version__}."
             )
 
@@ -481,14 +483,14 @@ class Cluster:
             log.seek(position)
             return log.read()
 
-    def _failure(self, output: str) -> InputError:
+    def _failure(self, output: str) -> PgearthError:
         # On a full disk the log itself may be cut short.
         if "No space left on device" in output or shutil.disk_usage(self.folder).free < MEGABYTE:
             return self._disk_full()
         return explain(output, self.data, self.log)
 
-    def _disk_full(self) -> InputError:
-        return InputError(
+    def _disk_full(self) -> PgearthError:
+        return PgearthError(
             f"The disk is full: no space is left for the database cluster in {self.folder}.",
             "Free some space there, or set PGEARTH_HOME to a folder on a larger disk.",
         )
@@ -504,7 +506,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """Split ADDRESS[:PORT]; an IPv6 address with a port stands in brackets."""
     found = re.fullmatch(r"(?:\[(?P<bracketed>[^]]+)\]|(?P<plain>[^:\s]+))(?::(?P<port>\d{1,5}))?", text)
     if not found or not 0 < int(found["port"] or PORT) < 1 << 16:
-        raise InputError(f"{text!r} is not ADDRESS[:PORT].", "Examples: 127.0.0.1, 0.0.0.0:5433, [::1]:5432")
+        raise PgearthError(f"{text!r} is not ADDRESS[:PORT].", "Examples: 127.0.0.1, 0.0.0.0:5433, [::1]:5432")
     return found["bracketed"] or found["plain"], int(found["port"] or PORT)
 
 
@@ -555,34 +557,34 @@ def write(path: Path, text: str) -> None:
     path.chmod(0o644)
 
 
-def explain(output: str, data: Path, log: Path) -> InputError:
+def explain(output: str, data: Path, log: Path) -> PgearthError:
     """Turn what PostgreSQL printed when it failed to start into an error that says what to do."""
     other = re.search(r"\(PID (\d+)\)", output)
     process = f"process {other[1]}" if other else "another process"
     if re.search(r'lock file "[^"]*\.s\.PGSQL\.\d+\.lock" already exists', output):
-        return InputError(
+        return PgearthError(
             f"The socket is taken by another server, {process}: {data.parent / 'run'}",
             "Stop that server, or set PGEARTH_HOME to another folder.",
         )
     if found := re.search(r'could not bind \S+ address "([^"]+)": Address already in use', output):
-        return InputError(
+        return PgearthError(
             f"The address {found[1]} is taken by another server.", "Stop that server, or give --listen another port."
         )
     if 'lock file "postmaster.pid" already exists' in output:
         pid_file = data / "postmaster.pid"
         name = psutil.Process(int(other[1])).name() if other and psutil.pid_exists(int(other[1])) else "unknown"
         if name in ("postgres", "postmaster"):
-            return InputError(
+            return PgearthError(
                 f"Another server, {process}, uses the data folder {data}.", f"Stop it: kill -INT {other and other[1]}"
             )
-        return InputError(
+        return PgearthError(
             f"The pid file {pid_file} is stale: its server is gone, and {process} ({name}) has the number now.",
             f"If no server uses that folder, for example from another container, delete the file: rm {pid_file}",
         )
     if "Cannot allocate memory" in output:
-        return InputError(
+        return PgearthError(
             "There is not enough memory for the server.",
             f"End other programs or raise the container's limit; see {log}.",
         )
     tail = "\n".join(output.strip().splitlines()[-12:])
-    return InputError(f"PostgreSQL failed to start:\n{tail}", f"The whole log is {log}.")
+    return PgearthError(f"PostgreSQL failed to start:\n{tail}", f"The whole log is {log}.")

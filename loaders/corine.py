@@ -12,9 +12,9 @@ from psycopg import Connection
 
 from loaders.database import connect, planner
 from loaders.editions import make_room, require_year, stale_annotation, the_year
-from loaders.errors import InputError
 from loaders.ledger import LoadItem, load_item
 from loaders.vectors import Attribute, PolygonLayer, find_polygon_layer
+from pyfuncs.errors import PgearthError
 
 CLASS_CODE = Attribute("CORINE class code", r"(clc|(clc_?)?code)_?(\d\d|\d{4})|(clc_?)?code", "Code_18")
 
@@ -38,8 +38,8 @@ def load_corine(
 
     Returns counts: polygons loaded, repaired, dropped (null or empty), unlabelled (skipped), overlapping (covered by
     another file's in whole or in part), layers skipped because they were loaded before, pieces derived. Raises
-    InputError for a file that is not what it should be, or of another edition than the archive's; then nothing of it is
-    loaded, and nothing removed.
+    PgearthError for a file that is not what it should be, or of another edition than the archive's; then nothing of it
+    is loaded, and nothing removed.
     """
     class_code = CLASS_CODE if code_field is None else Attribute("CORINE class code", re.escape(code_field), code_field)
     polygon_layer = find_polygon_layer(path, [class_code], layer)
@@ -63,7 +63,7 @@ def load_corine(
 
 
 def own_edition(layer: PolygonLayer) -> str:
-    """The year of the land cover that a layer tells of itself. Raises InputError where it tells none, or several."""
+    """The year of the land cover that a layer tells of itself. Raises PgearthError where it tells none, or several."""
     (field,) = layer.fields
     years = set(re.findall(r"(?:clc|corine)5?[_-]?(\d{4}|\d\d)(?!\d)", layer.source, re.IGNORECASE))
     years.update(re.findall(r"(\d{4}|\d\d)$", field))
@@ -75,7 +75,7 @@ def own_edition(layer: PolygonLayer) -> str:
 def leave_out_what_is_covered(connection: Connection, source: str, item: LoadItem) -> None:
     """Cut from the polygons of a source what those of others cover: files of one edition may overlap, its classes not.
 
-    Raises InputError where the others are the synthetic archive's.
+    Raises PgearthError where the others are the synthetic archive's.
     """
     with planner(connection, enable_seqscan="off"):
         # The polygons around each, by index.
@@ -121,7 +121,7 @@ def leave_out_what_is_covered(connection: Connection, source: str, item: LoadIte
     assert covered is not None
     overlapping, removed, synthetic = covered
     if synthetic is not None:
-        raise InputError(
+        raise PgearthError(
             f"{source}: the archive has land cover of {synthetic} in the same place",
             "Load it into a database of its own: PGEARTH_DSN names it.",
         )
@@ -131,12 +131,12 @@ def leave_out_what_is_covered(connection: Connection, source: str, item: LoadIte
 
 
 def class_label_ids(connection: Connection) -> dict[str, int]:
-    """Label ids of the level-3 classes by code. Raises InputError if the nomenclature is not in the archive."""
+    """Label ids of the level-3 classes by code. Raises PgearthError if the nomenclature is not in the archive."""
     label_ids: dict[str, int] = dict(
         connection.execute("select code, label_id from eo.label where scheme = 'clc' and level = 3").fetchall()
     )
     if not label_ids:
-        raise InputError("The nomenclature clc is not in the archive", "Run `pgearth load nomenclature`.")
+        raise PgearthError("The nomenclature clc is not in the archive", "Run `pgearth load nomenclature`.")
     return label_ids
 
 
@@ -145,7 +145,7 @@ def labelled_polygons(
 ) -> Iterator[tuple[int, bytes]]:
     """Label id and geometry (EWKB, EPSG:3035) of the layer's polygons; unlabelled ones are left out and counted.
 
-    Raises InputError for a code that is no class.
+    Raises PgearthError for a code that is no class.
     """
     for polygon in layer.polygons(3035, counts):
         (code,) = polygon.attributes
@@ -154,7 +154,7 @@ def labelled_polygons(
         elif code in label_ids:
             yield label_ids[code], polygon.ewkb
         else:
-            raise InputError(
+            raise PgearthError(
                 f"{layer.path}: layer {layer.name}, feature {polygon.feature_id}: {code or 'null'} in"
                 f" field {layer.fields[0]} is no class of CORINE Land Cover",
                 "The codes of level 3 are expected, 111 to 523; --code-field names another field.",

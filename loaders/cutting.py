@@ -25,7 +25,6 @@ from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
 from loaders.band_reader import METRES_PER_DEGREE, Band, StripReader, unreadable
-from loaders.errors import InputError
 from loaders.grids import Lattice
 from loaders.patches import Patch, PatchRaster, Product
 from loaders.progress import progress
@@ -93,7 +92,7 @@ def fit_bands(
 ) -> dict[int, list[Band]]:
     """The bands by the factor of their pixel size to the finest, finest first.
 
-    Raises InputError where footprints differ, or windows of `size` finest pixels are not whole in every band.
+    Raises PgearthError where footprints differ, or windows of `size` finest pixels are not whole in every band.
     """
     finest = min(bands, key=lambda band: band.metres)
     resolutions: dict[int, list[Band]] = {}
@@ -101,7 +100,7 @@ def fit_bands(
         ratio = band.metres / finest.metres
         factor = round(ratio)
         if abs(ratio - factor) > 0.01 or size % factor:
-            raise InputError(
+            raise PgearthError(
                 f"{band.file.path}: pixels of {band.metres:g} m do not go evenly into windows of {size} pixels of"
                 f" {finest.metres:g} m ({finest.file.path})",
                 f"Resample the band, or leave it out: {bands_option({other.name for other in bands} - {band.name})}",
@@ -109,7 +108,7 @@ def fit_bands(
         same = resolutions.setdefault(factor, [band])
         for other, tolerance in ((finest, TOLERANCE_BETWEEN_RESOLUTIONS), (same[0], TOLERANCE_WITHIN_RESOLUTION)):
             if band.pixels_apart(other) > tolerance:
-                raise InputError(
+                raise PgearthError(
                     f"{path}: different footprints among bands: {band.file.path} covers {band.bounds},"
                     f" {other.file.path} {other.bounds}",
                     "Replace the file that does not belong to this product, or leave its band out with --bands.",
@@ -226,7 +225,7 @@ def mask(stacks: Sequence[Stack], number: int, gaps: np.ndarray) -> Stack:
     for stack in stacks:
         for band, pixels, nodata in zip(stack.bands, stack.pixels, stack.nodata, strict=True):
             if nodata is None:
-                raise InputError(
+                raise PgearthError(
                     f"{band.file.path}: it has no nodata value, so nothing can be masked in it",
                     "Keep or drop what has no data: --nodata keep or --nodata drop.",
                 )
@@ -246,7 +245,7 @@ def mask(stacks: Sequence[Stack], number: int, gaps: np.ndarray) -> Stack:
 def class_shares(cutting: Cutting, stacks: Sequence[Stack], places: int) -> np.ndarray | None:
     """Share of each scene class in the classified pixels of each place, an array (places, 12).
 
-    NaN where no pixel is classified; None without a band of scene classes. Raises InputError for an unknown class.
+    NaN where no pixel is classified; None without a band of scene classes. Raises PgearthError for an unknown class.
     """
     for stack in stacks:
         for band, pixels, nodata in zip(stack.bands, stack.pixels, stack.nodata, strict=True):
@@ -255,7 +254,7 @@ def class_shares(cutting: Cutting, stacks: Sequence[Stack], places: int) -> np.n
             valid = valid_pixels(pixels, nodata)
             codes = pixels[valid].astype(np.int64)
             if codes.size and (codes.min() < 0 or codes.max() >= SCL_CLASSES):
-                raise InputError(
+                raise PgearthError(
                     f"{band.file.path}: unknown scene class {codes[(codes < 0) | (codes >= SCL_CLASSES)][0]}",
                     f"Scene classes are 0 to 11. Replace the file, or leave {band.name} out with --bands.",
                 )
@@ -305,7 +304,7 @@ def make_patch(
 
 
 def wkb(cutting: Cutting, stack: Stack, index: int) -> bytes:
-    """Raster WKB of one place of a stack. Raises InputError for pixels that PostGIS cannot hold."""
+    """Raster WKB of one place of a stack. Raises PgearthError for pixels that PostGIS cannot hold."""
     try:
         return to_wkb(
             Raster(
@@ -317,7 +316,7 @@ def wkb(cutting: Cutting, stack: Stack, index: int) -> bytes:
         )
     except PgearthError as error:
         files = ", ".join(band.file.path for band in stack.bands)
-        raise InputError(f"{files}: {error}", error.hint or "Convert the files.") from error
+        raise error.of(files) from error
 
 
 # Geohash cells

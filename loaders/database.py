@@ -11,7 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from loaders.cluster import Cluster, default_dsn, default_home
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -27,9 +27,9 @@ def dsn() -> str:
 
 
 def require_server() -> None:
-    """Raise InputError if the private server is meant and does not run."""
+    """Raise PgearthError if the private server is meant and does not run."""
     if dsn() == default_dsn() and not Cluster(default_home()).running():
-        raise InputError(
+        raise PgearthError(
             f"The server of {default_home()} is not running.",
             "Start it with `pgearth server start`, or set PGEARTH_DSN.",
         )
@@ -38,14 +38,14 @@ def require_server() -> None:
 def connect(**kwargs: Any) -> psycopg.Connection:
     """Connect to the archive; `kwargs` go to psycopg.connect.
 
-    Raises InputError if the private server does not run, or the database has no archive.
+    Raises PgearthError if the private server does not run, or the database has no archive.
     """
     require_server()
     connection = psycopg.connect(dsn(), **{"application_name": "pgearth", **kwargs})
     if connection.execute("select to_regclass('eo.load') is null").fetchone() == (True,):
         name = connection.info.dbname
         connection.close()
-        raise InputError(f"The database {name} holds no archive yet.", "Run: pgearth migrate")
+        raise PgearthError(f"The database {name} holds no archive yet.", "Run: pgearth migrate")
     return connection
 
 
@@ -68,7 +68,7 @@ def planner(connection: psycopg.Connection, **settings: str) -> Iterator[None]:
 
 
 def sqlalchemy_url() -> URL:
-    """The archive's URL for SQLAlchemy and alembic. Raises InputError if the private server does not run."""
+    """The archive's URL for SQLAlchemy and alembic. Raises PgearthError if the private server does not run."""
     from sqlalchemy import URL
 
     require_server()

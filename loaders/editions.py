@@ -7,7 +7,7 @@ import re
 from psycopg import Connection
 from psycopg.sql import SQL, Identifier
 
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 NAMES = {"corine": "CORINE Land Cover", "nuts": "NUTS"}
 # Polygons of loaders.synthetic are of no edition: they lie apart.
@@ -16,17 +16,17 @@ ANNOTATED = {"corine": ("label_edition", "land-cover"), "nuts": ("nuts_edition",
 
 
 def require_year(edition: str) -> str:
-    """The year that an option names. Raises InputError where it is none."""
+    """The year that an option names. Raises PgearthError where it is none."""
     if not re.fullmatch(r"(19|20)\d\d", edition):
-        raise InputError(f"{edition} is no edition", "Editions are named by their year, such as 2018.")
+        raise PgearthError(f"{edition} is no edition", "Editions are named by their year, such as 2018.")
     return edition
 
 
 def the_year(source: str, years: set[str]) -> str:
-    """The one year of an edition that a file tells of itself. Raises InputError where it tells none, or several."""
+    """The one year of an edition that a file tells of itself. Raises PgearthError where it tells none, or several."""
     if len(years) != 1:
         found = f"could be that of {' or '.join(sorted(years))}" if years else "is not told by its names"
-        raise InputError(f"{source}: its edition {found}", "Name it by its year: --edition 2018")
+        raise PgearthError(f"{source}: its edition {found}", "Name it by its year: --edition 2018")
     return years.pop()
 
 
@@ -34,7 +34,7 @@ def make_room(connection: Connection, reference: str, edition: str, source: str,
     """Inside the transaction of a load: see to it that the archive holds polygons of this edition only.
 
     With `replace`, remove all that were loaded, with their pieces and their rows in the ledger but this load's own.
-    Raises InputError where there are polygons of another edition, or of one that is not known.
+    Raises PgearthError where there are polygons of another edition, or of one that is not known.
     """
     table = Identifier("eo", reference)
     # Loads of one reference take turns: each must see what the other has stored.
@@ -48,7 +48,7 @@ def make_room(connection: Connection, reference: str, edition: str, source: str,
     query = SQL("select (select edition from eo.edition where reference = %s) from {} where {} limit 1")
     row = connection.execute(query.format(table, OWN_ROWS[reference]), (reference,)).fetchone()
     if row is not None and row[0] != edition:
-        raise InputError(
+        raise PgearthError(
             f"{source}: it is of {NAMES[reference]} {edition}, but the archive holds {row[0] or 'an unknown edition'}",
             "Only one edition can be in the archive: to put this one in place of it, add --replace."
             + ("" if row[0] else f" Where that is {edition}, insert it into eo.edition."),

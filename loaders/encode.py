@@ -22,7 +22,6 @@ from psycopg.types.json import Jsonb
 from loaders.code_index import build_code_index
 from loaders.database import connect, planner
 from loaders.encoders import newest_version, parent, register, stored_encoder, version_name
-from loaders.errors import InputError
 from loaders.progress import progress
 from pyfuncs import spectral
 from pyfuncs.encoders import BATCH_SIZE, Encoder, hash_codes
@@ -71,7 +70,7 @@ def encode_archive(
     codes are packed at the end. A version that has now encoded the whole archive for the first time is made current.
 
     Commits as it goes, so it may be interrupted and run again; patches that are stored meanwhile are the next run's.
-    `connection` writes (autocommit); `reading` streams pixels. Raises InputError for an unknown or retired version,
+    `connection` writes (autocommit); `reading` streams pixels. Raises PgearthError for an unknown or retired version,
     while another session encodes, when regions are stored that were cut otherwise, for a patch whose bands do not fit
     the cuts, and for one that an encoder fails on.
     """
@@ -87,7 +86,7 @@ def encode_archive(
             store_embeddings(connection, reading, encoder, batch_size, result)
             work = [(encoder, lsh_version(connection, encoder))]
         elif (regions or segments) and all(hashing is None for _, hashing in work):
-            raise InputError("Only a hash function makes codes of regions.", "Name one by --encoder.")
+            raise PgearthError("Only a hash function makes codes of regions.", "Name one by --encoder.")
         hash_functions = []
         for encoder, hashing in work:
             if version_name(encoder) not in result.left_out:
@@ -109,10 +108,10 @@ def encode_archive(
 
 @contextmanager
 def encoding_alone(connection: Connection) -> Iterator[None]:
-    """Keep other sessions from encoding this archive meanwhile. Raises InputError where one does."""
+    """Keep other sessions from encoding this archive meanwhile. Raises PgearthError where one does."""
     row = connection.execute("select pg_try_advisory_lock(hashtextextended('pgearth encode', 0))").fetchone()
     if row != (True,):
-        raise InputError("Another session is encoding this archive.", "Wait for it to end, then run this again.")
+        raise PgearthError("Another session is encoding this archive.", "Wait for it to end, then run this again.")
     try:
         yield
     finally:
@@ -284,10 +283,10 @@ def store_embeddings(
             try:
                 vectors = encode_patches(encoder, [bands for _, _, bands in chunk], batch_size=batch_size)
             except PgearthError as error:
-                raise InputError(f"Patches {chunk[0][0]} to {chunk[-1][0]}: {error}", error.hint or "") from error
+                raise error.of(f"Patches {chunk[0][0]} to {chunk[-1][0]}") from error
             for (patch_id, _, _), finite in zip(chunk, np.isfinite(vectors).all(axis=1), strict=True):
                 if not finite:
-                    raise InputError(f"Patch {patch_id}: {name} gives a vector that is not finite.")
+                    raise PgearthError(f"Patch {patch_id}: {name} gives a vector that is not finite.")
             with connection.cursor().copy(
                 "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
             ) as copy:
@@ -346,7 +345,7 @@ def store_region_codes(
     """Hash the regions of each patch that lacks codes of regions; return how many were stored.
 
     Segments count the regions from 1. All regions of a hash function are cut in one way, which its `segmentation`
-    records: raises InputError when that is another one.
+    records: raises PgearthError when that is another one.
     """
     row = connection.execute(
         "select segmentation from eo.encoder where encoder_id = %s", (hashing.encoder_id,)
@@ -354,7 +353,7 @@ def store_region_codes(
     assert row is not None
     if row[0] is not None and not same_cut(row[0], segmentation):
         name = version_name(hashing)
-        raise InputError(
+        raise PgearthError(
             f"Regions of hash function {name} were cut as {json.dumps(row[0])}, not as {json.dumps(segmentation)}.",
             f"Cut them in the same way, or remove those first: select eo.drop_region_codes('{name}')",
         )
@@ -371,7 +370,7 @@ def store_region_codes(
                     try:
                         found = cut_regions(bands, encoder.bands, segmentation)
                     except PgearthError as error:
-                        raise InputError(f"Patch {patch_id}: {error}", error.hint or "") from error
+                        raise error.of(f"Patch {patch_id}") from error
                     patch_ids += [patch_id] * len(found)
                     segments += range(1, len(found) + 1)
                     cut += found
@@ -422,7 +421,7 @@ def encode(encoders: tuple[str, ...], regions: int | None, segments: int | None,
     be interrupted and run again.
     """
     if regions and segments:
-        raise InputError("--regions and --segments are two ways to cut a patch.", "Give one of them.")
+        raise PgearthError("--regions and --segments are two ways to cut a patch.", "Give one of them.")
     with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
         result = encode_archive(
             connection, reading, encoders, regions=regions, segments=segments, batch_size=batch_size

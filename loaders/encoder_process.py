@@ -21,8 +21,8 @@ from psycopg.conninfo import make_conninfo
 
 from loaders.cluster import INHERITED_VARIABLES
 from loaders.database import connect
-from loaders.errors import InputError
 from pyfuncs.encoder_protocol import socket_folder
+from pyfuncs.errors import PgearthError
 
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
@@ -46,7 +46,7 @@ class EncoderProcess:
 
     @classmethod
     def of(cls, connection: Connection) -> EncoderProcess:
-        """Find out where it lies. Raises InputError where the server is on another machine, or another user's."""
+        """Find out where it lies. Raises PgearthError where the server is on another machine, or another user's."""
         try:
             row = connection.execute(
                 """
@@ -56,25 +56,25 @@ class EncoderProcess:
                 """
             ).fetchone()
         except psycopg.errors.InsufficientPrivilege as error:
-            raise InputError(
+            raise PgearthError(
                 "The data folder, where the encoder process lies, is not shown to this role.",
                 "Connect as a superuser, or as a role of pg_read_all_settings.",
             ) from error
         prefix = connection.execute("select note from eo.runtime() where component = 'Python'").fetchone()
         assert row is not None
         if prefix is None:
-            raise InputError("The server has no PL/Python, so no session would call the encoder process.")
+            raise PgearthError("The server has no PL/Python, so no session would call the encoder process.")
         data, oid = Path(row[0]), row[1]
         interpreter = Path(prefix[0]) / "bin" / "python3"
         try:
             account = pwd.getpwuid(data.stat().st_uid)
         except (FileNotFoundError, PermissionError, KeyError) as error:
-            raise InputError(
+            raise PgearthError(
                 f"The server's data folder {data} is not to be found from here.",
                 "The encoder process runs on the server's machine: run this there, as root or the server's OS user.",
             ) from error
         if os.geteuid() not in (0, account.pw_uid):
-            raise InputError(
+            raise PgearthError(
                 f"The server runs as OS user {account.pw_name}.",
                 f"Only {account.pw_name} and root may start and stop its encoder process.",
             )
@@ -99,7 +99,7 @@ class EncoderProcess:
             return None
 
     def start(self, connection: Connection, options: Sequence[str]) -> int:
-        """Start the process and wait until sessions reach it; return its number. Raises InputError where it fails."""
+        """Start the process and wait until sessions reach it; return its number. Raises PgearthError where it fails."""
         self._refuse_second()
         logged = self.log.stat().st_size if self.log.exists() else 0
         process = subprocess.Popen(  # type: ignore[call-overload]
@@ -120,7 +120,7 @@ class EncoderProcess:
                 with self.log.open(errors="replace") as text:
                     text.seek(logged)
                     tail = text.read().strip().splitlines()[-12:]
-                raise InputError("\n".join(["The encoder process did not start:", *tail]), f"Its log is {self.log}.")
+                raise PgearthError("\n".join(["The encoder process did not start:", *tail]), f"Its log is {self.log}.")
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return process.pid
 
@@ -151,7 +151,7 @@ class EncoderProcess:
 
     def _refuse_second(self) -> None:
         if (pid := self.pid()) is not None:
-            raise InputError(f"The encoder process is running already: process {pid}.", "Run: pgearth encoder stop")
+            raise PgearthError(f"The encoder process is running already: process {pid}.", "Run: pgearth encoder stop")
 
     def _reached(self, connection: Connection, pid: int) -> bool:
         """Whether a session of the database reaches this very process."""

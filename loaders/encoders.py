@@ -15,10 +15,10 @@ from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from loaders.database import connect
-from loaders.errors import InputError
 from pyfuncs import spectral
 from pyfuncs.db import ENCODER_QUERY, encoder_from_row
 from pyfuncs.encoders import Encoder
+from pyfuncs.errors import PgearthError
 
 
 def register(
@@ -39,7 +39,7 @@ def register(
     """Store the next version of an encoder (`dimension`) or hash function (`bits`, `parent_id`) and read it back.
 
     Where a version in use has the same definition and weights, it is that one, whatever `training` says of it. Raises
-    InputError for a name that is none or of the other kind, and for weights that are too big.
+    PgearthError for a name that is none or of the other kind, and for weights that are too big.
     """
     with refusals_reported():
         row = connection.execute(
@@ -71,7 +71,7 @@ def register(
 def find(connection: Connection, text: str | None, hashing: bool) -> Encoder:
     """The encoder, or with `hashing` the hash function, that SQL finds by NAME, NAME:VERSION or None (the current one).
 
-    Raises InputError where there is none.
+    Raises PgearthError where there is none.
     """
     with refusals_reported():
         row = connection.execute("select eo_internal.encoder_id(%s, %s)", (text, hashing)).fetchone()
@@ -82,7 +82,7 @@ def find(connection: Connection, text: str | None, hashing: bool) -> Encoder:
 def newest_version(connection: Connection, text: str) -> Encoder:
     """The encoder or hash function NAME:VERSION, or the newest version in use of NAME.
 
-    Raises InputError where there is none, or it was retired.
+    Raises PgearthError where there is none, or it was retired.
     """
     with refusals_reported():
         row = connection.execute(
@@ -117,7 +117,7 @@ def stored_encoder(connection: Connection, encoder_id: int) -> Encoder:
 
 @contextmanager
 def refusals_reported() -> Iterator[None]:
-    """Turn what functions of the registry refuse into an InputError."""
+    """Turn what functions of the registry refuse into a PgearthError."""
     try:
         yield
     except (
@@ -126,7 +126,7 @@ def refusals_reported() -> Iterator[None]:
         errors.InvalidParameterValue,
         errors.ProgramLimitExceeded,
     ) as error:
-        raise InputError(f"{error.diag.message_primary}.", error.diag.message_hint or "") from error
+        raise PgearthError(f"{error.diag.message_primary}.", error.diag.message_hint or "") from error
 
 
 def version_name(encoder: Encoder) -> str:
@@ -150,8 +150,8 @@ def add_onnx(
     """Store an ONNX model as the next version of an encoder; the same again is the version that it was.
 
     `mean` and `std` of each band are those of digital numbers times `scale`. `units` are those of the bands, one for
-    all or one for each (default: those that the archive's have, where they are known). Raises InputError for what does
-    not fit together: see loaders.onnx_model.
+    all or one for each (default: those that the archive's have, where they are known). Raises PgearthError for what
+    does not fit together: see loaders.onnx_model.
     """
     import onnxruntime
 
@@ -160,11 +160,11 @@ def add_onnx(
     check_bands(connection, bands)
     for option, numbers in (("--mean", mean), ("--std", std)):
         if len(numbers) != len(bands):
-            raise InputError(
+            raise PgearthError(
                 f"{option} has {len(numbers)} numbers, --bands {len(bands)} names.", "Give one number for each band."
             )
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and min(std) > 0):
-        raise InputError("--mean and --std are not all finite, or a deviation is not above 0.", "Check the numbers.")
+        raise PgearthError("--mean and --std are not all finite, or a deviation is not above 0.", "Check the numbers.")
     if units is not None and len(units) == 1:
         units = list(units) * len(bands)
     model, dimension = read_model(file, bands, size, output)
@@ -202,9 +202,9 @@ def stored_units(connection: Connection, bands: Sequence[str]) -> list[str] | No
 
 
 def check_bands(connection: Connection, bands: Sequence[str]) -> None:
-    """Raise InputError for a band that is named twice or, where the archive has pixels, that it does not have."""
+    """Raise PgearthError for a band that is named twice or, where the archive has pixels, that it does not have."""
     if len(set(bands)) != len(bands) or not all(bands):
-        raise InputError(f"--bands names a band twice, or none: {','.join(bands)}.", "Name each band once.")
+        raise PgearthError(f"--bands names a band twice, or none: {','.join(bands)}.", "Name each band once.")
     row = connection.execute(
         """
         select array(select band from unnest(%s::text[]) as band
@@ -217,7 +217,7 @@ def check_bands(connection: Connection, bands: Sequence[str]) -> None:
         known = connection.execute(
             "select distinct band from (select bands from eo.patch_raster limit 1000) r, unnest(bands) band order by 1"
         )
-        raise InputError(
+        raise PgearthError(
             f"No patch has a band {', '.join(row[0])}.", f"There are {', '.join(band for (band,) in known)}."
         )
 
@@ -283,11 +283,11 @@ def add(
 
 
 def parse_numbers(option: str, text: str) -> list[float]:
-    """Numbers separated by commas. Raises InputError for anything else."""
+    """Numbers separated by commas. Raises PgearthError for anything else."""
     try:
         return [float(number) for number in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option} {text}: {error}.", "Give numbers separated by commas.") from error
+        raise PgearthError(f"{option} {text}: {error}.", "Give numbers separated by commas.") from error
 
 
 @click.command(name="list")

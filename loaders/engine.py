@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -69,17 +69,17 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def run_tasks(
     work: Callable[[Task], Result], tasks: Sequence[Task], engine: Engine = Engine()
-) -> Iterator[tuple[Task, Result | InputError]]:
+) -> Iterator[tuple[Task, Result | PgearthError]]:
     """Do `work` for every task by `engine`; yield each task with its result, as they are done.
 
-    Bad input of one task (InputError) is yielded in place of its result, and the others go on; any other error ends
-    the run. With one local job, or one task, the work is done in this process. Raises InputError if there is no Spark.
+    Bad input of one task (PgearthError) is yielded in place of its result, and the others go on; any other error ends
+    the run. With one local job, or one task, the work is done in this process. Raises PgearthError without Spark.
     """
     if engine.name == "spark":
         try:
             from loaders.spark import run_on_spark
         except ModuleNotFoundError as error:
-            raise InputError(f"The engine spark cannot be used: {error}", SPARK_HINT) from error
+            raise PgearthError(f"The engine spark cannot be used: {error}", SPARK_HINT) from error
         yield from run_on_spark(work, tasks, engine)
         return
     if engine.jobs == 1 or len(tasks) <= 1:
@@ -115,9 +115,9 @@ def end_quietly() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def attempt(work: Callable[[Task], Result], task: Task) -> Result | InputError:
-    """The result of one piece of work, or the InputError that it raised."""
+def attempt(work: Callable[[Task], Result], task: Task) -> Result | PgearthError:
+    """The result of one piece of work, or the PgearthError that it raised."""
     try:
         return work(task)
-    except InputError as error:
+    except PgearthError as error:
         return error

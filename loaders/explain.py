@@ -1,7 +1,7 @@
 """What a user is told of an exception that ends a command: one message and a hint, never a traceback.
 
-Where an error can be foreseen, the code that meets it raises an InputError, which names the file, row or value. What is
-here is for errors that can come from anywhere: of the database, of the file system, of the libraries that read files.
+Where an error can be foreseen, the code that meets it raises a PgearthError, which names the file, row or value. Here
+are errors that can come from anywhere: from the database, the file system, the libraries that read files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import psycopg
 
-from loaders.errors import InputError
 from pyfuncs.errors import PgearthError
 
 TRACEBACK = "PGEARTH_TRACEBACK"
@@ -78,43 +77,41 @@ READERS = {
 """What the modules whose exceptions these are read."""
 
 
-def explained(error: BaseException) -> InputError:
+def explained(error: BaseException) -> PgearthError:
     """What to tell a user of an exception. One that is not known is told as a fault of pgearth, to be reported."""
-    return known(error) or InputError(
+    return known(error) or PgearthError(
         f"pgearth did not expect this: {one_line(traceback.format_exception_only(error)[-1])}",
         f"Please report it, with what the command shows after: export {TRACEBACK}=1",
     )
 
 
-def known(error: BaseException) -> InputError | None:
+def known(error: BaseException) -> PgearthError | None:
     """What to tell of an exception of a kind that can come from anywhere; None for any other."""
-    if isinstance(error, InputError):
-        return error
     if isinstance(error, PgearthError):
-        return InputError(str(error), error.hint or "")
+        return error
     if isinstance(error, psycopg.Error):
         return of_database(error)
     if isinstance(error, BrokenPipeError | ConnectionError | TimeoutError):
-        return InputError(f"A connection was lost: {one_line(error)}", RUN_AGAIN)
+        return PgearthError(f"A connection was lost: {one_line(error)}", RUN_AGAIN)
     module = type(error).__module__.partition(".")[0]
     if module == "sqlalchemy":
         cause = getattr(error, "orig", None)
-        return known(cause) if cause else InputError(one_line(error), "Check PGEARTH_DSN.")
+        return known(cause) if cause else PgearthError(one_line(error), "Check PGEARTH_DSN.")
     if module == "alembic":
-        return InputError(one_line(error), "See: pgearth migrate --help")
+        return PgearthError(one_line(error), "See: pgearth migrate --help")
     if module in READERS:
-        return InputError(f"A {READERS[module]} cannot be read: {one_line(error)}", "Replace it by an intact copy.")
+        return PgearthError(f"A {READERS[module]} cannot be read: {one_line(error)}", "Replace it by an intact copy.")
     if isinstance(error, UnicodeError):
-        return InputError(f"A text is not UTF-8: {one_line(error)}", "Write the file, or the name, in UTF-8.")
+        return PgearthError(f"A text is not UTF-8: {one_line(error)}", "Write the file, or the name, in UTF-8.")
     if isinstance(error, OSError):
         what = ": ".join(filter(None, [" to ".join(files_of(error)), error.strerror or one_line(error)]))
-        return InputError(what, FILE_HINTS.get(error.errno or 0, "See whether the disk and the path are in order."))
+        return PgearthError(what, FILE_HINTS.get(error.errno or 0, "See whether the disk and the path are in order."))
     if isinstance(error, ImportError):
-        return InputError(one_line(error), "Install pgearth with all it needs: pip install pgearth")
+        return PgearthError(one_line(error), "Install pgearth with all it needs: pip install pgearth")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return InputError("There is not enough memory for this.", FILE_HINTS[errno.ENOMEM])
+        return PgearthError("There is not enough memory for this.", FILE_HINTS[errno.ENOMEM])
     if type(error).__name__ == "BrokenProcessPool":
-        return InputError("A process of the command was ended from outside.", FILE_HINTS[errno.ENOMEM])
+        return PgearthError("A process of the command was ended from outside.", FILE_HINTS[errno.ENOMEM])
     return None
 
 
@@ -129,7 +126,7 @@ def reason_of(error: Exception) -> str:
     return one_line(error)
 
 
-def of_database(error: psycopg.Error) -> InputError:
+def of_database(error: psycopg.Error) -> PgearthError:
     """What to tell of an error of the database: not which line of which function raised it."""
     details = filter(None, [error.diag.message_primary or str(error), error.diag.message_detail])
     message = "Error from the database: " + "\n".join(one_line(detail) for detail in details)
@@ -138,7 +135,7 @@ def of_database(error: psycopg.Error) -> InputError:
         # No SQLSTATE: not from the server.
         sqlstate = error.sqlstate or ("" if isinstance(error, psycopg.DataError) else "08")
         hint = next((text for code, text in DATABASE_HINTS.items() if sqlstate.startswith(code)), "")
-    return InputError(message, hint)
+    return PgearthError(message, hint)
 
 
 def files_of(error: OSError) -> Iterator[str]:

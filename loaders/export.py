@@ -27,7 +27,6 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
-from loaders.errors import BusyError, InputError
 from loaders.export_formats import (
     PIXEL_FORMATS,
     StoredRaster,
@@ -60,6 +59,7 @@ from loaders.export_packs import (
 from loaders.ledger import file_checksum
 from loaders.progress import progress
 from loaders.search_options import filter_options, parse_filters
+from pyfuncs.errors import BusyError, PgearthError
 
 PARTS = ".parts"
 PATCHES_PER_QUERY = 16
@@ -77,7 +77,7 @@ class Part:
 def export_patches(destination: Path, order: Order, engine: Engine) -> Counter[str]:
     """Export patches into a folder, or go on with the export in it; return counts.
 
-    Raises InputError when the folder holds anything else, when nothing passes the filters, for a patch larger than a
+    Raises PgearthError when the folder holds anything else, when nothing passes the filters, for a patch larger than a
     shard, and for a full disk.
     """
     destination = destination.resolve()
@@ -103,7 +103,7 @@ def export_parts(destination: Path, engine: Engine) -> Counter[str]:
     with progress(range(0), destination.name, "patches", manifest["patches"]) as bar:
         bar.update(sum(record["patches"] for record in done.values()))
         for part, result in run_tasks(export_part, missing, engine):
-            if isinstance(result, InputError):
+            if isinstance(result, PgearthError):
                 raise result
             counts["parts"] += 1
             done[part.number] = record = read_record(destination, part.number) or {}
@@ -133,23 +133,23 @@ def lock(path: Path, busy: str, shared: bool = False) -> Iterator[None]:
 
 
 def open_manifest(destination: Path) -> dict[str, Any] | None:
-    """What the export in a folder was begun with; None for an empty folder. Raises InputError for any other folder."""
+    """What the export in a folder was begun with; None for an empty folder. Raises PgearthError for any other."""
     if (destination / MANIFEST).exists():
         return manifest_of(destination)
     if any(not entry.name.endswith(".partial") for entry in destination.iterdir()):
-        raise InputError(
+        raise PgearthError(
             f"{destination}: this folder is not empty, and holds no export", "Name an empty or new folder."
         )
     return None
 
 
 def check_order(destination: Path, begun: Mapping[str, Any], order: Order) -> None:
-    """Raise InputError, naming what differs, when the export in the folder was begun with another order."""
+    """Raise PgearthError, naming what differs, when the export in the folder was begun with another order."""
     wanted = order_record(order)
     for name in sorted(begun["order"].keys() | wanted.keys()):
         before, now = begun["order"].get(name), wanted.get(name)
         if before != now:
-            raise InputError(
+            raise PgearthError(
                 f"{destination}: it holds another export, of {name} {json.dumps(before)}, not {json.dumps(now)}",
                 "Run that one again with its own arguments, or name an empty folder.",
             )
@@ -161,7 +161,7 @@ def check_order(destination: Path, begun: Mapping[str, Any], order: Order) -> No
 def export_part(part: Part) -> int:
     """Write one part of an export; return how many patches it has.
 
-    Raises InputError when a patch is no longer in the archive as it was listed, and for a full disk.
+    Raises PgearthError when a patch is no longer in the archive as it was listed, and for a full disk.
     """
     begins = f"{part.destination}: another export begins in this folder"
     # On a cluster: of a process that was given up for lost, and is not.
@@ -264,7 +264,7 @@ order by w.number
 
 
 def product_ids(connection: Connection, rows: list[dict[str, Any]]) -> list[int]:
-    """Keys of the products of listed patches. Raises InputError for a patch that is gone."""
+    """Keys of the products of listed patches. Raises PgearthError for a patch that is gone."""
     found = connection.execute(PRODUCT_IDS, keys_of(rows)).fetchall()
     for name, product_id in found:
         if product_id is None:
@@ -304,19 +304,19 @@ def keys_of(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     }
 
 
-def changed(name: str) -> InputError:
+def changed(name: str) -> PgearthError:
     """What to tell of a patch that is not as it was listed."""
-    return InputError(f"Patch {name} is gone or has other bands since it was listed.", "Export into an empty folder.")
+    return PgearthError(f"Patch {name} is gone or has other bands since it was listed.", "Export into an empty folder.")
 
 
 # The command
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as 1GB, 500MB or 64MiB. Raises InputError for any other text."""
+    """Bytes of a size such as 1GB, 500MB or 64MiB. Raises PgearthError for any other text."""
     match = SIZE.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"{text!r} is no size", "Give one such as 1GB, 500MB or 64MiB.")
+        raise PgearthError(f"{text!r} is no size", "Give one such as 1GB, 500MB or 64MiB.")
     power = "kMGT".lower().find(match[2].lower()) + 1 if match[2] else 0
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 

@@ -18,7 +18,6 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from shapely.geometry import mapping, shape
 
-from loaders.errors import InputError
 from loaders.gdal_files import RASTER_FORMATS, open_raster_bytes
 from loaders.patches import Patch, PatchRaster, Product, patch_raster
 from pyfuncs.errors import PgearthError
@@ -129,8 +128,8 @@ def shortest(values: Iterable[float] | None) -> list[float] | None:
 def patch_of_document(document: Mapping[str, Any], files: Mapping[str, bytes], ids: Mapping[str, int]) -> Patch:
     """The patch that a document describes, with its pixels; the inverse of patch_document and raster_files.
 
-    `files` are the patch's, by name, `ids` the numbers of labels by scheme:code. Raises InputError for a label that is
-    not known and for missing or unreadable files; KeyError, TypeError or ValueError for what is no such document.
+    `files` are the patch's, by name, `ids` the numbers of labels by scheme:code. Raises PgearthError for a label that
+    is not known and for missing or unreadable files; KeyError, TypeError or ValueError for what is no such document.
     """
     west, south, east, north = (float(edge) for edge in document["bounds"])
     return Patch(
@@ -162,7 +161,7 @@ def patch_of_document(document: Mapping[str, Any], files: Mapping[str, bytes], i
 
 
 def read_rasters(descriptions: Sequence[Mapping[str, Any]], srid: int, files: Mapping[str, bytes]) -> list[PatchRaster]:
-    """The rasters that a patch's document describes. Raises InputError where they are larger than a patch may be."""
+    """The rasters that a patch's document describes. Raises PgearthError where they are larger than a patch may be."""
     rasters = []
     room = PATCH_BYTES.of_environment()
     for description in descriptions:
@@ -173,10 +172,10 @@ def read_rasters(descriptions: Sequence[Mapping[str, Any]], srid: int, files: Ma
 
 
 def label_ids(codes: Sequence[str] | None, ids: Mapping[str, int]) -> list[int] | None:
-    """Numbers of labels, in their order. Raises InputError for one that is not known."""
+    """Numbers of labels, in their order. Raises PgearthError for one that is not known."""
     for code in codes or ():
         if code not in ids:
-            raise InputError(f"the archive has no label {code!r}", "Run: pgearth load nomenclature")
+            raise PgearthError(f"the archive has no label {code!r}", "Run: pgearth load nomenclature")
     return None if codes is None else [ids[code] for code in codes]
 
 
@@ -304,13 +303,13 @@ def raster_bytes(pixel_format: str, width: int, height: int, bands: int, stored:
 def read_raster(description: Mapping[str, Any], srid: int, files: Mapping[str, bytes], room: int) -> PatchRaster:
     """A raster that a patch's document describes, from its files; the inverse of raster_files for one resolution.
 
-    Raises InputError for one of more than `room` bytes.
+    Raises PgearthError for one of more than `room` bytes.
     """
     names: list[str] = list(description["files"])
     contents: dict[str, tuple[np.ndarray, float | None, tuple[float, ...]]] = {}
     for name in dict.fromkeys(names):
         if name not in files:
-            raise InputError(f"the file {name} is missing", "Take the patch from the export again.")
+            raise PgearthError(f"the file {name} is missing", "Take the patch from the export again.")
         contents[name] = read_geotiff(name, files[name], room)
         room -= contents[name][0].nbytes
     bands, nodata, transforms = [], [], set()
@@ -320,31 +319,31 @@ def read_raster(description: Mapping[str, Any], srid: int, files: Mapping[str, b
         nodata.append(value)
         transforms.add(transform)
     if len(transforms) != 1:
-        raise InputError(f"bands of {description['resolution']} m lie at different places: {', '.join(contents)}")
+        raise PgearthError(f"bands of {description['resolution']} m lie at different places: {', '.join(contents)}")
     a, b, c, d, e, f = transforms.pop()
     try:
         raster = Raster(tuple(bands), (a, e, c, f, b, d), srid, tuple(nodata))
         return patch_raster(int(description["resolution"]), description["bands"], raster)
     except PgearthError as error:
-        raise InputError(f"{', '.join(contents)}: {error}", error.hint or "") from error
+        raise error.of(", ".join(contents)) from error
 
 
 def read_geotiff(name: str, content: bytes, room: int) -> tuple[np.ndarray, float | None, tuple[float, ...]]:
     """Pixels (band, row, column), nodata and the six numbers of the affine transformation of a GeoTIFF.
 
-    Raises InputError for one that cannot be read, or whose pixels take more than `room` bytes.
+    Raises PgearthError for one that cannot be read, or whose pixels take more than `room` bytes.
     """
     try:
         with open_raster_bytes(content) as dataset:
             pixels = dataset.count * dataset.height * dataset.width
             size = pixels * max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
             if size > room:
-                raise InputError(
+                raise PgearthError(
                     f"{name}: its pixels take {size:,} bytes, of which a patch has {room:,} left",
                     f"{PATCH_BYTES.variable} sets another limit.",
                 )
             return dataset.read(), dataset.nodata, tuple(dataset.transform)[:6]
     except RasterioError as error:
-        raise InputError(
+        raise PgearthError(
             f"{name}: it cannot be read: {error}", f"{RASTER_FORMATS}. Take this file from the export again."
         ) from error

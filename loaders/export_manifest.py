@@ -25,7 +25,6 @@ from psycopg.sql import SQL
 from rasterio.crs import CRS
 
 from loaders.database import connect
-from loaders.errors import InputError
 from loaders.export_formats import (
     BAND_BYTES,
     PIXEL_FORMATS,
@@ -41,6 +40,7 @@ from loaders.names import is_plain_name
 from loaders.patches import Product
 from loaders.progress import progress
 from loaders.search_options import SEARCH, search_parameters
+from pyfuncs.errors import PgearthError
 
 MANIFEST = "metadata.parquet"
 MANIFEST_KEY = b"pgearth"
@@ -113,7 +113,7 @@ def manifest_of(destination: Path) -> dict[str, Any]:
         metadata = pq.read_metadata(destination / MANIFEST).metadata
         return dict(json.loads(metadata[MANIFEST_KEY]))
     except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
-        raise InputError(f"{destination / MANIFEST}: no manifest of an export", "Name an empty folder.") from error
+        raise PgearthError(f"{destination / MANIFEST}: no manifest of an export", "Name an empty folder.") from error
 
 
 def order_record(order: Order) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def write_manifest(destination: Path, order: Order) -> None:
                 patches += len(batch)
                 bar.update(len(batch))
             if not patches:
-                raise InputError("No patch passes the filters.", "Count them first: select eo.count_patches(...).")
+                raise PgearthError("No patch passes the filters.", "Count them first: select eo.count_patches(...).")
             manifest = {"order": order_record(order), "patches": patches, "parts": divide.parts}
             writer.add_key_value_metadata({b"geo": json.dumps(geo(extent.box())), MANIFEST_KEY: json.dumps(manifest)})
 
@@ -225,7 +225,7 @@ class Divider:
     """Makes rows of the manifest from those of the archive, and divides them into parts, in their order.
 
     A part ends where the next patch might make it larger than its limit, by the most that its files can take. Raises
-    InputError for names that cannot be names of files, and for a patch that alone is over the limit.
+    PgearthError for names that cannot be names of files, and for a patch that alone is over the limit.
     """
 
     def __init__(self, connection: Connection, order: Order) -> None:
@@ -268,7 +268,7 @@ class Divider:
             self.product = row["product"]
             self.names.clear()
             if (other := self.products.setdefault(self.product.casefold(), self.product)) != self.product:
-                raise InputError(
+                raise PgearthError(
                     f"Two products are named {other} and {self.product}: folders of Windows and macOS have no case.",
                     "Export their patches apart: --patch-id.",
                 )
@@ -285,7 +285,7 @@ class Divider:
             self.bytes = 0
             needed = size + self.product_bytes
             if needed > self.limit and self.order.pack in SUFFIXES:
-                raise InputError(
+                raise PgearthError(
                     f"Patch {row['name']} may take {needed + ARCHIVE_BYTES:,} bytes, more than a shard.",
                     "A patch is never split: give a larger --shard-size.",
                 )
@@ -293,11 +293,11 @@ class Divider:
         return self.parts - 1
 
     def check_names(self, row: Mapping[str, Any]) -> None:
-        """Raise InputError where two patches of a product have one name, or a name cannot be one of files."""
+        """Raise PgearthError where two patches of a product have one name, or a name cannot be one of files."""
         name, product = row["name"], row["product"]
         # Without regard to case: file systems of Windows and macOS have none.
         if (other := self.names.get(name.casefold())) is not None:
-            raise InputError(
+            raise PgearthError(
                 f"Two patches of product {product} are named {' and '.join(dict.fromkeys((other, name)))}.",
                 "Export one source at a time: --source; or one of the two: --patch-id.",
             )
@@ -305,7 +305,7 @@ class Divider:
         files = [product, name, product_document_name(product), document_name(name)]
         for file in [*files, *(f"{name}_{band}_99999m.tif" for band in row["bands"])]:
             if not is_plain_name(file):
-                raise InputError(
+                raise PgearthError(
                     f"Patch {name} of product {product} cannot be exported: {file!r} is no name for a file.",
                     "Names must not start or end with a dot, end with a space, hold slashes or control characters, be"
                     " too long, or be those of devices of Windows.",
@@ -375,5 +375,5 @@ def crs_of(connection: Connection, srid: int) -> CRS:
         "select auth_name, auth_srid, srtext from spatial_ref_sys where srid = %s", (srid,)
     ).fetchone()
     if row is None:
-        raise InputError(f"spatial_ref_sys has no SRID {srid}.", "Add it, then run the same command again.")
+        raise PgearthError(f"spatial_ref_sys has no SRID {srid}.", "Add it, then run the same command again.")
     return CRS.from_epsg(row[1]) if row[0] == "EPSG" else CRS.from_wkt(row[2])

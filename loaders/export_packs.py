@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 import zstandard
 
 from loaders.archives import CheckedTarInfo, open_zip, read_member, read_tar_member, tar_members
-from loaders.errors import InputError
 from loaders.names import is_plain_name
+from pyfuncs.errors import PgearthError
 from pyfuncs.limits import DOCUMENT_BYTES, PATCH_BYTES
 
 File = tuple[str, bytes]
@@ -42,10 +42,10 @@ ZSTD_GROWTH = 1 + 1 / 256
 
 
 def checked_path(name: str, container: Path) -> PurePosixPath:
-    """The path of a file in an export. Raises InputError for one that leaves the export's folder, or is none of it."""
+    """The path of a file in an export. Raises PgearthError for one that leaves its folder, or is none of it."""
     path = PurePosixPath(name)
     if len(path.parts) > 3 or str(path) != name or not all(is_plain_name(part) for part in path.parts):
-        raise InputError(f"{container}: {name!r} is not the path of a file in an export", "Nothing of it is loaded.")
+        raise PgearthError(f"{container}: {name!r} is not the path of a file in an export", "Nothing of it is loaded.")
     return path
 
 
@@ -56,7 +56,7 @@ def checked_path(name: str, container: Path) -> PurePosixPath:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield the temporary name under which to write `path`; it is renamed when all is on disk, removed after an error.
 
-    Errors of the file system become an InputError that names the file.
+    Errors of the file system become a PgearthError that names the file.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -75,7 +75,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def write_folder(folder: Path, files: Iterable[File]) -> None:
     """Write all files of a patch into `folder`, whole or not at all; what was there is replaced.
 
-    Of each file's path its last part counts. Errors of the file system become an InputError that names the folder.
+    Of each file's path its last part counts. Errors of the file system become a PgearthError that names the folder.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -110,9 +110,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
+def unwritable(path: Path, error: OSError) -> PgearthError:
     """What to tell of an error of the file system."""
-    return InputError(
+    return PgearthError(
         f"{path}: it cannot be written: {error.strerror or error}",
         "No half file is left under a final name. Make room, then run the same command again to go on.",
     )
@@ -121,7 +121,7 @@ def unwritable(path: Path, error: OSError) -> InputError:
 def write_shard(path: Path, pack: str, files: Iterable[File], limit: int) -> None:
     """Write files into an archive of at most `limit` bytes, and after them the list of their checksums.
 
-    Raises InputError, and leaves no archive, if it became larger.
+    Raises PgearthError, and leaves no archive, if it became larger.
     """
     lines: list[str] = []
 
@@ -134,7 +134,7 @@ def write_shard(path: Path, pack: str, files: Iterable[File], limit: int) -> Non
     with new_file(path) as partial:
         (write_zip if pack == "zip" else write_tar)(partial, with_checksums())
         if (size := partial.stat().st_size) > limit:
-            raise InputError(
+            raise PgearthError(
                 f"{path}: it has {size:,} bytes, more than {limit:,}: its patches grew after they were listed",
                 "Export into an empty folder.",
             )
@@ -173,19 +173,19 @@ def checksum_line(checksum: str, name: str) -> str:
 
 
 def read_checksums(text: bytes, container: Path) -> dict[str, str]:
-    """Checksums by path, from lines of `sha256sum`. Raises InputError for any other line and for unsafe paths."""
+    """Checksums by path, from lines of `sha256sum`. Raises PgearthError for any other line and for unsafe paths."""
     checksums = {}
     for number, line in enumerate(text.decode(errors="replace").splitlines(), start=1):
         match = CHECKSUM_LINE.fullmatch(line)
         if match is None:
-            raise InputError(f"{container}, line {number}: it is not a line of sha256sum: {line[:200]!r}")
+            raise PgearthError(f"{container}, line {number}: it is not a line of sha256sum: {line[:200]!r}")
         checked_path(match[2], container)
         checksums[match[2]] = match[1]
     return checksums
 
 
 def read_folder(root: Path, checksums: dict[str, str]) -> Iterator[File]:
-    """The files that `checksums` names, in its order. Raises InputError for a missing or damaged one."""
+    """The files that `checksums` names, in its order. Raises PgearthError for a missing or damaged one."""
     for name, checksum in checksums.items():
         path = path_in(root, name)
         try:
@@ -200,17 +200,17 @@ def read_folder(root: Path, checksums: dict[str, str]) -> Iterator[File]:
 
 
 def path_in(root: Path, name: str) -> Path:
-    """Where a file of an export lies. Raises InputError for one outside the export's folder."""
+    """Where a file of an export lies. Raises PgearthError for one outside the export's folder."""
     path = root.resolve() / checked_path(name, root)
     if not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{path}: it is a link that leaves the folder", "Nothing of its product is loaded.")
+        raise PgearthError(f"{path}: it is a link that leaves the folder", "Nothing of its product is loaded.")
     return path
 
 
 def read_shard(path: Path) -> Iterator[File]:
     """The files of an archive; they are known to be whole and all there only when the last has been taken.
 
-    Raises InputError for a damaged archive, for members that are missing, damaged, not listed, no plain files, or
+    Raises PgearthError for a damaged archive, for members that are missing, damaged, not listed, no plain files, or
     would lie outside a folder that the archive is unpacked in.
     """
     found: dict[str, str] = {}
@@ -269,6 +269,6 @@ def largest_file(name: str) -> int:
     return (DOCUMENT_BYTES if name.endswith(".json") else PATCH_BYTES).of_environment()
 
 
-def damaged(path: Path, fault: str) -> InputError:
+def damaged(path: Path, fault: str) -> PgearthError:
     """What to tell of a file that is not as it was exported."""
-    return InputError(f"{path}: it {fault}", "Take this file from the export again; nothing of it is loaded.")
+    return PgearthError(f"{path}: it {fault}", "Take this file from the export again; nothing of it is loaded.")

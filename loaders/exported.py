@@ -17,7 +17,6 @@ import rasterio
 from psycopg import Connection
 
 from loaders.database import connect
-from loaders.errors import InputError
 from loaders.explain import reason_of
 from loaders.export_formats import document_name, patch_of_document, product_document_name, products_of_document
 from loaders.export_packs import (
@@ -37,6 +36,7 @@ from loaders.ledger import file_checksum, load_item
 from loaders.patches import Patch, write_patches, write_products
 from loaders.progress import progress
 from pyfuncs.documents import parse_json
+from pyfuncs.errors import PgearthError
 from pyfuncs.limits import PATCH_BYTES
 
 LOADER = "export"
@@ -54,7 +54,7 @@ class Source:
 def load_exported(connection: Connection, path: Path) -> Counter[str]:
     """Load an export (its folder, a folder that shards were unpacked in, or one shard); return counts.
 
-    A shard, or the folder of a product, is one transaction. Raises InputError, naming the file, for the first that is
+    A shard, or the folder of a product, is one transaction. Raises PgearthError, naming the file, for the first that is
     missing, damaged or no part of an export: nothing of its shard or product is stored then.
     """
     counts: Counter[str] = Counter()
@@ -77,17 +77,17 @@ def load_exported(connection: Connection, path: Path) -> Counter[str]:
 
 
 def sources_in(path: Path) -> Iterator[Source]:
-    """What there is to load. Raises InputError for what is no export, and for listed shards that are missing."""
+    """What there is to load. Raises PgearthError for what is no export, and for listed shards that are missing."""
     if path.is_file():
         if not path.name.endswith(tuple(SUFFIXES.values())):
-            raise InputError(f"{path}: it is no shard of an export", "Shards end in .zip or .tar.zst.")
+            raise PgearthError(f"{path}: it is no shard of an export", "Shards end in .zip or .tar.zst.")
         listed = path.parent / CHECKSUMS
         checksums = read_checksums(listed.read_bytes(), listed) if listed.exists() else {}
         yield shard(path, checksums.get(path.name))
         return
     lists = [*path.glob(CHECKSUMS), *sorted(path.glob(f"*{SHARD_CHECKSUMS}"))]
     if not lists:
-        raise InputError(
+        raise PgearthError(
             f"{path}: it has no {CHECKSUMS}: it is no export, or one that has not been finished",
             "Run the same `pgearth export` again to finish it, or name a folder that shards were unpacked in.",
         )
@@ -98,7 +98,7 @@ def sources_in(path: Path) -> Iterator[Source]:
     for name in others:
         check_file(path_in(path, name), others[name])
     if not shards and not files:
-        raise InputError(f"{path}: it holds a table of patches only", "Export it with pixels: --format bigearthnet.")
+        raise PgearthError(f"{path}: it holds a table of patches only", "Export it with pixels: --format bigearthnet.")
     for name in sorted(shards):
         yield shard(path / name, checksums[name])
     for product, names in groupby(sorted(files, key=reading_order), key=lambda name: name.split("/")[0]):
@@ -106,12 +106,12 @@ def sources_in(path: Path) -> Iterator[Source]:
 
 
 def shard(path: Path, listed: str | None) -> Source:
-    """A shard as a source. Raises InputError if it is missing, or its checksum is not the one listed."""
+    """A shard as a source. Raises PgearthError if it is missing, or its checksum is not the one listed."""
     return Source(path, check_file(path, listed), lambda: read_shard(path))
 
 
 def check_file(path: Path, listed: str | None) -> str:
-    """Checksum of a file. Raises InputError if it is missing, or its checksum is not the one listed."""
+    """Checksum of a file. Raises PgearthError if it is missing, or its checksum is not the one listed."""
     if not path.is_file():
         raise damaged(path, "is listed with its checksum, but missing")
     checksum = file_checksum(path)
@@ -132,7 +132,7 @@ def load_files(connection: Connection, source: Source, ids: Mapping[str, int]) -
         name, content = next(files)
         with faults_of(source.path, name):
             if PurePosixPath(name).name != product_document_name(product) or name.count("/") != 1:
-                raise InputError(f"the document of product {product} is missing before its patches")
+                raise PgearthError(f"the document of product {product} is missing before its patches")
             write_products(connection, products_of_document(parse_json(content)))
         counts: Counter[str] = Counter()
         for patch_source, patches in groupby(read_patches(source.path, files, ids), key=lambda found: found[0]):
@@ -154,20 +154,20 @@ def read_patches(path: Path, files: Iterator[File], ids: Mapping[str, int]) -> I
         with faults_of(path, f"{folder}/{document}"):
             contents = contents_of_patch(group)
             if document not in contents:
-                raise InputError("this file is missing", "Take the patch from the export again.")
+                raise PgearthError("this file is missing", "Take the patch from the export again.")
             described = parse_json(contents[document])
             yield str(described["source"]), patch_of_document(described, contents, ids)
 
 
 def contents_of_patch(files: Iterator[File]) -> dict[str, bytes]:
-    """The files of a patch by name. Raises InputError where they have more bytes than a patch may have."""
+    """The files of a patch by name. Raises PgearthError where they have more bytes than a patch may have."""
     contents: dict[str, bytes] = {}
     size, limit = 0, PATCH_BYTES.of_environment()
     for name, content in files:
         contents[PurePosixPath(name).name] = content
         size += len(content)
         if size > limit:
-            raise InputError(
+            raise PgearthError(
                 f"the files of the patch have more than {limit:,} bytes", f"{PATCH_BYTES.variable} sets another limit."
             )
     return contents
@@ -175,13 +175,13 @@ def contents_of_patch(files: Iterator[File]) -> dict[str, bytes]:
 
 @contextmanager
 def faults_of(path: Path, name: str) -> Iterator[None]:
-    """Turn what a bad document raises into an InputError that names it."""
+    """Turn what a bad document raises into a PgearthError that names it."""
     try:
         yield
-    except InputError as error:
-        raise InputError(f"{path}: {name}: {error.args[0]}", error.hint) from error
+    except PgearthError as error:
+        raise error.of(f"{path}: {name}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
-        raise InputError(
+        raise PgearthError(
             f"{path}: {name}: it is no document of an export: {reason_of(error)}",
             "Take this file from the export again.",
         ) from error

@@ -18,7 +18,7 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader, MemoryFile
 
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 RASTER_DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG")
 RASTER_FORMATS = "Rasters are read as GeoTIFF (also cloud-optimised), JPEG 2000 and PNG"
@@ -58,7 +58,7 @@ def open_raster_bytes(content: bytes) -> Iterator[DatasetReader]:
 def vector_formats_of(path: Path) -> Iterator[None]:
     """Let pyogrio open a file by the drivers of its format only; afterwards by all, as before.
 
-    Raises InputError for a file that says its reference system is to be had from the network.
+    Raises PgearthError for a file that says its reference system is to be had from the network.
     """
     import pyogrio
     from pyogrio._ogr import _register_drivers  # there is no public way to have OGR_SKIP looked at
@@ -87,7 +87,7 @@ def is_json(path: Path) -> bool:
 
 
 def check_reference_system(path: Path) -> None:
-    """Raise InputError for a GeoJSON file whose reference system is a link, which GDAL would follow."""
+    """Raise PgearthError for a GeoJSON file whose reference system is a link, which GDAL would follow."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for member in CRS_MEMBER.finditer(content):
             text = content[member.end() : member.end() + LONGEST_CRS].decode(errors="replace")
@@ -99,7 +99,7 @@ def check_reference_system(path: Path) -> None:
             except (ValueError, RecursionError):
                 kind = "unknown"
             if str(kind).lower() not in ("name", "epsg", "none"):
-                raise InputError(
+                raise PgearthError(
                     f"{path}: its reference system is of the type {str(kind)[:100]!r}, a link that is not followed",
                     "Write a copy that names it: ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
                 )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from loaders.band_reader import Band
 from loaders.bigearthnet_names import COARSEST_PIXEL, PATCH_SIDE, TILE_SIDE, square_origin, tile_origin
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 GRID = re.compile(
     r"(?P<bigearthnet>bigearthnet)|(?P<none>none)"
@@ -53,18 +53,18 @@ class Grid:
 
 
 def parse_grid(text: str) -> Grid:
-    """Read a grid as the module describes it. Raises InputError for anything else."""
+    """Read a grid as the module describes it. Raises PgearthError for anything else."""
     match = GRID.fullmatch(text.strip().lower())
     hint = "Grids are bigearthnet, aligned:SIZE (aligned:120), fixed:SIZE, cell:PRECISION:PIXELS (cell:5:128) and none."
     if match is None:
-        raise InputError(f"{text!r} is no grid", hint)
+        raise PgearthError(f"{text!r} is no grid", hint)
     side = int(match["size"] or match["pixels"] or 1)
     if not 1 <= side <= LARGEST_SIDE:
-        raise InputError(f"{text!r}: patches have 1 to {LARGEST_SIDE} pixels a side", hint)
+        raise PgearthError(f"{text!r}: patches have 1 to {LARGEST_SIDE} pixels a side", hint)
     if not match["precision"]:
         return Grid(match[0], size=side if match["size"] else None, aligned=match["windows"] == "aligned")
     if not 1 <= int(match["precision"]) <= FINEST_PRECISION:
-        raise InputError(f"{text!r}: geohashes have 1 to {FINEST_PRECISION} characters", hint)
+        raise PgearthError(f"{text!r}: geohashes have 1 to {FINEST_PRECISION} characters", hint)
     return Grid(match[0], precision=int(match["precision"]), pixels=side)
 
 
@@ -103,7 +103,7 @@ def fixed_lattice(size: int, width: int, height: int) -> Lattice:
 def aligned_lattice(size: int, coarsest: Band, factor: int, width: int, height: int) -> Lattice:
     """Windows of so many pixels, counted from the origin of the projection, on so many columns and rows of pixels.
 
-    They start at pixels of the coarsest band, whose pixels are `factor` of the finest wide. Raises InputError where
+    They start at pixels of the coarsest band, whose pixels are `factor` of the finest wide. Raises PgearthError where
     columns or rows have numbers that are too large to store.
     """
     side = size // factor
@@ -117,7 +117,7 @@ def aligned_lattice(size: int, coarsest: Band, factor: int, width: int, height: 
         max(abs(number) for number in (first_column, first_column + columns, first_row, first_row + rows))
         > LARGEST_NUMBER
     ):
-        raise InputError(
+        raise PgearthError(
             f"{coarsest.file.path}: windows of {size} pixels are too small to be counted from the projection's origin",
             "Choose larger ones, or a grid that starts at the file's own corner: --grid fixed:SIZE.",
         )
@@ -128,12 +128,12 @@ def aligned_lattice(size: int, coarsest: Band, factor: int, width: int, height: 
 def bigearthnet_size(finest: Band) -> int:
     """Pixels of the product's finest band along the side of a BigEarthNet patch.
 
-    Raises InputError unless they are a whole number.
+    Raises PgearthError unless they are a whole number.
     """
     size = round(PATCH_SIDE / finest.metres)
     sides = (finest.pixel_width * finest.metres / finest.pixel_height, finest.metres)
     if finest.crs.is_geographic or size < 1 or any(abs(PATCH_SIDE - size * side) > TOLERANCE * side for side in sides):
-        raise InputError(
+        raise PgearthError(
             f"{finest.file.path}: BigEarthNet's patches of {PATCH_SIDE:g} m have no whole number of pixels of"
             f" {finest.pixel_width:g} x {finest.pixel_height:g} in the units of its reference system",
             "Choose another grid: --grid fixed:120, for one, takes 120 x 120 pixels.",
@@ -145,7 +145,7 @@ def bigearthnet_lattice(finest: Band, size: int, tile: str | None, width: int, h
     """BigEarthNet's windows, of `size` pixels, on the first so many columns and rows of pixels of the finest band.
 
     Pixels of a whole tile, and those of a product without tile or outside its tile's UTM zone, start at a window. Those
-    of a crop have the windows of its tile; raises InputError where these do not start at a pixel.
+    of a crop have the windows of its tile; raises PgearthError where these do not start at a pixel.
     """
     left = top = first_column = first_row = 0
     whole = min(finest.width, finest.height) * finest.metres > TILE_SIDE - COARSEST_PIXEL
@@ -153,7 +153,7 @@ def bigearthnet_lattice(finest: Band, size: int, tile: str | None, width: int, h
         _, west, north = tile_origin(tile)
         x, y = (finest.left - west) / finest.pixel_width, (north - finest.top) / finest.pixel_height
         if max(abs(x - round(x)), abs(y - round(y))) > TOLERANCE:
-            raise InputError(
+            raise PgearthError(
                 f"{finest.file.path}: its pixels do not lie on those of tile {tile}: the upper left corner is"
                 f" {finest.left:.3f} {finest.top:.3f}, the tile's {west} {north}",
                 f"Choose a grid that starts at the file's own corner: --grid fixed:{size}.",

@@ -14,13 +14,13 @@ from typing import Any
 
 import shapely
 
-from loaders.errors import InputError
 from loaders.explain import reason_of
 from loaders.patches import Product
 from loaders.product_files import BandFile, Folder, Given, ProductFiles, footprint, open_folder, parse_time
 from loaders.product_names import COLLECTION_2, LANDSAT, WITHOUT_METADATA, not_loaded
 from loaders.xml_documents import parse_xml, to_json
 from pyfuncs.documents import check_depth, parse_json
+from pyfuncs.errors import PgearthError
 
 METADATA = re.compile(r"L\w+_MTL\.(?:json|xml|txt)", re.IGNORECASE)
 FILE = re.compile(r"(?P<product>L[COTEM]\d\d_L\w{3}_\d{6}_\d{8}_\d{8}_\d\d_\w\w)_(?P<part>\w+)\.TIF", re.IGNORECASE)
@@ -35,7 +35,7 @@ FILL = {QUALITY: 1}  # bit 0 of QA_PIXEL; 0 in all other bands
 def open_product(path: Path, given: Given) -> ProductFiles | None:
     """Read the MTL file (JSON, else XML, else text) and list the bands.
 
-    Raises InputError for a folder with Landsat bands but without MTL, another satellite, another collection, and
+    Raises PgearthError for a folder with Landsat bands but without MTL, another satellite, another collection, and
     damaged metadata.
     """
     folder = open_folder(path)
@@ -47,13 +47,13 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         return None
     for file in (*documents, *files.values()):
         if (known := not_loaded(file)) and known != WITHOUT_METADATA:
-            raise InputError(f"{folder.path}: {known[0]}: {file}", known[1])
+            raise PgearthError(f"{folder.path}: {known[0]}: {file}", known[1])
     if not documents:
-        raise InputError(f"{folder.path}: {WITHOUT_METADATA[0]}", WITHOUT_METADATA[1])
+        raise PgearthError(f"{folder.path}: {WITHOUT_METADATA[0]}", WITHOUT_METADATA[1])
     document = min(documents, key=lambda file: (".json", ".xml", ".txt").index(Path(file).suffix.lower()))
     products = {match["product"] for file in folder.sizes if (match := FILE.fullmatch(file))}
     if len(products) > 1:
-        raise InputError(
+        raise PgearthError(
             f"{folder.path}: files of {len(products)} products: {', '.join(sorted(products))}",
             "Put each product into a folder of its own.",
         )
@@ -81,10 +81,10 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
     )
 
 
-def damaged(folder: Folder, document: str, error: Exception) -> InputError:
+def damaged(folder: Folder, document: str, error: Exception) -> PgearthError:
     """The error for metadata that lack something or have it wrong."""
     what = f"no {error.args[0]}" if isinstance(error, KeyError) else reason_of(error)
-    return InputError(f"{folder.label(document)}: not valid metadata: {what}", "Replace the file by an intact copy.")
+    return PgearthError(f"{folder.label(document)}: not valid metadata: {what}", "Replace the file by an intact copy.")
 
 
 def read_metadata(folder: Folder, document: str) -> dict[str, Any]:
@@ -129,12 +129,12 @@ def parse_odl(content: str) -> dict[str, Any]:
 def make_product(folder: Folder, groups: dict[str, Any], given: Given) -> Product:
     """The product's row. Raises LookupError or ValueError where the metadata lack something."""
     if "PRODUCT_CONTENTS" not in groups:
-        raise InputError(f"{folder.path}: Landsat Collection 1 is not supported", COLLECTION_2)
+        raise PgearthError(f"{folder.path}: Landsat Collection 1 is not supported", COLLECTION_2)
     contents, image, projection = (
         groups[name] for name in ("PRODUCT_CONTENTS", "IMAGE_ATTRIBUTES", "PROJECTION_ATTRIBUTES")
     )
     if image["SPACECRAFT_ID"] not in SATELLITES:
-        raise InputError(f"{folder.path}: a product of {image['SPACECRAFT_ID']}, which is not supported", LANDSAT)
+        raise PgearthError(f"{folder.path}: a product of {image['SPACECRAFT_ID']}, which is not supported", LANDSAT)
     level = contents["PROCESSING_LEVEL"]
     record = groups[f"LEVEL{level[1]}_PROCESSING_RECORD"]
     corners = [

@@ -15,7 +15,7 @@ from pathlib import Path
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from loaders.errors import BusyError, InputError
+from pyfuncs.errors import BusyError, PgearthError
 
 
 @dataclass
@@ -53,7 +53,7 @@ def load_item(
 
     Yields None when the ledger says that this very source (same checksum) is loaded, unless it is to be loaded `anew`,
     whatever its contents were: then the caller removes what was, or only completes rows. An error rolls the item back
-    and is recorded; a killed session leaves `running`, which the next run takes over. Raises InputError when the
+    and is recorded; a killed session leaves `running`, which the next run takes over. Raises PgearthError when the
     source was loaded with other contents, BusyError when another session is loading it now. The connection must be in
     autocommit mode.
     """
@@ -69,7 +69,7 @@ def load_item(
             known = cursor.fetchone()
             if known and known[0] == "done" and not anew:
                 if known[1] != checksum:
-                    raise InputError(
+                    raise PgearthError(
                         f"{source}: it was loaded before, with other contents",
                         "Load it under another name, or delete its old rows and its row in eo.load first.",
                     )

@@ -16,9 +16,9 @@ from psycopg import errors, sql
 import migrations
 import pyfuncs
 from loaders.database import sqlalchemy_url
-from loaders.errors import InputError
 from migrations.sqlfiles import DEPENDENT_HINT, drop_functions, has_python_functions
 from migrations.surroundings import obstacle, warnings
+from pyfuncs.errors import PgearthError
 
 OLDEST_SERVER = 15
 BASE = "base"
@@ -145,11 +145,11 @@ def known_revisions() -> dict[str, str]:
 
 
 def resolve(revision: str, known: list[str]) -> str:
-    """The number of `revision`, which may be `head`, or `base`. Raises InputError if there is no such revision."""
+    """The number of `revision`, which may be `head`, or `base`. Raises PgearthError if there is no such revision."""
     if revision == HEAD:
         return known[-1]
     if revision != BASE and revision not in known:
-        raise InputError(
+        raise PgearthError(
             f"There is no revision {revision}.", f"Revisions are {known[0]} to {known[-1]} (head), and base: no schema."
         )
     return revision
@@ -159,7 +159,7 @@ def resolve(revision: str, known: list[str]) -> str:
 def transaction(url: sqlalchemy.URL | str, report: Report) -> Iterator[sqlalchemy.Connection]:
     """A transaction on the database at `url`, with no other migration beside it.
 
-    Raises InputError where it cannot be had, and psycopg's errors as such.
+    Raises PgearthError where it cannot be had, and psycopg's errors as such.
     """
     engine = sqlalchemy.create_engine(
         url,
@@ -170,7 +170,7 @@ def transaction(url: sqlalchemy.URL | str, report: Report) -> Iterator[sqlalchem
     try:
         connection = engine.connect()
     except sqlalchemy.exc.OperationalError as error:
-        raise InputError(
+        raise PgearthError(
             f"The database cannot be reached: {' '.join(str(error.orig).split())}",
             "Check that the server runs, and what PGEARTH_DSN or libpq's PG* variables name.",
         ) from error
@@ -179,7 +179,7 @@ def transaction(url: sqlalchemy.URL | str, report: Report) -> Iterator[sqlalchem
         connection.exec_driver_sql("set local search_path = pg_catalog, pg_temp")
         require_suitable(connection)
         if fault := obstacle(connection):
-            raise InputError(fault.message, fault.hint)
+            raise PgearthError(fault.message, fault.hint)
         if not connection.exec_driver_sql(TRY_LOCK).scalar():
             report("Another migration of this database is running; this one waits for its end.")
             connection.exec_driver_sql(LOCK)
@@ -196,29 +196,29 @@ def unwrapped() -> Iterator[None]:
 
 
 def require_suitable(connection: sqlalchemy.Connection) -> None:
-    """Raise InputError unless the database can hold an archive."""
+    """Raise PgearthError unless the database can hold an archive."""
     name, encoding, version, read_only, unavailable = connection.exec_driver_sql(DATABASE).one()
     if encoding != "UTF8":
-        raise InputError(
+        raise PgearthError(
             f"The database {name} has the encoding {encoding}; an archive needs UTF8.",
             "Make another: createdb --encoding=UTF8 --template=template0 NAME",
         )
     if version < OLDEST_SERVER:
-        raise InputError(f"The server is PostgreSQL {version}; pgearth needs {OLDEST_SERVER} or newer.")
+        raise PgearthError(f"The server is PostgreSQL {version}; pgearth needs {OLDEST_SERVER} or newer.")
     if read_only:
-        raise InputError(
+        raise PgearthError(
             f"The database {name} can only be read: its server is a standby, or default_transaction_read_only is on.",
             "Run pgearth migrate on the primary, or without the setting.",
         )
     if unavailable:
-        raise InputError(
+        raise PgearthError(
             f"The server lacks the extension {', '.join(unavailable)}.",
             "docker/install-server.sh installs PostgreSQL with all that pgearth needs (Debian).",
         )
 
 
 def current_revision(connection: sqlalchemy.Connection, known: list[str]) -> str:
-    """The revision that the database is at; `base`: it has no schema. Raises InputError if that cannot be."""
+    """The revision that the database is at; `base`: it has no schema. Raises PgearthError if that cannot be."""
     database = connection.exec_driver_sql("select current_database()").scalar()
     recorded = None
     if connection.exec_driver_sql("select to_regclass('public.pgearth_version') is not null").scalar():
@@ -227,7 +227,7 @@ def current_revision(connection: sqlalchemy.Connection, known: list[str]) -> str
         "select coalesce(to_regnamespace('eo'), to_regnamespace('eo_internal')) is not null"
     ).scalar()
     if recorded is None and has_schema:
-        raise InputError(
+        raise PgearthError(
             f"The database {database} has pgearth's schemas, but public.pgearth_version does not say their revision,"
             " as after a restore without data.",
             "Restore the data, too (docs/operations.md), or drop the schemas eo and eo_internal to begin anew.",
@@ -238,13 +238,13 @@ def current_revision(connection: sqlalchemy.Connection, known: list[str]) -> str
         version = (
             has_schema and connection.exec_driver_sql("select version from eo_internal.schema_version").scalar()
         ) or "unknown"
-        raise InputError(
+        raise PgearthError(
             f"The database {database} is at revision {recorded} (pgearth {version}), which is newer than this checkout:"
             f" pgearth {pyfuncs.__version__} knows {known[0]} to {known[-1]}.",
             "Use the newer checkout.",
         )
     if not has_schema:
-        raise InputError(
+        raise PgearthError(
             f"The database {database} is recorded to be at revision {recorded}, but has no schema eo.",
             "Restore a backup, or begin anew: drop table public.pgearth_version",
         )
@@ -252,16 +252,16 @@ def current_revision(connection: sqlalchemy.Connection, known: list[str]) -> str
 
 
 def require_rights(connection: sqlalchemy.Connection, current: str) -> None:
-    """Raise InputError unless the user may do what an upgrade of a database at `current` does."""
+    """Raise PgearthError unless the user may do what an upgrade of a database at `current` does."""
     user, database = connection.exec_driver_sql("select current_user, current_database()").one()
     missing = connection.exec_driver_sql(MISSING_RIGHTS, ("" if current == BASE else current,)).all()
     if missing:
-        raise InputError(
+        raise PgearthError(
             f"The role {user} may not migrate the database {database}: {'; '.join(reason for reason, _ in missing)}.",
             f"Have a superuser run there: {'; '.join(statement for _, statement in missing)};",
         )
     if owners := connection.exec_driver_sql(FOREIGN_OWNERS).scalar():
-        raise InputError(
+        raise PgearthError(
             f"Parts of the archive belong to {owners}, of which {user} is no member.",
             f"Run pgearth migrate as {owners} or as a superuser: it gives them to eo_owner.",
         )
@@ -282,9 +282,9 @@ def explained(used: list[str]) -> Iterator[None]:
         reason = "\n".join(filter(None, [error.diag.message_primary, error.diag.message_detail]))
         if used:
             reason += f"\nObjects of yours need what this version changes: {'; '.join(used)}"
-        raise InputError(reason, DEPENDENT_HINT) from error
+        raise PgearthError(reason, DEPENDENT_HINT) from error
     except errors.InsufficientPrivilege as error:
-        raise InputError(
+        raise PgearthError(
             error.diag.message_primary or str(error), "Run pgearth migrate as a superuser, or see docs/operations.md."
         ) from error
 
@@ -293,17 +293,17 @@ def upgrade(url: sqlalchemy.URL | str, revision: str = HEAD, report: Report = st
     """Upgrade the database at `url` to `revision` in one transaction, and return the number of this revision.
 
     At head, functions, roles and privileges are made whole. `extensions`: PostGIS and pgvector are upgraded first.
-    Raises InputError for a revision that is older than the database's, and for whatever else stands in the way.
+    Raises PgearthError for a revision that is older than the database's, and for whatever else stands in the way.
     """
     known = known_revisions()
     numbers = list(known)
     target = resolve(revision, numbers)
     if target == BASE:
-        raise InputError("base, no schema, is nothing to upgrade to.", "To remove it: pgearth migrate --down base")
+        raise PgearthError("base, no schema, is nothing to upgrade to.", "To remove it: pgearth migrate --down base")
     with transaction(url, report) as connection:
         current = current_revision(connection, numbers)
         if current != BASE and target < current:
-            raise InputError(
+            raise PgearthError(
                 f"The database holds {describe(current)}, which is newer than {revision}.",
                 f"To downgrade it: pgearth migrate --down {revision}",
             )
@@ -375,10 +375,10 @@ def describe(revision: str) -> str:
 
 
 def require_newer(connection: sqlalchemy.Connection, numbers: list[str], target: str) -> str:
-    """Return the revision of the database. Raises InputError unless it is newer than `target`."""
+    """Return the revision of the database. Raises PgearthError unless it is newer than `target`."""
     current = current_revision(connection, numbers)
     if current == BASE or (target != BASE and target >= current):
-        raise InputError(f"The database holds {describe(current)}: nothing is to be downgraded.")
+        raise PgearthError(f"The database holds {describe(current)}: nothing is to be downgraded.")
     return current
 
 
@@ -433,7 +433,7 @@ def migrate(revision: str, down: bool, yes: bool, extensions: bool) -> None:
         lost = losses(url, revision, click.echo)
         click.echo("\n  ".join([f"A downgrade to {revision} deletes:", *(lost or ["no stored data"])]))
         if not yes and not confirmed():
-            raise InputError("Nothing was changed.", "Answer y, or pass --yes.")
+            raise PgearthError("Nothing was changed.", "Answer y, or pass --yes.")
         downgrade(url, revision, click.echo)
         click.echo(f"The database holds {describe(revision)}.")
         if revision != BASE:

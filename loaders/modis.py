@@ -18,10 +18,10 @@ import shapely
 from pyproj import CRS, Transformer
 from rasterio.errors import RasterioError
 
-from loaders.errors import InputError
 from loaders.gdal_files import HDF_DRIVERS, RASTER_DRIVERS, open_raster
 from loaders.patches import Product
 from loaders.product_files import BandFile, Given, ProductFiles, densely_transformed, footprint, unreadable
+from pyfuncs.errors import PgearthError
 
 SRID = 906974  # in spatial_ref_sys since revision 0010; EPSG has none for the sinusoidal projection of a sphere
 RADIUS = 6_371_007.181  # of that sphere, metres
@@ -61,7 +61,7 @@ class Granule:
 
 
 def open_product(path: Path, given: Given) -> ProductFiles | None:
-    """Collect the granule's files. Raises InputError for a folder with several, and for HDF that GDAL cannot read."""
+    """Collect the granule's files. Raises PgearthError for a folder with several, and for HDF that GDAL cannot read."""
     path = path.resolve()
     siblings = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else siblings_of(path)
     files: dict[Granule, list[Path]] = {}
@@ -73,7 +73,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
     if not files:
         return None
     if len(files) > 1:
-        raise InputError(
+        raise PgearthError(
             f"{path}: files of {len(files)} MODIS products, such as {next(iter(files)).name}",
             "Name one file of each product; the others of the same granule are found beside it.",
         )
@@ -122,11 +122,11 @@ def granule_of(name: str) -> Granule | None:
 
 
 def parse_date(text: str, form: str) -> datetime:
-    """A time in a file's name. Raises InputError for a day that its year does not have."""
+    """A time in a file's name. Raises PgearthError for a day that its year does not have."""
     try:
         return datetime.strptime(text, form).replace(tzinfo=UTC)
     except ValueError as error:
-        raise InputError(f"{text}: no date of the form {form} in a MODIS file's name") from error
+        raise PgearthError(f"{text}: no date of the form {form} in a MODIS file's name") from error
 
 
 def bands_of(file: Path) -> list[BandFile]:
@@ -138,7 +138,7 @@ def bands_of(file: Path) -> list[BandFile]:
         with open_raster(file, HDF_DRIVERS) as dataset:
             subdatasets = dataset.subdatasets
     except RasterioError as error:
-        raise InputError(
+        raise PgearthError(
             f"{file}: cannot be read ({error.__cause__ or error}); rasterio's GDAL has no driver for HDF 4",
             f"Convert the layers with a GDAL that has (gdal_translate), to files named {file.stem}_B01.tif.",
         ) from error
@@ -148,7 +148,7 @@ def bands_of(file: Path) -> list[BandFile]:
             if known := pattern.search(subdataset.strip('"')):
                 bands.append(make_band(form.format(known[1]), subdataset, HDF_DRIVERS))
     if not bands:
-        raise InputError(
+        raise PgearthError(
             f"{file}: no layer that is known among {len(subdatasets)}",
             f"Convert the layers wanted with gdal_translate, to files named {file.stem}_B01.tif.",
         )

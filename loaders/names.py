@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 # The first of a name that Windows keeps for devices, whatever follows after a dot.
 DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
@@ -24,9 +24,9 @@ def is_plain_name(name: str) -> bool:
 
 
 def check_name(what: str, name: str, longest: int) -> None:
-    """Raise InputError for a name that cannot be one of a file, or has more bytes than `longest`; `what` has it."""
+    """Raise PgearthError for a name that cannot be one of a file, or has more bytes than `longest`; `what` has it."""
     if not is_plain_name(name) or len(name.encode(errors="replace")) > longest:
-        raise InputError(
+        raise PgearthError(
             f"{what} cannot be called {name[:300]!r}: that is no name for a file",
             f"Such names have up to {longest} bytes, no slashes and no control characters, no dot at the beginning or"
             " the end, no space at the end, and are not those of devices of Windows such as NUL.",

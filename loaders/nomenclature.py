@@ -17,7 +17,7 @@ import click
 from psycopg import Connection
 
 from loaders.database import connect
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 
 def load_nomenclature(connection: Connection) -> int:
@@ -79,7 +79,7 @@ on conflict do nothing
 
 
 class LabelIds(dict[str, int]):
-    """Label ids by name; asking for a name that is not there is an InputError that suggests the nearest ones."""
+    """Label ids by name; asking for a name that is not there is a PgearthError that suggests the nearest ones."""
 
     def __init__(self, scheme: str, ids: dict[str, int]) -> None:
         super().__init__(ids)
@@ -87,19 +87,19 @@ class LabelIds(dict[str, int]):
 
     def __missing__(self, name: str) -> int:
         near = get_close_matches(name, self, n=3)
-        raise InputError(
+        raise PgearthError(
             f"{name!r} is no label of the nomenclature {self.scheme}",
             f"Is one of these meant? {'; '.join(near)}" if near else "See: select scheme, name from eo.label",
         )
 
 
 def label_ids_by_name(connection: Connection, scheme: str) -> LabelIds:
-    """Label ids of one nomenclature by name, in every spelling known. Raises InputError if it is not loaded."""
+    """Label ids of one nomenclature by name, in every spelling known. Raises PgearthError if it is not loaded."""
     rows = connection.execute(
         "select spelling, label_id from eo.label_spelling where scheme = %s", (scheme,)
     ).fetchall()
     if not rows:
-        raise InputError(f"The nomenclature {scheme} is not in the archive", "Run `pgearth load nomenclature`.")
+        raise PgearthError(f"The nomenclature {scheme} is not in the archive", "Run `pgearth load nomenclature`.")
     return LabelIds(scheme, dict(rows))
 
 

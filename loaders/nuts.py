@@ -11,9 +11,9 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.editions import make_room, require_year, stale_annotation, the_year
-from loaders.errors import InputError
 from loaders.ledger import load_item
 from loaders.vectors import Attribute, find_polygon_layer
+from pyfuncs.errors import PgearthError
 
 ATTRIBUTES = [
     Attribute("region code", "NUTS_ID", "NUTS_ID"),
@@ -35,7 +35,7 @@ def load_nuts(
     place of all that were loaded.
 
     Returns counts: regions loaded, repaired, dropped (null or empty), layers skipped because they were loaded before,
-    pieces derived. Raises InputError for a file that is not what it should be, of another edition than the archive's,
+    pieces derived. Raises PgearthError for a file that is not what it should be, of another edition than the archive's,
     or that holds a region that is in the archive already; then nothing of it is loaded, and nothing removed.
     """
     polygon_layer = find_polygon_layer(path, ATTRIBUTES, layer)
@@ -57,7 +57,7 @@ def load_nuts(
                     nuts_id, level, country, name = polygon.attributes
                     feature = f"{path}: layer {polygon_layer.name}, feature {polygon.feature_id}"
                     if nuts_id in stored:
-                        raise InputError(
+                        raise PgearthError(
                             f"{feature}: region {nuts_id} is in the archive already, or twice in the file",
                             "To put this file in place of all regions in the archive, add --replace.",
                         )
@@ -68,7 +68,7 @@ def load_nuts(
                         strict=True,
                     ):
                         if value is None or not re.fullmatch(pattern, value):
-                            raise InputError(
+                            raise PgearthError(
                                 f"{feature}: {value or 'null'} is no {attribute.meaning} of NUTS",
                                 "Load a file of the official geometries (GISCO), unchanged.",
                             )

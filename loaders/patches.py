@@ -110,7 +110,7 @@ class Patch:
 def write_products(connection: Connection, products: Iterable[Product]) -> int:
     """Store products; return how many rows that added or completed. A product comes after the one it is derived from.
 
-    A product that is stored keeps what its row says, and gets what the row does not say. Raises InputError for a name
+    A product that is stored keeps what its row says, and gets what the row does not say. Raises PgearthError for a name
     that no file can have.
     """
     products = list(products)
@@ -183,7 +183,7 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
 
     A patch that is stored (same name and source) is left as it is, but gets pixels of resolutions it lacks. Footprint
     and cell are derived here, from the native bounds. Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes
-    first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches. Raises InputError
+    first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches. Raises PgearthError
     for a name that no file can have.
     """
     stored = 0

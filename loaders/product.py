@@ -22,13 +22,13 @@ from loaders.band_reader import Band, open_band
 from loaders.cutting import Cutting, Nodata, cut_cells, cut_windows, fit_bands, fit_cells
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
-from loaders.errors import InputError
 from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.product_files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, footprint, parse_time
 from loaders.product_formats import open_product
 from loaders.progress import progress
+from pyfuncs.errors import PgearthError
 
 LOADER = "product"
 SOURCE = "product"
@@ -65,7 +65,7 @@ def load_product(connection: Connection, path: Path, options: Options | None = N
 
     A product that is stored keeps its row, which gets what it lacks. Returns counts: patches; without_data, patches
     dropped since no reflectance band has a valid pixel in them; with_nodata_dropped and masked, by the option `nodata`;
-    loaded_before. Raises InputError, with nothing loaded, for a missing or unreadable band, grids that do not fit
+    loaded_before. Raises PgearthError, with nothing loaded, for a missing or unreadable band, grids that do not fit
     together, pixels of unknown units, and a product that cannot be named or dated.
     """
     options = options or Options()
@@ -95,7 +95,7 @@ def load_product(connection: Connection, path: Path, options: Options | None = N
 
 
 def check_former_default(connection: Connection, path: Path, product: Product, grid: Grid) -> None:
-    """Raise InputError where the archive has patches on the former default grid of the same mission and level.
+    """Raise PgearthError where the archive has patches on the former default grid of the same mission and level.
 
     They lie elsewhere than those of today's, so that eo.change would find no pair of an old and a new one.
     """
@@ -109,7 +109,7 @@ def check_former_default(connection: Connection, path: Path, product: Product, g
         {"former": FORMER_DEFAULT, "loader": LOADER, "platform": product.platform, "level": product.level},
     ).fetchone()
     if row:
-        raise InputError(
+        raise PgearthError(
             f"{path}: the archive has patches of {product.platform}, {product.level}, on the grid {FORMER_DEFAULT}, the"
             f" default of earlier versions (of {row[0]}, for one); those of today's, {grid.text}, lie elsewhere",
             f"Say which: --grid {FORMER_DEFAULT} as before, or --grid {grid.text}, whose places are the same on every"
@@ -120,7 +120,7 @@ def check_former_default(connection: Connection, path: Path, product: Product, g
 def as_stored(connection: Connection, path: Path, product: Product) -> Product:
     """The product with the platform and time that its row has, which its patches share.
 
-    Raises InputError where the row is of another product: of another platform, level or time.
+    Raises PgearthError where the row is of another product: of another platform, level or time.
     """
     row = connection.execute(
         "select platform, level, sensing_time from eo.product where name = %s", (product.name,)
@@ -129,7 +129,7 @@ def as_stored(connection: Connection, path: Path, product: Product) -> Product:
     platform, level, sensing_time = row
     apart = abs(sensing_time - product.sensing_time)
     if (platform, level) != (product.platform, product.level) or apart > LONGEST_DATA_TAKE:
-        raise InputError(
+        raise PgearthError(
             f"{path}: {product.name} is stored as a product of {platform}, {level}, {sensing_time}; this one is of"
             f" {product.platform}, {product.level}, {product.sensing_time}",
             "Load it under another name: --name.",
@@ -148,12 +148,12 @@ def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None
     else:
         names = {name: files.named(name) for name in selected}
         if unknown := [name.strip() for name, known in names.items() if known is None]:
-            raise InputError(f"{', '.join(sorted(unknown))}: no such band", f"Bands are {', '.join(order)}.")
+            raise PgearthError(f"{', '.join(sorted(unknown))}: no such band", f"Bands are {', '.join(order)}.")
         if not set(names.values()) - {files.classes}:
-            raise InputError(f"{path}: no reflectance band selected", "Add at least one more band to --bands.")
+            raise PgearthError(f"{path}: no reflectance band selected", "Add at least one more band to --bands.")
         wanted = [name for name in order if name in names.values()]
     if missing := [name for name in wanted if name not in there]:
-        raise InputError(
+        raise PgearthError(
             f"{path}: no file for {'band' if len(missing) == 1 else 'bands'} {', '.join(missing)}",
             f"Add what is missing, or load what is there: {bands_option(files, set(wanted) - set(missing))}",
         )
@@ -164,7 +164,7 @@ def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None
         finest, *others = sorted(opened, key=lambda band: band.metres)
         for other in others:
             if Path(other.file.path).parent == Path(finest.file.path).parent and other.metres == finest.metres:
-                raise InputError(
+                raise PgearthError(
                     f"{path}: band {name} is there twice: {Path(finest.file.path).name} and"
                     f" {Path(other.file.path).name}",
                     "Remove one of the files; each product needs a folder of its own.",
@@ -172,7 +172,7 @@ def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None
         bands.append(finest)
     for band in bands:
         if band.file.unknown_units:
-            raise InputError(
+            raise PgearthError(
                 band.file.unknown_units,
                 "Say what they mean with --scale and --offset: reflectance = scale * pixel + offset. As ESA delivers"
                 " Sentinel-2, they are 0.0001 and, since baseline 04.00, -0.1; the offset is 0 before, and where a"
@@ -189,18 +189,18 @@ def bands_option(files: ProductFiles, names: set[str]) -> str:
 
 
 def check_crs(files: ProductFiles, bands: Sequence[Band]) -> None:
-    """Raise InputError unless all bands have the same coordinate reference system, one that has a number."""
+    """Raise PgearthError unless all bands have the same coordinate reference system, one that has a number."""
     srids = Counter(band.srid for band in bands)
     srid = srids.most_common(1)[0][0]
     if unlike := [band for band in bands if band.srid != srid]:
         usual = {band.name for band in bands if band.srid == srid}
-        raise InputError(
+        raise PgearthError(
             "; ".join(f"{band.file.path}: {crs_name(band.srid)}" for band in unlike)
             + f", while {crs_name(srid)} is that of {srids[srid]} of the {len(bands)} bands",
             f"Replace the file, or load the product without it: {bands_option(files, usual)}",
         )
     if srid is None:
-        raise InputError(
+        raise PgearthError(
             f"{bands[0].file.path}: the coordinate reference system is not one of EPSG's",
             "Warp the product to one that is (gdalwarp -t_srs EPSG:...): eo.patch stores its number.",
         )
@@ -214,7 +214,7 @@ def crs_name(srid: int | None) -> str:
 def plan_cutting(
     connection: Connection, path: Path, files: ProductFiles, grid: Grid, bands: Sequence[Band]
 ) -> Callable[[Cutting], Iterator[Patch]]:
-    """Fit bands and grid together; return what then cuts the product. Raises InputError where they do not fit."""
+    """Fit bands and grid together; return what then cuts the product. Raises PgearthError where they do not fit."""
     if grid.precision is not None:
         cells = fit_cells(find_cells(connection, files, bands, grid.precision), bands)
         return lambda cutting: cut_cells(cutting, bands, cells, grid.pixels)
@@ -232,13 +232,13 @@ def plan_cutting(
         lattice = bigearthnet_lattice(finest, size, files.product.mgrs_tile, width, height)
     for factor, (band, *_) in resolutions.items():
         if lattice.left % factor or lattice.top % factor:
-            raise InputError(
+            raise PgearthError(
                 f"{band.file.path}: windows of {size} pixels of {finest.metres:g} m, from pixel {lattice.left},"
                 f" {lattice.top} on, do not start at a pixel of {band.metres:g} m",
                 f"Choose a grid that starts at the file's own corner: --grid fixed:{size}.",
             )
     if not lattice.columns or not lattice.rows:
-        raise InputError(
+        raise PgearthError(
             f"{path}: {'no window of the grid is whole in it' if grid.aligned else 'smaller than one patch'}:"
             f" {finest.width} x {finest.height} pixels of {finest.file.path}",
             f"A patch takes {size} x {size} pixels of the finest band."
@@ -334,7 +334,7 @@ def product(
     errors = []
     tasks = [Task(path.absolute(), options) for path in paths]
     for _, result in progress(run_tasks(load_task, tasks, engine), "load", "products", len(tasks)):
-        if isinstance(result, InputError):
+        if isinstance(result, PgearthError):
             errors.append(result)
         else:
             counts += result
@@ -346,4 +346,4 @@ def product(
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise InputError("\n".join(str(error) for error in errors))
+        raise PgearthError("\n".join(str(error) for error in errors))

@@ -29,9 +29,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from loaders.archives import open_tar, open_zip, read_member, tar_members
-from loaders.errors import InputError
 from loaders.gdal_files import RASTER_DRIVERS, RASTER_FORMATS, open_raster
 from loaders.patches import Product
+from pyfuncs.errors import PgearthError
 from pyfuncs.limits import DOCUMENT_BYTES
 
 # What a product's name has as its time is the start of the data take; metadata may have the granule's own.
@@ -153,9 +153,9 @@ class Folder:
         return (self.path,) if self.archive else tuple(self.path / self.top / file for file in sorted(files))
 
     def read(self, file: str) -> bytes:
-        """Contents of a metadata file. Raises InputError if it cannot be read."""
+        """Contents of a metadata file. Raises PgearthError if it cannot be read."""
         if self.sizes[file] > (limit := DOCUMENT_BYTES.of_environment()):
-            raise InputError(
+            raise PgearthError(
                 f"{self.label(file)}: {self.sizes[file]:,} bytes are too many for metadata",
                 f"The limit is {limit:,}; {DOCUMENT_BYTES.variable} sets another.",
             )
@@ -170,13 +170,15 @@ class Folder:
             return (self.path / name).read_bytes()
         # RuntimeError and NotImplementedError: encrypted, or compressed in a way that Python does not know.
         except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
-            raise InputError(f"{self.label(file)}: cannot be read: {error}", "Replace it by an intact copy.") from error
+            raise PgearthError(
+                f"{self.label(file)}: cannot be read: {error}", "Replace it by an intact copy."
+            ) from error
 
 
 def open_folder(path: Path) -> Folder | None:
     """List what is in a folder, zip (.zip) or tar archive (.tar); None for any other file.
 
-    Raises InputError for a damaged archive and for a folder with too many files for a product.
+    Raises PgearthError for a damaged archive and for a folder with too many files for a product.
     """
     path = path.resolve()
     if path.is_dir():
@@ -191,7 +193,7 @@ def open_folder(path: Path) -> Folder | None:
                 with open_tar(path) as tar:
                     found = [member for member in tar_members(tar) if member.isfile()]
                 if any("path" in member.pax_headers for member in found):
-                    raise InputError(
+                    raise PgearthError(
                         f"{path}: a tar with long names in the POSIX format, which GDAL does not read",
                         "Unpack it and load the folder, or make the tar with --format=gnu.",
                     )
@@ -200,7 +202,7 @@ def open_folder(path: Path) -> Folder | None:
             case _:
                 return None
     except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise InputError(f"{path}: a damaged archive: {error}", "Download it again.") from error
+        raise PgearthError(f"{path}: a damaged archive: {error}", "Download it again.") from error
     members = {posix_path(name): name for name in sizes if not name.endswith("\\")}
     folder = make_folder(path, {name: sizes[member] for name, member in members.items()})
     return replace(folder, archive=system, members={name: own for name, own in members.items() if name != own})
@@ -242,17 +244,19 @@ def walk(path: Path) -> Iterable[tuple[str, int]]:
         for name in names:
             count += 1
             if count > MOST_FILES:
-                raise InputError(f"{path}: more than {MOST_FILES:,} files", "Name the folders of products themselves.")
+                raise PgearthError(
+                    f"{path}: more than {MOST_FILES:,} files", "Name the folders of products themselves."
+                )
             file = Path(folder, name)
             if file.is_symlink() and not file.resolve().is_relative_to(path):
-                raise InputError(f"{file}: it is a link that leaves the folder", "Put the file itself there.")
+                raise PgearthError(f"{file}: it is a link that leaves the folder", "Put the file itself there.")
             if file.is_file():
                 yield file.relative_to(path).as_posix(), file.stat().st_size
 
 
 def refuse_unread(error: OSError) -> None:
-    """Raise InputError for a folder that cannot be listed: what is in it would be missed without a word."""
-    raise InputError(
+    """Raise PgearthError for a folder that cannot be listed: what is in it would be missed without a word."""
+    raise PgearthError(
         f"{error.filename}: the folder cannot be read: {error.strerror}",
         "Give the user who runs the command the right to it, or take it out of the product.",
     )
@@ -347,7 +351,7 @@ def unwound(ring: np.ndarray) -> shapely.Geometry:
 def bounds_of(band: BandFile) -> shapely.Geometry | None:
     """Outline in EPSG:4326 of a band's grid: the footprint of a product whose metadata have none.
 
-    None for a grid without coordinate reference system, or that reaches off the globe. Raises InputError if the file
+    None for a grid without coordinate reference system, or that reaches off the globe. Raises PgearthError if the file
     cannot be read.
     """
     try:
@@ -388,9 +392,9 @@ def quarters(box: shapely.Polygon, crs: CRS) -> list[shapely.Polygon]:
     return [box]
 
 
-def unreadable(path: str | Path, error: RasterioError) -> InputError:
+def unreadable(path: str | Path, error: RasterioError) -> PgearthError:
     """The error for a file that is damaged or no raster, which may show only where its pixels are read."""
-    return InputError(
+    return PgearthError(
         f"{path}: cannot be read as a raster ({error.__cause__ or error})",
         f"{RASTER_FORMATS}. Replace the file by an intact copy, or convert it with gdal_translate.",
     )

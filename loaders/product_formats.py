@@ -6,9 +6,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 from loaders import landsat, modis, sentinel1, sentinel2
-from loaders.errors import InputError
 from loaders.product_files import Given, ProductFiles, open_folder
 from loaders.product_names import not_loaded
+from pyfuncs.errors import PgearthError
 
 # The most liberal last: Sentinel-2 takes any folder with files like B02.tif.
 FORMATS = (sentinel1, landsat, modis, sentinel2)
@@ -16,26 +16,26 @@ INSIDE = re.compile(r"(.+)/(?:MTD_MSI(?:L1C|L2A)\.xml|manifest\.safe|L\w+_MTL\.(
 
 
 def open_product(path: Path, given: Given) -> ProductFiles:
-    """Find out what product a path is. Raises InputError if no format knows it, and for damaged metadata."""
+    """Find out what product a path is. Raises PgearthError if no format knows it, and for damaged metadata."""
     for product_format in FORMATS:
         if product_format is sentinel2:
             refuse_others(path, given)
         if found := product_format.open_product(path, given):
             if product_format is not sentinel2 and (given.scale, given.offset) != (None, None):
-                raise InputError(
+                raise PgearthError(
                     f"{path}: --scale and --offset are for Sentinel-2",
                     f"What pixels of {found.product.platform} mean, its metadata tell.",
                 )
             return found
     inside = products_inside(path)
     if inside:
-        raise InputError(
+        raise PgearthError(
             f"{path}: no product itself, but {len(inside)} in folders inside it, such as {inside[0]}",
             "Name each of them, or move it into a folder of its own.",
         )
     if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".7z", ".rar")):
-        raise InputError(f"{path}: a compressed archive, in which nothing can be read by itself", "Unpack it first.")
-    raise InputError(
+        raise PgearthError(f"{path}: a compressed archive, in which nothing can be read by itself", "Unpack it first.")
+    raise PgearthError(
         f"{path}: no product of a known format",
         "A product is a .SAFE folder, a zip of one, or a folder with metadata and files of single bands: Sentinel-2"
         " (MTD_MSIL1C.xml, MTD_MSIL2A.xml, a STAC item, tileInfo.json, or B02.tif and the like), Sentinel-1 GRD"
@@ -45,12 +45,12 @@ def open_product(path: Path, given: Given) -> ProductFiles:
 
 
 def refuse_others(path: Path, given: Given) -> None:
-    """Raise InputError where the name given, or that of the path or of a file in it, is of a product not loaded."""
+    """Raise PgearthError where the name given, or that of the path or of a file in it, is of a product not loaded."""
     folder = open_folder(path)
     files = sorted(PurePosixPath(file).name for file in folder.sizes) if folder else []
     for name in (given.name, path.name, folder.name if folder else None, *files):
         if name and (known := not_loaded(name)):
-            raise InputError(f"{path}: {known[0]}: {name}", known[1])
+            raise PgearthError(f"{path}: {known[0]}: {name}", known[1])
 
 
 def products_inside(path: Path) -> list[str]:

@@ -13,9 +13,9 @@ import shapely.errors
 from psycopg.sql import SQL
 from shapely.geometry import shape
 
-from loaders.errors import InputError
 from pyfuncs.db import FILTERS
 from pyfuncs.documents import parse_json, read_document
+from pyfuncs.errors import PgearthError
 
 SEARCH = SQL(
     """
@@ -48,18 +48,18 @@ def search_parameters(filters: Mapping[str, Any], collections: list[str] | None 
 
 
 def parse_time(text: str) -> str:
-    """An ISO 8601 time with its zone, UTC where none is given. Raises InputError for any other text."""
+    """An ISO 8601 time with its zone, UTC where none is given. Raises PgearthError for any other text."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"{text!r} is no time", "Give one such as 2017-06-13 or 2017-06-13T10:10:31Z.") from error
+        raise PgearthError(f"{text!r} is no time", "Give one such as 2017-06-13 or 2017-06-13T10:10:31Z.") from error
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
 
 
 def parse_area(text: str) -> str:
     """An area as EWKT: from WKT (EPSG:4326 unless it begins with SRID=...;), a GeoJSON file or west,south,east,north.
 
-    Raises InputError for any other text.
+    Raises PgearthError for any other text.
     """
     prefix, _, wkt = text.rpartition(";")
     try:
@@ -74,7 +74,7 @@ def parse_area(text: str) -> str:
         return f"{prefix or 'SRID=4326'};{shapely.from_wkt(wkt).wkt}"
     except (OSError, ValueError, shapely.GEOSException) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
+        raise PgearthError(
             f"{text[:200]!r} is no area: {reason}",
             "Give WKT, the name of a GeoJSON file, or west,south,east,north in degrees.",
         ) from error
@@ -143,7 +143,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def parse_filters(options: Mapping[str, Any]) -> dict[str, Any]:
     """What filter_options gave a command, as arguments of eo.search; None where an option was not given.
 
-    Raises InputError for a text that is no time or no area.
+    Raises PgearthError for a text that is no time or no area.
     """
     parsers = {"area": parse_area, "from_time": parse_time, "to_time": parse_time}
     filters: dict[str, Any] = {}

@@ -26,11 +26,11 @@ from rasterio.transform import GCPTransformer
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from loaders.errors import InputError
 from loaders.gdal_files import open_raster
 from loaders.patches import Product
 from loaders.product_files import BandFile, Folder, Given, ProductFiles, footprint, open_folder, parse_time
 from loaders.xml_documents import elements, find, find_text, local_name, parse_xml, to_json
+from pyfuncs.errors import PgearthError
 
 MANIFEST = "manifest.safe"
 NAME = re.compile(r"S1[A-D]_(?P<mode>IW|EW|S[1-6])_(?P<type>GRD|SLC|RAW|OCN)(?P<resolution>[FHM_])_.*")
@@ -161,7 +161,7 @@ def nearest(source: DatasetReader, number: int, line: np.ndarray, pixel: np.ndar
 def open_product(path: Path, given: Given) -> ProductFiles | None:
     """Read manifest.safe and the calibration tables of the measurements that are there.
 
-    Raises InputError for products of other types than GRD, for damaged metadata, and for a measurement without its
+    Raises PgearthError for products of other types than GRD, for damaged metadata, and for a measurement without its
     calibration.
     """
     folder = open_folder(path)
@@ -169,7 +169,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         return None
     name = NAME.fullmatch(folder.name)
     if name is None or name["type"] != "GRD":
-        raise InputError(f"{folder.path}: no GRD product of Sentinel-1", "Of Sentinel-1, GRD products are known.")
+        raise PgearthError(f"{folder.path}: no GRD product of Sentinel-1", "Of Sentinel-1, GRD products are known.")
     label = folder.label(MANIFEST)
     root = parse_xml(folder.read(MANIFEST), label)
     try:
@@ -177,7 +177,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         product = make_product(folder, root, outline, given)
         expected = tuple(sorted(polarisations_of(root), key=POLARISATIONS.index))
     except (LookupError, ValueError) as error:
-        raise InputError(f"{label}: not valid metadata: {error}", "Replace it by an intact copy.") from error
+        raise PgearthError(f"{label}: not valid metadata: {error}", "Replace it by an intact copy.") from error
     spacing = SPACING.get((name["mode"], name["resolution"]), SPACING_OF_RESOLUTION[name["resolution"]])
     measurements = {
         match["polarisation"].upper(): file for file in folder.sizes if (match := MEASUREMENT.fullmatch(file))
@@ -259,16 +259,16 @@ def utm_zone(outline: shapely.Polygon) -> int:
 
 
 def calibration_file(folder: Folder, measurement: str) -> str:
-    """The calibration annotation of a measurement. Raises InputError if it is missing."""
+    """The calibration annotation of a measurement. Raises PgearthError if it is missing."""
     stem = Path(measurement).stem
     file = f"annotation/calibration/calibration-{stem}.xml"
     if file not in folder.sizes:
-        raise InputError(f"{folder.label(measurement)}: no {file} beside it", "Download the whole product again.")
+        raise PgearthError(f"{folder.label(measurement)}: no {file} beside it", "Download the whole product again.")
     return file
 
 
 def read_table(folder: Folder, file: str) -> CalibrationTable:
-    """Read the sigmaNought vectors of a calibration annotation. Raises InputError if it is damaged."""
+    """Read the sigmaNought vectors of a calibration annotation. Raises PgearthError if it is damaged."""
     label = folder.label(file)
     root = parse_xml(folder.read(file), label)
     try:
@@ -285,7 +285,7 @@ def read_table(folder: Folder, file: str) -> CalibrationTable:
         if any(len(pixels) != len(values) or (values <= 0).any() for _, pixels, values in vectors):
             raise ValueError("a sigmaNought vector does not fit its pixels")
     except (LookupError, ValueError) as error:
-        raise InputError(f"{label}: not valid metadata: {error}", "Replace it by an intact copy.") from error
+        raise PgearthError(f"{label}: not valid metadata: {error}", "Replace it by an intact copy.") from error
     vectors.sort(key=lambda vector: vector[0])
     lines, pixels, values = zip(*vectors, strict=True)
     return CalibrationTable(np.array(lines, dtype=float), pixels, values)

@@ -25,7 +25,6 @@ from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
 from shapely.errors import ShapelyError
 
-from loaders.errors import InputError
 from loaders.explain import reason_of
 from loaders.patches import PLATFORMS, Product
 from loaders.product_files import (
@@ -42,6 +41,7 @@ from loaders.product_files import (
 )
 from loaders.xml_documents import elements, find_text, parse_xml, to_json
 from pyfuncs.documents import parse_json
+from pyfuncs.errors import PgearthError
 
 # In the order of the metadata's band_id, 0 to 12.
 REFLECTANCE_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -121,7 +121,7 @@ class Metadata:
 def open_product(path: Path, given: Given) -> ProductFiles | None:
     """Find a product's metadata and bands. None unless there is one of either.
 
-    Raises InputError for damaged metadata, for sources that contradict each other, and where name, time or platform
+    Raises PgearthError for damaged metadata, for sources that contradict each other, and where name, time or platform
     remain unknown.
     """
     folder = open_folder(path)
@@ -129,7 +129,7 @@ def open_product(path: Path, given: Given) -> ProductFiles | None:
         return None
     if old := [file for file in folder.sizes if OLD_FORMAT.fullmatch(file)]:
         granules = {match[0] for file in folder.sizes if (match := re.match(r"GRANULE/[^/]+", file))}
-        raise InputError(
+        raise PgearthError(
             f"{folder.label(old[0])}: a Sentinel-2 product in the format of before December 2016, of {len(granules)}"
             " granules: not supported",
             "Download the tiles in today's format (ESA has processed them again), or load the IMG_DATA folder of each"
@@ -179,7 +179,7 @@ def find_band_files(folder: Folder) -> dict[str, list[str]]:
     """Files of each band, by band name (B01 .. B12, B8A, SCL).
 
     They lie in the folder itself or in its R10m, R20m, R60m; of a .SAFE folder, in GRANULE/*/IMG_DATA. Raises
-    InputError when they belong to several granules.
+    PgearthError when they belong to several granules.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for file in sorted(folder.sizes):
@@ -188,7 +188,7 @@ def find_band_files(folder: Folder) -> dict[str, list[str]]:
         if place and band:
             found.setdefault(place[1] or "", {}).setdefault(normalise(band[1]), []).append(file)
     if len(found) > 1:
-        raise InputError(
+        raise PgearthError(
             f"{folder.path}: the bands lie in several folders: {', '.join(map(folder.label, found))}",
             "Load each of these folders by itself; --name, --time and --platform tell what it is.",
         )
@@ -215,7 +215,7 @@ def metadata_files(folder: Folder) -> list[str]:
 def read_metadata(folder: Folder) -> list[Metadata]:
     """What the metadata files say, the most telling first: SAFE's XML, a STAC item, tileInfo.json, Earth Engine's.
 
-    Raises InputError for a damaged file.
+    Raises PgearthError for a damaged file.
     """
     files = metadata_files(folder)
     found = []
@@ -231,7 +231,7 @@ def read_metadata(folder: Folder) -> list[Metadata]:
             if isinstance(document, dict):
                 in_json += [(rank, understand(document)) for rank, understand in enumerate(METADATA_KINDS)]
         except (LookupError, TypeError, ValueError, AttributeError, ShapelyError, ProjError) as error:
-            raise InputError(
+            raise PgearthError(
                 f"{folder.label(file)}: not valid metadata: {reason_of(error)}",
                 "Replace the file, or remove it and give --name, --time and --platform.",
             ) from error
@@ -289,7 +289,7 @@ def from_safe(folder: Folder, product_file: str, granule_files: list[str]) -> Me
             units={band: Units(product_file, scale, round(value, 9)) for band, value in offsets.items()},
         )
     except (LookupError, ValueError, ShapelyError) as error:
-        raise InputError(f"{label}: not valid metadata: {error}", UNKNOWN_LAYOUT) from error
+        raise PgearthError(f"{label}: not valid metadata: {error}", UNKNOWN_LAYOUT) from error
 
 
 def positions(root: Element) -> shapely.Geometry:
@@ -475,7 +475,7 @@ def with_its_name(document: Metadata) -> Metadata:
 
 
 def check_agreement(folder: Folder, sources: Sequence[Metadata]) -> None:
-    """Raise InputError, which names both, where two sources say that they are of different products."""
+    """Raise PgearthError, which names both, where two sources say that they are of different products."""
     facts = {
         "platform": "platform",
         "level": "level",
@@ -494,7 +494,7 @@ def check_agreement(folder: Folder, sources: Sequence[Metadata]) -> None:
             expected = getattr(first, fact)
             differ = abs(value - expected) > LONGEST_DATA_TAKE if fact == "sensing_time" else value != expected
             if differ:
-                raise InputError(
+                raise PgearthError(
                     f"{folder.path}: {first.source} says {words} {expected}, {source.source} says {value}",
                     "Correct --name, or put each product with its own metadata into a folder of its own.",
                 )
@@ -560,12 +560,12 @@ def read_tags(path: str) -> Tags | None:
 
 
 def check_resolutions(folder: Folder, files: dict[str, list[str]], tags: dict[str, Tags | None]) -> None:
-    """Raise InputError where band 8 is finer than band 2, as Landsat's is; of Sentinel-2 they have the same pixels."""
+    """Raise PgearthError where band 8 is finer than band 2, as in Landsat; Sentinel-2 has both in the same pixels."""
     blue, wide = (
         [known.pixel_height for file in files.get(band, ()) if (known := tags.get(file))] for band in ("B02", "B08")
     )
     if blue and wide and min(wide) < 0.9 * min(blue):
-        raise InputError(
+        raise PgearthError(
             f"{folder.path}: B8 has finer pixels than B2, so these are bands of Landsat, not of Sentinel-2",
             "Landsat 8 and 9 are loaded with their metadata: add the product's _MTL.json, _MTL.xml or _MTL.txt.",
         )
@@ -583,8 +583,8 @@ def find_units(
     """What the pixels of a band's file mean; of it, or of any file of the band where `file` is "".
 
     The caller knows best, then the file's tags, the metadata (which speak of whole numbers unless they say otherwise)
-    and the baseline. Where that leaves something open, it is None, and `source` says why. Raises InputError where tags
-    and metadata, or two metadata files, say different things and the caller does not decide.
+    and the baseline. Where that leaves something open, it is None, and `source` says why. Raises PgearthError where
+    tags and metadata, or two metadata files, say different things and the caller does not decide.
     """
     path = folder.label(file)
     floating = tags is not None and tags.floating
@@ -597,7 +597,7 @@ def find_units(
         return Units(f"{path}: floating-point pixels, whose units no tag and no metadata tell")
     if offset and given.offset is None and delivered == 0:
         who = next(units.source for units in statements if units.offset is not None)
-        raise InputError(
+        raise PgearthError(
             f"{path}: {who} says offset {offset:g}, but pixels of baseline {metadata.baseline} have none",
             f"Say which is right: --offset {offset:g} or --offset 0 (reflectance = scale * pixel + offset).",
         )
@@ -629,7 +629,7 @@ def units_said(source: Metadata, band: str, file: str) -> Units | None:
 
 
 def decide(folder: Folder, fact: str, given: float | None, statements: Iterable[Units]) -> float | None:
-    """The scale or offset given, else the one that all statements have. Raises InputError where they differ."""
+    """The scale or offset given, else the one that all statements have. Raises PgearthError where they differ."""
     if given is not None:
         return given
     said = [(getattr(units, fact), units.source) for units in statements if getattr(units, fact) is not None]
@@ -638,7 +638,7 @@ def decide(folder: Folder, fact: str, given: float | None, statements: Iterable[
     value: float = said[0][0]
     for other, source in said[1:]:
         if abs(other - value) > 1e-6 * max(abs(value), abs(other), 1e-3):
-            raise InputError(
+            raise PgearthError(
                 f"{folder.path}: {said[0][1]} say {fact} {value:g}, {source} says {other:g}",
                 f"Say which is right: --{fact} {value:g} or --{fact} {other:g} (reflectance = scale * pixel + offset).",
             )
@@ -663,19 +663,19 @@ def bands_of(level: str | None) -> tuple[str, ...]:
 def make_product(
     folder: Folder, metadata: Metadata, given: Given, bands: tuple[BandFile, ...], units: dict[str, Units]
 ) -> Product:
-    """The product's row. Raises InputError where arguments, metadata and name leave open what product it is."""
+    """The product's row. Raises PgearthError where arguments, metadata and name leave open what product it is."""
     name = given.name or metadata.name
     sensing_time = given.sensing_time or metadata.sensing_time
     platform = given.platform or metadata.platform
     if not (name and sensing_time and platform):
         facts = {"--name": name, "--time": sensing_time, "--platform": platform}
-        raise InputError(
+        raise PgearthError(
             f"{folder.path}: neither a metadata file (MTD_MSIL*.xml, STAC item, tileInfo.json, metadata.json) nor the"
             " folder's name tells what product this is",
             f"Say so with {', '.join(option for option, value in facts.items() if not value)}.",
         )
     if not PLATFORM.fullmatch(platform):
-        raise InputError(
+        raise PgearthError(
             f"{folder.path}: bands named as Sentinel-2's, but the platform is {platform}",
             "What is loaded of other missions is listed in docs/loading.md; --platform sentinel-2a, -2b or -2c.",
         )

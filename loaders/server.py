@@ -11,7 +11,7 @@ import psycopg
 
 from loaders.cluster import INSTALL_HINT, MEGABYTE, Cluster, default_home
 from loaders.database import dsn, require_server
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 
 @click.group()
@@ -89,6 +89,6 @@ def psql(arguments: tuple[str, ...]) -> None:
     require_server()
     program = shutil.which("psql")
     if program is None:
-        raise InputError("psql is not installed.", INSTALL_HINT)
+        raise PgearthError("psql is not installed.", INSTALL_HINT)
     target = [f"--dbname={dsn()}"] if dsn() else []
     os.execv(program, [program, *target, *arguments])

@@ -27,7 +27,7 @@ from pyspark.errors import PySparkException
 
 from loaders.database import dsn
 from loaders.engine import SPARK_HINT, Engine, attempt
-from loaders.errors import BusyError, InputError
+from pyfuncs.errors import BusyError, PgearthError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -64,11 +64,11 @@ class Finished(AccumulatorParam[list[Any]]):
 
 def run_on_spark(
     work: Callable[[Task], Result], tasks: Sequence[Task], engine: Engine
-) -> Iterator[tuple[Task, Result | InputError]]:
+) -> Iterator[tuple[Task, Result | PgearthError]]:
     """Do `work` for every task on the cluster; yield each task with its result, as they are done.
 
     As loaders.engine.run_tasks, but what dies, or fails by anything else than bad input, is run again by Spark, four
-    times in all (spark.task.maxFailures) before the run ends. Raises InputError if Spark cannot start, or gives up.
+    times in all (spark.task.maxFailures) before the run ends. Raises PgearthError if Spark cannot start, or gives up.
     """
     if not tasks:
         return
@@ -100,7 +100,7 @@ def run_on_spark(
                         yield tasks[number], result
                 job.result()
             except Py4JJavaError as error:
-                raise InputError(
+                raise PgearthError(
                     f"Spark gave up: {java_message(error)}", "What was done stays. Run this again to go on."
                 ) from error
             finally:
@@ -110,7 +110,7 @@ def run_on_spark(
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def attempt_when_free(work: Callable[[Task], Result], task: Task) -> Result | InputError:
+def attempt_when_free(work: Callable[[Task], Result], task: Task) -> Result | PgearthError:
     """`attempt`, on the cluster. A task that is run again waits until the session of the lost process has ended."""
     context = TaskContext.get()
     again = context is not None and context.attemptNumber() > 0
@@ -121,7 +121,7 @@ def attempt_when_free(work: Callable[[Task], Result], task: Task) -> Result | In
 
 
 def start(engine: Engine) -> SparkContext:
-    """Connect to the cluster, or start one on this machine. Raises InputError if there is no Java, or Spark fails."""
+    """Connect to the cluster, or start one on this machine. Raises PgearthError if there is no Java, or Spark fails."""
     require_java()
     # The processes run the Python that runs this: every machine of a cluster has it under the same path.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -136,7 +136,7 @@ def start(engine: Engine) -> SparkContext:
         context = SparkContext(conf=configuration)
     except (PySparkException, Py4JError) as error:
         message = java_message(error) if isinstance(error, Py4JJavaError) else str(error)
-        raise InputError(
+        raise PgearthError(
             f"Spark does not start with the master {master}: {message}", f"See its messages above. {SPARK_HINT}"
         ) from error
     context.setLogLevel("WARN")
@@ -144,12 +144,14 @@ def start(engine: Engine) -> SparkContext:
 
 
 def require_java() -> None:
-    """Raise InputError unless Java is where Spark looks for it: in JAVA_HOME if that is set, else on the PATH."""
+    """Raise PgearthError unless Java is where Spark looks for it: in JAVA_HOME if that is set, else on the PATH."""
     home = os.environ.get("JAVA_HOME")
     if home and not os.access(Path(home, "bin", "java"), os.X_OK):
-        raise InputError(f"There is no Java in JAVA_HOME: {home}", "Unset JAVA_HOME, or set it to a Java 17's folder.")
+        raise PgearthError(
+            f"There is no Java in JAVA_HOME: {home}", "Unset JAVA_HOME, or set it to a Java 17's folder."
+        )
     if not home and not shutil.which("java"):
-        raise InputError("The engine spark needs Java, and there is none on the PATH.", SPARK_HINT)
+        raise PgearthError("The engine spark needs Java, and there is none on the PATH.", SPARK_HINT)
 
 
 def executor_settings() -> dict[str, str]:

@@ -42,12 +42,12 @@ from loaders.bigearthnet_names import (
 )
 from loaders.corine import class_label_ids, store_polygons
 from loaders.database import connect
-from loaders.errors import InputError
 from loaders.ledger import file_checksum, load_item
 from loaders.nomenclature import data_file
 from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
 from loaders.product_files import to_wgs84
 from loaders.progress import progress
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import NODATA, Raster, resample
 
 LOADER = "synthetic"
@@ -356,13 +356,13 @@ def load_synthetic(connection: Connection, patches: int, seed: int = 0, pixels: 
 
     Patches have no labels: eo.annotate finds them in the land cover. With pixels, a block of patches is one
     transaction, without them one tile in four seasons; so it may be interrupted and run again, and run again with more
-    patches or with pixels. Raises InputError for a number of patches below 1, a negative seed, and where the archive
+    patches or with pixels. Raises PgearthError for a number of patches below 1, a negative seed, and where the archive
     has other land cover (real, or of another seed) in the same place.
     """
     if patches < 1:
-        raise InputError(f"{patches} patches cannot be made", "Ask for at least 1.")
+        raise PgearthError(f"{patches} patches cannot be made", "Ask for at least 1.")
     if seed < 0:
-        raise InputError(f"{seed} is no seed", "Seeds are 0, 1, 2, ...")
+        raise PgearthError(f"{seed} is no seed", "Seeds are 0, 1, 2, ...")
     label_ids = class_label_ids(connection)
     # What is made is a function of this file and its tables.
     checksum = file_checksum(Path(__file__), *sorted(Path(__file__).with_name("data").glob("synthetic_*.csv")))
@@ -393,7 +393,7 @@ def load_synthetic(connection: Connection, patches: int, seed: int = 0, pixels: 
 def store_land_cover(connection: Connection, seed: int, column: int, row: int, label_ids: dict[str, int]) -> int:
     """Store the land cover of a sheet as CORINE polygons; return how many.
 
-    Raises InputError if the archive has polygons of another source there.
+    Raises PgearthError if the archive has polygons of another source there.
     """
     source = f"synthetic, seed {seed}"
     cover = land_cover_of_sheet(seed, column, row)
@@ -404,7 +404,7 @@ def store_land_cover(connection: Connection, seed: int, column: int, row: int, l
         (source, *shapely.total_bounds(polygons).tolist()),
     ).fetchone()
     if other is not None:
-        raise InputError(
+        raise PgearthError(
             f"{source}: the archive has land cover of {other[0]} in the same place",
             "Make the synthetic archive in a database of its own: PGEARTH_DSN names it.",
         )

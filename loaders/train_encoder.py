@@ -15,7 +15,6 @@ from psycopg import Connection
 
 from loaders.database import connect, dsn
 from loaders.encoders import register, stored_units
-from loaders.errors import InputError
 from loaders.export import lock
 from loaders.progress import progress
 from loaders.search_options import filter_options, parse_filters
@@ -90,8 +89,8 @@ def train_encoder(name: str, order: Order, workers: int = 0, folder: Path | None
     """Train an encoder and store it, when it is done, as the next version of `name`.
 
     With `folder` the training keeps there, until it is done, what it needs to go on after it was killed: its patches
-    and statistics (PLAN), which stay as they were when it began, and how far it is (STATE). Raises InputError for data
-    that cannot be trained on, and where the folder has the training of another order.
+    and statistics (PLAN), which stay as they were when it began, and how far it is (STATE). Raises PgearthError for
+    data that cannot be trained on, and where the folder has the training of another order.
     """
     from pyfuncs.networks import training
 
@@ -100,7 +99,7 @@ def train_encoder(name: str, order: Order, workers: int = 0, folder: Path | None
         require_writer(connection)
         with connection.transaction(force_rollback=True):  # what is refused is refused before the training
             register(connection, name, settings.architecture, dump({}), bands=order.bands, dimension=1)
-    with locked(folder), input_errors():
+    with locked(folder):
         data = read_plan(folder / PLAN, order) if folder and (folder / PLAN).exists() else None
         if data is None:
             with connect(autocommit=True) as connection:
@@ -154,15 +153,6 @@ def locked(folder: Path | None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Raise what pyfuncs raises for bad input as this package does."""
-    try:
-        yield
-    except PgearthError as error:
-        raise InputError(str(error), error.hint or "") from error
-
-
 def settle(connection: Connection, order: Order) -> Data:
     """Find the patches and the statistics of their bands."""
     chosen = choose_patches(connection, order.filters, order.validation_fraction, order.settings.seed)
@@ -209,15 +199,15 @@ def datasets(
 def band_statistics(connection: Connection, bands: Sequence[str], patch_ids: list[int]) -> dict[str, list[float]]:
     """Mean and standard deviation of each band over all valid pixels of the patches, from what is stored of each patch.
 
-    Pooled by the law of total variance; the deviation of a constant band is said to be 1. Raises InputError for a band
-    of which no statistics are stored.
+    Pooled by the law of total variance; the deviation of a constant band is said to be 1. Raises PgearthError for a
+    band of which no statistics are stored.
     """
     rows = connection.execute(STATISTICS, {"patch_ids": patch_ids, "bands": list(bands)}).fetchall()
     sums = {band: numbers for band, *numbers in rows}
     statistics: dict[str, list[float]] = {"mean": [], "std": []}
     for band in bands:
         if band not in sums:
-            raise InputError(
+            raise PgearthError(
                 f"Band {band}: no patch to train on has statistics of valid pixels.",
                 "Leave the band out; or, where an earlier version loaded the patches, load them again.",
             )
@@ -249,7 +239,7 @@ def write_plan(path: Path, order: Order, data: Data) -> None:
 def read_plan(path: Path, order: Order) -> Data:
     """The data of a training that was begun.
 
-    Raises InputError, naming what differs, when it was begun with another order, and for patches that are gone since.
+    Raises PgearthError, naming what differs, when it was begun with another order, and for patches that are gone since.
     """
     from pyfuncs.networks import checkpoint
 
@@ -259,7 +249,7 @@ def read_plan(path: Path, order: Order) -> Data:
     for option, now in order.record().items():
         before = record["order"][option]
         if before != now:
-            raise InputError(
+            raise PgearthError(
                 f"{path}: this training was begun with {option} {json.dumps(before)}, not {json.dumps(now)}",
                 "Give the same options to go on with it, or name another folder.",
             )
@@ -268,7 +258,7 @@ def read_plan(path: Path, order: Order) -> Data:
     )
     gone = sum(map(len, patch_ids.values())) - len(training.patch_ids) - len(validation.patch_ids)
     if gone:
-        raise InputError(
+        raise PgearthError(
             f"{path}: {gone:,} patches of this training are gone or have lost bands or labels since it began",
             "Name another folder, to train from the beginning.",
         )

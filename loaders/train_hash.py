@@ -15,12 +15,12 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.encoders import find, register, version_name
-from loaders.errors import InputError
 from loaders.progress import progress
 from loaders.search_options import filter_options, parse_filters
-from loaders.train_encoder import input_errors, locked
+from loaders.train_encoder import locked
 from loaders.training_data import choose_patches, require_writer, software
 from pyfuncs.encoders import Encoder
+from pyfuncs.errors import PgearthError
 from pyfuncs.hashing import itq, kslsh, lsh, milan, sign, trivial
 from pyfuncs.retrieval_metrics import code_statistics, hamming_distances, relevance_rule, retrieval_metrics
 from pyfuncs.weights import dump
@@ -80,10 +80,10 @@ class Sample:
 def train_hash(name: str, order: Order, folder: Path | None = None) -> tuple[Encoder, dict[str, Any]]:
     """Train a hash function and store it, when it is done, as the next version of `name`; return it and its record.
 
-    With `folder` MiLaN keeps there, until it is done, what it needs to go on after it was killed. Raises InputError for
-    data that cannot be trained on, and where the folder has the state of a training with other settings or data.
+    With `folder` MiLaN keeps there, until it is done, what it needs to go on after it was killed. Raises PgearthError
+    for data that cannot be trained on, and where the folder has the state of a training with other settings or data.
     """
-    with locked(folder), input_errors():
+    with locked(folder):
         with connect(autocommit=True) as connection:
             require_writer(connection)
             parent = find(connection, order.encoder, hashing=False)
@@ -121,12 +121,12 @@ def train_hash(name: str, order: Order, folder: Path | None = None) -> tuple[Enc
 
 
 def bits_of(order: Order, parent: Encoder) -> int:
-    """Number of bits of the hash function; raises InputError where `sign` is to make another than it can."""
+    """Number of bits of the hash function; raises PgearthError where `sign` is to make another than it can."""
     if order.method != "sign":
         return order.bits or DEFAULT_BITS
     dimension = parent.dimension or 0
     if order.bits not in (None, dimension):
-        raise InputError(
+        raise PgearthError(
             f"sign makes a bit of each feature: of {parent.name}'s vectors {dimension}, not {order.bits}.",
             "Leave out --bits.",
         )
@@ -152,7 +152,7 @@ def read_sample(
 ) -> Sample:
     """Vectors and labels of patches, in their order; for a supervised method, of those that bear a class of the scheme.
 
-    Raises InputError where no patch is left.
+    Raises PgearthError where no patch is left.
     """
     register_vector(connection)
     classes = 1 + max(position for several in positions.values() for position in several)
@@ -168,7 +168,7 @@ def read_sample(
             labels.append(label)
     encoder = version_name(parent)
     if not vectors:
-        raise InputError(
+        raise PgearthError(
             f"None of the {len(patch_ids):,} patches has a vector of {encoder}.",
             f"Run: pgearth encode --encoder {encoder}",
         )
@@ -177,7 +177,7 @@ def read_sample(
         return sample
     labelled = sample.labels.any(axis=1)
     if not labelled.any():
-        raise InputError(
+        raise PgearthError(
             f"None of the {len(vectors):,} patches bears a label of {order.scheme}, which {order.method} learns from.",
             "Run pgearth annotate, or name their nomenclature: --scheme.",
         )

@@ -13,8 +13,8 @@ from psycopg import Connection
 from psycopg.sql import SQL
 
 import pyfuncs
-from loaders.errors import InputError
 from loaders.search_options import SEARCH, search_parameters
+from pyfuncs.errors import PgearthError
 
 MAY_REGISTER = """
 select current_user, bool_or(has_function_privilege(oid, 'execute'))
@@ -37,16 +37,16 @@ def choose_patches(
     """Divide the patches that pass `filters`, arguments of eo.search, by the splits that the archive has them in.
 
     With `validation_fraction` it is by place instead: that share of the cells, at random, is for validation, the others
-    are for training, so that no place is in both. Raises InputError where one of the two gets no patch.
+    are for training, so that no place is in both. Raises PgearthError where one of the two gets no patch.
     """
     query = SQL("select p.patch_id, p.cell, p.split from {search} p").format(search=SEARCH)
     rows = connection.execute(query, search_parameters(filters)).fetchall()
     if not rows:
-        raise InputError("No patch passes the filters.", "Count them first: select eo.count_patches(...).")
+        raise PgearthError("No patch passes the filters.", "Count them first: select eo.count_patches(...).")
     if validation_fraction is None:
         chosen = Chosen(*([row[0] for row in rows if row[2] == split] for split in ("train", "validation")))
         if not chosen.training or not chosen.validation:
-            raise InputError(
+            raise PgearthError(
                 f"Of the {len(rows):,} patches that pass the filters {len(chosen.training):,} are of the split train,"
                 f" {len(chosen.validation):,} of the split validation: both are needed.",
                 "Widen the filters; or set places aside for validation, whatever the splits: --validation-fraction 0.2",
@@ -55,7 +55,7 @@ def choose_patches(
     usable = [(patch_id, cell) for patch_id, cell, split in rows if split != "test"]
     cells = sorted({cell for _, cell in usable})
     if len(cells) < 2:
-        raise InputError(
+        raise PgearthError(
             f"The patches that pass the filters and are not of the split test are in {len(cells)} cells of about 5 km:"
             " there are no places to set aside.",
             "Widen the filters.",
@@ -69,12 +69,12 @@ def choose_patches(
 
 
 def require_writer(connection: Connection) -> None:
-    """Raise InputError for a role that could not store what it trains."""
+    """Raise PgearthError for a role that could not store what it trains."""
     row = connection.execute(MAY_REGISTER).fetchone()
     assert row is not None
     role, allowed = row
     if not allowed:
-        raise InputError(f"The role {role} may not store what it trains.", "Train as a member of eo_writer.")
+        raise PgearthError(f"The role {role} may not store what it trains.", "Train as a member of eo_writer.")
 
 
 def software() -> dict[str, str]:

@@ -19,10 +19,10 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 from shapely import GeometryType
 
-from loaders.errors import InputError
 from loaders.gdal_files import VECTOR_FORMATS, vector_formats_of
 from loaders.ledger import file_checksum
 from loaders.progress import progress
+from pyfuncs.errors import PgearthError
 
 FEATURES_AT_ONCE = 20_000
 
@@ -73,8 +73,8 @@ class PolygonLayer:
         """Read all polygons, reprojected to EPSG:`srid`, showing progress.
 
         Invalid geometries are repaired, null and empty ones (also those that repair to nothing) dropped; both are
-        added to `counts`. Curves come as OGR linearises them. Memory is bounded by FEATURES_AT_ONCE. Raises InputError
-        for a feature that is no polygon or cannot be reprojected, and for a file that breaks off.
+        added to `counts`. Curves come as OGR linearises them. Memory is bounded by FEATURES_AT_ONCE. Raises
+        PgearthError for a feature that is no polygon or cannot be reprojected, and for a file that breaks off.
         """
         total = self.features if self.features >= 0 else None
         return progress(self.read(srid, counts), self.source, "polygons", total)
@@ -117,7 +117,7 @@ class PolygonLayer:
         try:
             return Transformer.from_crs(self.crs, target, always_xy=True)
         except ProjError as error:
-            raise InputError(
+            raise PgearthError(
                 f"{self.path}: layer {self.name}: no way from its reference system ({self.crs.name}) to EPSG:{srid}",
                 "Write a copy with the right one: ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
             ) from error
@@ -125,7 +125,7 @@ class PolygonLayer:
     def parse(self, ids: np.ndarray, wkb: np.ndarray, counts: Counter[str]) -> np.ndarray:
         """Geometries of one chunk, None where null or empty; unclosed rings are closed.
 
-        Raises InputError for a geometry that is no polygon.
+        Raises PgearthError for a geometry that is no polygon.
         """
         geometries = shapely.from_wkb(wkb, on_invalid="ignore")
         unread = shapely.is_missing(geometries) & (wkb != None)  # noqa: E711 (elementwise)
@@ -139,19 +139,19 @@ class PolygonLayer:
         if not known.all():
             row = int(np.flatnonzero(~known)[0])
             kind = "of an unknown type" if geometries[row] is None else f"a {geometries[row].geom_type}"
-            raise InputError(
+            raise PgearthError(
                 f"{self.path}: layer {self.name}, feature {ids[row]}: its geometry is {kind}",
                 "Only polygons can be loaded; take the others out of the layer.",
             )
         return geometries
 
     def reproject(self, ids: np.ndarray, geometries: np.ndarray, transformer: Transformer) -> np.ndarray:
-        """Vertices moved by `transformer`. Raises InputError for a feature that it has no place for."""
+        """Vertices moved by `transformer`. Raises PgearthError for a feature that it has no place for."""
         projected = shapely.transform(geometries, transformer.transform, interleaved=False)
         lost = ~np.isfinite(shapely.bounds(projected)).all(axis=1) & ~shapely.is_missing(projected)
         if lost.any():
             row = int(np.flatnonzero(lost)[0])
-            raise InputError(
+            raise PgearthError(
                 f"{self.path}: layer {self.name}, feature {ids[row]}: its coordinates"
                 f" {tuple(round(value, 3) for value in geometries[row].bounds)} are not of {self.crs.name}",
                 "If the file names the wrong reference system, write a copy with the right one: "
@@ -163,33 +163,33 @@ class PolygonLayer:
 def find_polygon_layer(path: Path, attributes: list[Attribute], layer: str | None = None) -> PolygonLayer:
     """Find the layer of polygons that has all `attributes` (or look into the `layer` named).
 
-    Raises InputError if `path` is no vector file, if no layer or more than one fits, or if the layer has no
+    Raises PgearthError if `path` is no vector file, if no layer or more than one fits, or if the layer has no
     reference system.
     """
     with readable(path):
         kinds = dict(pyogrio.list_layers(path).tolist())
     if layer is not None and layer not in kinds:
-        raise InputError(f"{path}: there is no layer {layer}", f"Its layers are: {', '.join(kinds)}.")
+        raise PgearthError(f"{path}: there is no layer {layer}", f"Its layers are: {', '.join(kinds)}.")
     candidates = [name for name, kind in kinds.items() if layer in (None, name) and may_hold_polygons(kind)]
     if not candidates:
-        raise InputError(
+        raise PgearthError(
             f"{path}: no layer of polygons",
             "Its layers are: " + ", ".join(f"{name} ({kind or 'no geometry'})" for name, kind in kinds.items()),
         )
     infos: dict[str, dict[str, Any]] = {}
     fields: dict[str, tuple[str, ...]] = {}
-    refusals: list[InputError] = []
+    refusals: list[PgearthError] = []
     for name in candidates:
         with readable(path):
             infos[name] = pyogrio.read_info(path, layer=name, force_feature_count=False)
         try:
             fields[name] = find_fields(path, name, [str(field) for field in infos[name]["fields"]], attributes)
-        except InputError as refusal:
+        except PgearthError as refusal:
             refusals.append(refusal)
     if not fields:
         raise refusals[0]
     if len(fields) > 1:
-        raise InputError(
+        raise PgearthError(
             f"{path}: several layers could be meant: {', '.join(fields)}", "Name one of them with --layer."
         )
     [(name, names)] = fields.items()
@@ -197,17 +197,17 @@ def find_polygon_layer(path: Path, attributes: list[Attribute], layer: str | Non
 
 
 def find_fields(path: Path, layer: str, fields: list[str], attributes: list[Attribute]) -> tuple[str, ...]:
-    """Names of the fields with `attributes`. Raises InputError if one is missing or could be any of several."""
+    """Names of the fields with `attributes`. Raises PgearthError if one is missing or could be any of several."""
     found = []
     for attribute in attributes:
         matches = [field for field in fields if re.fullmatch(attribute.names, field, re.IGNORECASE)]
         if not matches:
-            raise InputError(
+            raise PgearthError(
                 f"{path}: layer {layer} has no field with the {attribute.meaning}, such as {attribute.example}",
                 f"Its fields are: {', '.join(fields) or 'none'}.",
             )
         if len(matches) > 1:
-            raise InputError(
+            raise PgearthError(
                 f"{path}: layer {layer}: the {attribute.meaning} could be in any of the fields {', '.join(matches)}",
                 "Name the right one, or write a copy of the file without the others.",
             )
@@ -221,16 +221,16 @@ def may_hold_polygons(kind: str | None) -> bool:
 
 
 def reference_system(path: Path, layer: str, definition: str | None) -> CRS:
-    """The layer's reference system. Raises InputError if it has none or one that PROJ does not know."""
+    """The layer's reference system. Raises PgearthError if it has none or one that PROJ does not know."""
     if not definition:
-        raise InputError(
+        raise PgearthError(
             f"{path}: layer {layer} has no reference system",
             "Write a copy that has it: ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
         )
     try:
         return CRS.from_user_input(definition)
     except CRSError as error:
-        raise InputError(
+        raise PgearthError(
             f"{path}: layer {layer}: its reference system is not known: {definition}",
             "Write a copy with the right one: ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
         ) from error
@@ -262,12 +262,12 @@ def as_text(value: Any) -> str | None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Let OGR open a file by the drivers that are allowed, and turn its errors into InputError."""
+    """Let OGR open a file by the drivers that are allowed, and turn its errors into PgearthError."""
     try:
         with vector_formats_of(path):
             yield
     except (DataSourceError, DataLayerError) as error:
-        raise InputError(
+        raise PgearthError(
             f"{path}: cannot be read as a vector file: {error}",
             f"{VECTOR_FORMATS}; convert others with ogr2ogr COPY.gpkg FILE",
         ) from error

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from loaders.errors import InputError
 from pyfuncs import documents
+from pyfuncs.errors import PgearthError
 
 
 def parse_xml(content: bytes, file: str) -> Element:
-    """Root element of a document. Raises InputError, which names the file, unless it is well-formed."""
+    """Root element of a document. Raises PgearthError, which names the file, unless it is well-formed."""
     try:
         return documents.parse_xml(content)
     except ValueError as error:
-        raise InputError(f"{file}: not valid XML: {error}", "Replace it by an intact copy.") from error
+        raise PgearthError(f"{file}: not valid XML: {error}", "Replace it by an intact copy.") from error
 
 
 def local_name(name: str) -> str:

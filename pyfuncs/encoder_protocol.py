@@ -189,8 +189,8 @@ def write_reply(kind: Kind, content: dict[str, Any] | None = None) -> bytes:
 
 def write_error(error: PgearthError) -> bytes:
     """The packet that answers with an error; a long message is cut."""
-    hint = error.hint and error.hint[:4000]
-    return write_reply(Kind.FAILED, {"message": str(error)[:4000], "sqlstate": error.sqlstate, "hint": hint})
+    content = {"message": error.message[:4000], "hint": error.hint[:4000], "sqlstate": error.sqlstate}
+    return write_reply(Kind.FAILED, content)
 
 
 def read_reply(packet: bytes) -> tuple[Kind, dict[str, Any]]:
@@ -202,7 +202,7 @@ def read_reply(packet: bytes) -> tuple[Kind, dict[str, Any]]:
         kind, content = Kind(number), json.loads(packet[_HEADER.size :])
         failure = None
         if kind == Kind.FAILED:
-            failure = PgearthError(content["message"], sqlstate=content["sqlstate"], hint=content["hint"])
+            failure = PgearthError(content["message"], content["hint"], sqlstate=content["sqlstate"])
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise PgearthError(f"malformed reply of the encoder process: {error}", sqlstate=PROTOCOL_VIOLATION) from error
     if failure:

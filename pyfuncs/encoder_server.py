@@ -392,7 +392,7 @@ def main() -> None:
             data / "postmaster.pid",
         )
     except PgearthError as error:
-        sys.exit(f"{error}\nHint: {error.hint}" if error.hint else str(error))
+        sys.exit(str(error))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     log.info("serving on %s: pid %d, %s", given.folder, os.getpid(), device)

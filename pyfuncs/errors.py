@@ -1,4 +1,6 @@
-"""The one exception that the package raises on bad input; the SQL border turns it into a PostgreSQL error."""
+"""The one exception that the package raises on bad input: the SQL border and the command turn it into what they say."""
+
+from typing import Self
 
 # SQLSTATE codes, named as in PostgreSQL's appendix A
 BUG = "XX000"  # internal_error
@@ -19,12 +21,25 @@ UNDEFINED_OBJECT = "42704"
 
 
 class PgearthError(Exception):
-    """Bad input: the message names the offending value, `hint` says what to do, `sqlstate` is what SQL callers see."""
+    """Bad input: the message names the file, row or value, `hint` says what to do, `sqlstate` its kind in SQL."""
 
-    def __init__(self, message: str, *, sqlstate: str = INVALID_PARAMETER_VALUE, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str = "", *, sqlstate: str = INVALID_PARAMETER_VALUE) -> None:
         super().__init__(message)
-        self.sqlstate = sqlstate
+        self.message = message
         self.hint = hint
+        self.sqlstate = sqlstate
+
+    def __str__(self) -> str:
+        """Return the message, with the hint on a line of its own."""
+        return f"{self.message}\nHint: {self.hint}" if self.hint else self.message
+
+    def of(self, what: str) -> Self:
+        """Return the same error, of this file, row or patch, whose name goes before the message."""
+        return type(self)(f"{what}: {self.message}", self.hint, sqlstate=self.sqlstate)
+
+
+class BusyError(PgearthError):
+    """Input that another session is working on: it can be tried again when that session has ended."""
 
 
 class DeviceFailedError(PgearthError):

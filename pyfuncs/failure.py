@@ -26,7 +26,7 @@ class Failure:
     """An error as a row of any PL/Python function: `failure` describes it, the other columns are null."""
 
     def __init__(self, error: PgearthError) -> None:
-        fields = {"sqlstate": error.sqlstate, "message": str(error), "hint": error.hint}
+        fields = {"sqlstate": error.sqlstate, "message": error.message, "hint": error.hint or None}
         text = json.dumps(fields, ensure_ascii=False).replace("\\u0000", "")  # PostgreSQL's text holds no NUL
         self.failure = text.encode(errors="replace").decode()
 
@@ -77,7 +77,7 @@ def described(plpy: Any, error: BaseException) -> PgearthError:
     if isinstance(error, plpy.SPIError):
         sqlstate, detail, hint, *_ = getattr(error, "spidata", None) or (None, None, None)
         message = f"{error}: {detail}" if detail else str(error)
-        return PgearthError(message, sqlstate=unpacked(sqlstate) if sqlstate else BUG, hint=hint)
+        return PgearthError(message, hint or "", sqlstate=unpacked(sqlstate) if sqlstate else BUG)
     if isinstance(error, MemoryError):
         return PgearthError(
             "the server has not enough memory for this", sqlstate=OUT_OF_MEMORY, hint="Ask for less at once."

@@ -125,7 +125,9 @@ def to_wkb(raster: Raster) -> bytes:
         if nodata is not None and np.issubdtype(band.dtype, np.integer):
             limits = np.iinfo(band.dtype)
             if not (limits.min <= nodata <= limits.max and float(nodata).is_integer()):
-                raise PgearthError(f"a band of {band.dtype} cannot hold the nodata value {nodata}")
+                raise PgearthError(
+                    f"a band of {band.dtype} cannot hold the nodata value {nodata}", "Convert the band, or its nodata."
+                )
         little = band.dtype.newbyteorder("<")
         parts += [
             bytes([pixel_type | (0 if nodata is None else _HAS_NODATA)]),

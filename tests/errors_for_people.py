@@ -12,7 +12,7 @@ EXCEPTIONS = [
 ]
 # The names of exceptions that users have met, of libraries and of ours; MemoryError and the like are among Python's own.
 OF_PYTHON = re.compile(
-    r"plpy|spiexceptions|Traceback|File \"|\.py\", line|<class|object at 0x|PanicException|SafetensorError|PgearthError|InputError"
+    r"plpy|spiexceptions|Traceback|File \"|\.py\", line|<class|object at 0x|PanicException|SafetensorError|PgearthError"
     r"|NoneType|\b(" + "|".join(EXCEPTIONS) + r")\b"
 )
 

@@ -16,8 +16,8 @@ import zstandard
 
 from loaders import archives, export_packs
 from loaders.bigearthnet_metadata import SCHEMA, read_batches
-from loaders.errors import InputError
 from loaders.product_files import open_folder
+from pyfuncs.errors import PgearthError
 from tests.hostile import measured
 
 SPACES = 400_000_000
@@ -108,7 +108,7 @@ def test_shards_that_unpack_to_too_much(fault: str, tmp_path: Path) -> None:
     path = SHARDS[fault](tmp_path)
     assert path.stat().st_size < 5_000_000
     outcome, grown = read_measured(path)
-    assert outcome.startswith(f"InputError: {path}: it cannot be read"), outcome
+    assert outcome.startswith(f"PgearthError: {path}: it cannot be read"), outcome
     assert grown < 60
 
 
@@ -122,7 +122,7 @@ def test_members_beyond_the_limit_are_named(
     fault: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "SPACES", 300_000_000)
-    with pytest.raises(InputError, match=reason):
+    with pytest.raises(PgearthError, match=reason):
         list(export_packs.read_shard(SHARDS[fault](tmp_path)))
 
 
@@ -130,14 +130,14 @@ def test_the_limit_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tar_zst(tmp_path / "a.tar.zst", [(member("p/p.json", 1000), Blank(1000))])  # type: ignore[list-item]
     assert next(export_packs.read_tar(path)) == ("p/p.json", b" " * 1000)
     monkeypatch.setenv("PGEARTH_MAX_DOCUMENT_BYTES", "999")
-    with pytest.raises(InputError, match=r"p/p\.json has 1,000 bytes, and the limit is 999"):
+    with pytest.raises(PgearthError, match=r"p/p\.json has 1,000 bytes, and the limit is 999"):
         next(export_packs.read_tar(path))
 
 
 def test_sparse_members_and_links_are_no_files(tmp_path: Path) -> None:
     link = member("p/p.json", 0, tarfile.SYMTYPE)
     link.linkname = "/etc/passwd"
-    with pytest.raises(InputError, match="no plain file"):
+    with pytest.raises(PgearthError, match="no plain file"):
         list(export_packs.read_shard(tar_zst(tmp_path / "a.tar.zst", [(link, None)])))
 
 
@@ -148,7 +148,7 @@ def test_too_many_members(suffix: str, tmp_path: Path, monkeypatch: pytest.Monke
     export_packs.write_shard(path, suffix[1:], [(f"p/q{n}/q.json", b"{}") for n in range(9)], 1 << 20)
     list(export_packs.read_shard(path))
     export_packs.write_shard(path, suffix[1:], [(f"p/q{n}/q.json", b"{}") for n in range(10)], 1 << 20)
-    with pytest.raises(InputError, match="members"):
+    with pytest.raises(PgearthError, match="members"):
         list(export_packs.read_shard(path))
 
 
@@ -161,7 +161,7 @@ def test_a_directory_that_is_too_long(large: bool, tmp_path: Path, monkeypatch: 
     size = archives.directory_bytes(path.open("rb"))
     assert size == sum(46 + len(f"{number}.txt") for number in range(70_000 if large else 20))
     monkeypatch.setattr(archives, "ZIP_DIRECTORY_BYTES", size - 1)
-    with pytest.raises(InputError, match=r"its directory of .* bytes is too large"):
+    with pytest.raises(PgearthError, match=r"its directory of .* bytes is too large"):
         open_folder(path)
 
 
@@ -169,11 +169,11 @@ def test_products_are_read_with_the_same_limits(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(globals(), "SPACES", 100_000_000)
     folder = open_folder(large_zip(tmp_path / "a.zip", said=1000))
     assert folder is not None
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(PgearthError, match="cannot be read"):
         folder.read("p.json")
     folder = open_folder(large_zip(tmp_path / "a.zip"))
     assert folder is not None
-    with pytest.raises(InputError, match="too many for metadata"):
+    with pytest.raises(PgearthError, match="too many for metadata"):
         folder.read("p.json")
 
 
@@ -182,7 +182,7 @@ def test_files_of_a_patch_together(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("PGEARTH_MAX_PATCH_BYTES", "1000")
     files = [("p/q/q.json", b"{}"), *((f"p/q/{n}.tif", bytes(400)) for n in range(3))]
-    with pytest.raises(InputError, match="more than 1,000 bytes"):
+    with pytest.raises(PgearthError, match="more than 1,000 bytes"):
         list(read_patches(tmp_path, iter(files), {}))
 
 
@@ -192,13 +192,13 @@ def test_a_table_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Mo
     table = pa.Table.from_pydict({field.name: [row.get(field.name)] for field in SCHEMA}, SCHEMA)
     pq.write_table(table, path, compression="zstd")
     assert path.stat().st_size < 20_000
-    with pytest.raises(InputError, match="a text of 3,000,000 bytes in column patch_id"):
+    with pytest.raises(PgearthError, match="a text of 3,000,000 bytes in column patch_id"):
         list(read_batches(path))
     monkeypatch.setenv("PGEARTH_MAX_PARQUET_BYTES", "2000000")
-    with pytest.raises(InputError, match=r"row group 1 unpacks to 3,.* bytes"):
+    with pytest.raises(PgearthError, match=r"row group 1 unpacks to 3,.* bytes"):
         list(read_batches(path))
     monkeypatch.setattr("loaders.bigearthnet_metadata.PARQUET_VALUES", 2)
-    with pytest.raises(InputError, match="and 3 values in a column"):
+    with pytest.raises(PgearthError, match="and 3 values in a column"):
         list(read_batches(path))
 
 
@@ -212,5 +212,5 @@ def test_a_text_that_is_in_every_row(tmp_path: Path) -> None:
         "list(read_batches(Path(arguments[0])))",
         str(path),
     )
-    assert outcome.startswith(f"InputError: {path}: a text of 1,000,000 bytes"), outcome
+    assert outcome.startswith(f"PgearthError: {path}: a text of 1,000,000 bytes"), outcome
     assert grown < 150

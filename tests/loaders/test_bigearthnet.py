@@ -26,7 +26,7 @@ from click.testing import Result
 
 from loaders.bigearthnet import load_bigearthnet
 from loaders.bigearthnet_metadata import load_bigearthnet_metadata
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import from_wkb
 from tests.waiting import wait_for
 
@@ -411,7 +411,7 @@ def test_a_bad_patch_stores_nothing_of_its_product(
     path = tmp_path / SENTINEL_2 / f"{SENTINEL_2}_{file}"
     whole = path.read_bytes()
     spoil(path)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(PgearthError) as error:
         load_bigearthnet(archive, tmp_path)
     assert message in str(error.value)
     named = path if case not in ("other bounds", "unknown label") else path.parent
@@ -432,7 +432,7 @@ def test_a_bad_sentinel_1_patch(archive: psycopg.Connection, sample: Path, tmp_p
     folder = copy_patch(sample / "bigearthnet-v1" / "S1" / SENTINEL_1, tmp_path)
     vh = folder / f"{SENTINEL_1}_VH.tif"
     vh.unlink()
-    with pytest.raises(InputError, match=f"{SENTINEL_1}_VH.tif: this band is missing"):
+    with pytest.raises(PgearthError, match=f"{SENTINEL_1}_VH.tif: this band is missing"):
         load_bigearthnet(archive, tmp_path)
     assert archive.execute("select exists (table eo.patch)").fetchone() == (False,)
 
@@ -442,13 +442,13 @@ def test_a_v2_patch_at_another_place(archive: psycopg.Connection, sample: Path, 
     folder = copy_patch(source, tmp_path / source.parent.name)
     for path in folder.iterdir():
         shift(path)
-    with pytest.raises(InputError, match="its bounds are"):
+    with pytest.raises(PgearthError, match="its bounds are"):
         load_bigearthnet(archive, tmp_path, metadata=[write_catalogue_of_the_sample(sample, tmp_path / "some.parquet")])
     assert archive.execute("select exists (table eo.patch)").fetchone() == (False,)
 
 
 def test_v2_patches_that_the_catalogue_lacks(archive: psycopg.Connection, sample: Path) -> None:
-    with pytest.raises(InputError, match="the catalogue has no such patch") as error:
+    with pytest.raises(PgearthError, match="the catalogue has no such patch") as error:
         load_bigearthnet(archive, sample / "bigearthnet-v2")
     assert "bigearthnet-metadata" in error.value.hint
     assert archive.execute("select exists (table eo.patch), exists (table eo.product)").fetchone() == (False, False)
@@ -466,12 +466,12 @@ def test_a_v2_nodata_tag_is_kept(archive: psycopg.Connection, sample: Path, tmp_
 
 
 def test_folders_without_patches(archive: psycopg.Connection, sample: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no BigEarthNet patches found"):
+    with pytest.raises(PgearthError, match="no BigEarthNet patches found"):
         load_bigearthnet(archive, tmp_path)
     copy_patch(sample / "bigearthnet-v1" / "S2" / SENTINEL_2, tmp_path).rename(
         tmp_path / "S2A_MSIL2A_20170617T113321_4"
     )
-    with pytest.raises(InputError, match="S2A_MSIL2A_20170617T113321_4: it holds bands, but its name"):
+    with pytest.raises(PgearthError, match="S2A_MSIL2A_20170617T113321_4: it holds bands, but its name"):
         load_bigearthnet(archive, tmp_path)
 
 
@@ -479,16 +479,16 @@ def test_bad_lists(archive: psycopg.Connection, sample: Path, tmp_path: Path) ->
     root = copy_patch(sample / "bigearthnet-v1" / "S2" / OTHER_PRODUCT, tmp_path / "archive").parent
     lists = tmp_path / "lists"
     lists.mkdir()
-    with pytest.raises(InputError, match=r"no train.csv.bz2 or train.csv"):
+    with pytest.raises(PgearthError, match=r"no train.csv.bz2 or train.csv"):
         load_bigearthnet(archive, root, lists=lists)
     for stem in ("train", "val", "test", "patches_with_seasonal_snow", "patches_with_cloud_and_shadow"):
         (lists / f"{stem}.csv").write_text(f"{SENTINEL_2}\n")
     (lists / "val.csv").write_text(f"{OTHER_PRODUCT}\nname,split\n")
-    with pytest.raises(InputError, match=r"val.csv, row 2: 'name,split' is not the name"):
+    with pytest.raises(PgearthError, match=r"val.csv, row 2: 'name,split' is not the name"):
         load_bigearthnet(archive, root, lists=lists)
     (lists / "val.csv").write_text(f"{OTHER_PRODUCT}\n")
     (lists / "test.csv.bz2").write_bytes(b"not compressed")
-    with pytest.raises(InputError, match=r"test.csv.bz2: it cannot be read"):
+    with pytest.raises(PgearthError, match=r"test.csv.bz2: it cannot be read"):
         load_bigearthnet(archive, root, lists=lists)
     (lists / "test.csv.bz2").unlink()
     load_bigearthnet(archive, root, lists=lists)

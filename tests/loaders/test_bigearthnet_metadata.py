@@ -19,7 +19,7 @@ from click.testing import Result
 
 import loaders.bigearthnet_metadata
 from loaders.bigearthnet_metadata import COUNTRY_CODES, load_bigearthnet_metadata
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 
 @dataclass
@@ -215,7 +215,7 @@ def test_a_bad_row_stores_nothing(
 ) -> None:
     monkeypatch.setattr(loaders.bigearthnet_metadata, "ROWS_PER_BATCH", 10)
     path = write_rows(tmp_path / "metadata.parquet", changes)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(PgearthError) as error:
         load_bigearthnet_metadata(archive, [path])
     assert str(error.value).startswith(f"{path}, row 25: ")
     assert message in str(error.value)
@@ -230,7 +230,7 @@ def test_a_bad_row_stores_nothing(
 def test_missing_columns(archive: psycopg.Connection, tmp_path: Path, column: str) -> None:
     path = write_rows(tmp_path / "metadata.parquet", {})
     pq.write_table(pq.read_table(path).drop_columns(column), path)
-    with pytest.raises(InputError, match=f"metadata.parquet: no column {column}; it has"):
+    with pytest.raises(PgearthError, match=f"metadata.parquet: no column {column}; it has"):
         load_bigearthnet_metadata(archive, [path])
     assert is_empty(archive)
 
@@ -247,11 +247,11 @@ def test_files_that_are_no_catalogue(archive: psycopg.Connection, sample: Path, 
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=f"{name}: (not a readable parquet file|it cannot be read)"):
+        with pytest.raises(PgearthError, match=f"{name}: (not a readable parquet file|it cannot be read)"):
             load_bigearthnet_metadata(archive, [tmp_path / name])
     wrong_type = tmp_path / "type.parquet"
     pq.write_table(pa.Table.from_pylist([{**GOOD_ROW, "labels": "Pastures"}]), wrong_type)
-    with pytest.raises(InputError, match=r"type\.parquet: it cannot be read"):
+    with pytest.raises(PgearthError, match=r"type\.parquet: it cannot be read"):
         load_bigearthnet_metadata(archive, [wrong_type])
     assert is_empty(archive)
 
@@ -268,5 +268,5 @@ def test_a_file_with_other_contents_under_a_loaded_name(archive: psycopg.Connect
     path = write_rows(tmp_path / "metadata.parquet", {})
     load_bigearthnet_metadata(archive, [path])
     write_rows(path, {"country": "Finland"})
-    with pytest.raises(InputError, match="loaded before, with other contents"):
+    with pytest.raises(PgearthError, match="loaded before, with other contents"):
         load_bigearthnet_metadata(archive, [path])

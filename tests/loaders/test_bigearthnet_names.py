@@ -22,7 +22,7 @@ from loaders.bigearthnet_names import (
     square_origin,
     tile_origin,
 )
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +145,11 @@ def test_times(name: str, time: datetime) -> None:
     ],
 )
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"not the name|run from 0 to 90|not a time"):
+    with pytest.raises(PgearthError, match=r"not the name|run from 0 to 90|not a time"):
         parse_patch_name(name)
 
 
 @pytest.mark.parametrize("tile", ["", "33", "00UUP", "61UUP", "33IUP", "33UIP", "33UUW", "33UAP", "3UUP", "33uup"])
 def test_squares_that_are_not_in_the_mgrs_grid(tile: str) -> None:
-    with pytest.raises(InputError, match="not a tile"):
+    with pytest.raises(PgearthError, match="not a tile"):
         square_origin(tile)

@@ -26,7 +26,6 @@ from psycopg import errors, sql
 
 from loaders import cli
 from loaders.bigearthnet import load_bigearthnet
-from loaders.errors import InputError
 from loaders.explain import TRACEBACK, explained
 from pyfuncs.errors import PgearthError
 
@@ -293,7 +292,7 @@ cli.main()
 @pytest.mark.parametrize(
     ("error", "message", "hint"),
     [
-        (InputError("no", "Say yes."), "no", "Say yes."),
+        (PgearthError("no", "Say yes."), "no", "Say yes."),
         (PgearthError("no", hint="Say yes."), "no", "Say yes."),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device", "Make room"),
         (OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"), "a to b: Invalid", "disk"),

@@ -24,9 +24,9 @@ from shapely.geometry import LineString, MultiPolygon, Point, box
 
 from loaders import vectors
 from loaders.corine import CLASS_CODE, load_corine
-from loaders.errors import InputError
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.vectors import find_polygon_layer
+from pyfuncs.errors import PgearthError
 from tests.waiting import wait_for
 
 LANJARON = Path("corine/clc2018_lanjaron_es.gpkg")
@@ -269,7 +269,7 @@ def test_field_names_of_the_packages(tmp_path, field):
 def test_unknown_class_names_row_and_code(untouched, tmp_path, code, shown):
     path = write_layer(tmp_path / "unknown.gpkg", squares(3), ["111", "112", code])
     with pytest.raises(
-        InputError, match=rf"unknown.gpkg: layer unknown, feature 3: {shown} in field Code_18 is no class"
+        PgearthError, match=rf"unknown.gpkg: layer unknown, feature 3: {shown} in field Code_18 is no class"
     ):
         load_corine(untouched, path)
     assert untouched.execute("select count(*) from eo.load where error like '%%feature 3%%'").fetchone() == (1,)
@@ -277,7 +277,7 @@ def test_unknown_class_names_row_and_code(untouched, tmp_path, code, shown):
 
 def test_loads_after_the_file_was_mended(archive, tmp_path):
     path = write_layer(tmp_path / "mended.gpkg", squares(2), ["111", "600"])
-    with pytest.raises(InputError):
+    with pytest.raises(PgearthError):
         load_corine(archive, path)
     path.unlink()
     write_layer(path, squares(2), ["111", "112"])
@@ -287,12 +287,12 @@ def test_loads_after_the_file_was_mended(archive, tmp_path):
 def test_several_layers(archive, tmp_path):
     path = write_layer(tmp_path / "two.gpkg", squares(1), ["111"], layer="europe")
     write_layer(path, squares(3)[1:], ["112", "112"], layer="guiana", append=True)
-    with pytest.raises(InputError, match=r"several layers could be meant: europe, guiana\n.*--layer"):
+    with pytest.raises(PgearthError, match=r"several layers could be meant: europe, guiana\n.*--layer"):
         load_corine(archive, path)
     assert_nothing_loaded(archive)
     assert load_corine(archive, path, layer="guiana") == Counter(polygons=2)
     assert load_corine(archive, path, layer="europe") == Counter(polygons=1)
-    with pytest.raises(InputError, match=r"there is no layer asia\n.*europe, guiana"):
+    with pytest.raises(PgearthError, match=r"there is no layer asia\n.*europe, guiana"):
         load_corine(archive, path, layer="asia")
 
 
@@ -300,9 +300,9 @@ def test_code_field(archive, tmp_path, run_pgearth):
     path = tmp_path / "change.gpkg"
     fields = [np.array(["111"], dtype=object), np.array(["112"], dtype=object)]
     write_layer(path, squares(1), [], field_data=fields, fields=["CODE_12", "CODE_18"])
-    with pytest.raises(InputError, match=r"could be in any of the fields CODE_12, CODE_18"):
+    with pytest.raises(PgearthError, match=r"could be in any of the fields CODE_12, CODE_18"):
         load_corine(archive, path)
-    with pytest.raises(InputError, match=r"such as kind\n.*CODE_12, CODE_18"):
+    with pytest.raises(PgearthError, match=r"such as kind\n.*CODE_12, CODE_18"):
         load_corine(archive, path, code_field="kind")
     assert_nothing_loaded(archive)
     result = run_pgearth(archive, "load", "corine", path, "--code-field", "code_12", "--layer", "change")
@@ -311,47 +311,49 @@ def test_code_field(archive, tmp_path, run_pgearth):
 
 
 def test_missing_code_field_lists_fields(untouched, sample):
-    with pytest.raises(InputError, match=r"no field with the CORINE class code, such as Code_18\n.*NUTS_ID, LEVL_CODE"):
+    with pytest.raises(
+        PgearthError, match=r"no field with the CORINE class code, such as Code_18\n.*NUTS_ID, LEVL_CODE"
+    ):
         load_corine(untouched, sample / "nuts/NUTS_RG_10M_2021_4326.geojson")
 
 
 def test_no_polygon_layer(untouched, tmp_path):
     path = write_layer(tmp_path / "lines.gpkg", [LineString([(0, 0), (1, 1)])], ["111"], geometry_type="LineString")
-    with pytest.raises(InputError, match=r"no layer of polygons\n.*lines \(LineString\)"):
+    with pytest.raises(PgearthError, match=r"no layer of polygons\n.*lines \(LineString\)"):
         load_corine(untouched, path)
 
 
 def test_feature_that_is_no_polygon(untouched, tmp_path):
     path = write_layer(tmp_path / "mixed.gpkg", [*squares(1), Point(4000000, 3000000)], ["111", "112"])
-    with pytest.raises(InputError, match="feature 2: its geometry is a Point"):
+    with pytest.raises(PgearthError, match="feature 2: its geometry is a Point"):
         load_corine(untouched, path)
 
 
 @pytest.mark.filterwarnings("ignore:.*crs:UserWarning")
 def test_missing_reference_system(untouched, tmp_path):
     path = write_layer(tmp_path / "nowhere.shp", squares(1), ["111"], crs=None, geometry_type="Polygon")
-    with pytest.raises(InputError, match=r"has no reference system\nHint: .*ogr2ogr -a_srs"):
+    with pytest.raises(PgearthError, match=r"has no reference system\nHint: .*ogr2ogr -a_srs"):
         load_corine(untouched, path)
 
 
 def test_wrong_reference_system(untouched, tmp_path):
     """Metres said to be degrees."""
     path = write_layer(tmp_path / "wrong.gpkg", squares(1), ["111"], crs="EPSG:4326")
-    with pytest.raises(InputError, match=r"feature 1: its coordinates \(4000000.0, .*\) are not of WGS 84"):
+    with pytest.raises(PgearthError, match=r"feature 1: its coordinates \(4000000.0, .*\) are not of WGS 84"):
         load_corine(untouched, path)
 
 
 def test_reference_system_without_place(untouched, tmp_path):
     local = 'LOCAL_CS["site grid",UNIT["metre",1]]'
     path = write_layer(tmp_path / "local.gpkg", squares(1), ["111"], crs=local)
-    with pytest.raises(InputError, match="no way from its reference system"):
+    with pytest.raises(PgearthError, match="no way from its reference system"):
         load_corine(untouched, path)
 
 
 def test_not_a_vector_file(untouched, sample, tmp_path):
     (tmp_path / "text.gpkg").write_text("no GeoPackage")
     for path in (tmp_path / "text.gpkg", sample / "corine/clc2018_lanjaron_es_25m.tif", tmp_path):
-        with pytest.raises(InputError, match="cannot be read as a vector file"):
+        with pytest.raises(PgearthError, match="cannot be read as a vector file"):
             load_corine(untouched, path)
 
 
@@ -362,13 +364,13 @@ def test_truncated_file(untouched, sample, tmp_path, suffix):
         tmp_path / f"cut{suffix}", list(geometries), codes, crs="EPSG:25830", geometry_type="MultiPolygon"
     )
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(InputError, match=f"cut{suffix}"):
+    with pytest.raises(PgearthError, match=f"cut{suffix}"):
         load_corine(untouched, path)
 
 
 def test_nomenclature_not_loaded(archive, sample):
     archive.execute("delete from eo.label")
-    with pytest.raises(InputError, match="pgearth load nomenclature"):
+    with pytest.raises(PgearthError, match="pgearth load nomenclature"):
         load_corine(archive, sample / LANJARON)
 
 
@@ -529,9 +531,9 @@ def test_the_edition_is_told_by_the_names(archive, tmp_path, name, field, year):
 )
 def test_an_edition_that_is_not_told_is_asked_for(archive, tmp_path, run_pgearth, name, field, message):
     path = land_cover(tmp_path / name, ("111", place(0, 1)), field=field)
-    with pytest.raises(InputError, match=rf"{message}\n.*--edition"):
+    with pytest.raises(PgearthError, match=rf"{message}\n.*--edition"):
         load_corine(archive, path)
-    with pytest.raises(InputError, match="18 is no edition"):
+    with pytest.raises(PgearthError, match="18 is no edition"):
         load_corine(archive, path, edition="18")
     assert_nothing_loaded(archive)
     result = run_pgearth(archive, "load", "corine", path, "--edition", "2018")
@@ -550,7 +552,7 @@ def test_another_edition_is_refused_or_takes_the_place(patched, tmp_path, run_pg
         load_corine(patched, path)
     assert annotate(patched) == ([111, 112], [0.5, 0.5], "2012")
     before = snapshot(patched), pieces(patched)
-    with pytest.raises(InputError, match=r"it is of CORINE Land Cover 2018, but the archive holds 2012\n.*--replace"):
+    with pytest.raises(PgearthError, match=r"it is of CORINE Land Cover 2018, but the archive holds 2012\n.*--replace"):
         load_corine(patched, new)
     assert (snapshot(patched), pieces(patched)) == before
     result = run_pgearth(patched, "load", "corine", new, "--replace")
@@ -561,7 +563,7 @@ def test_another_edition_is_refused_or_takes_the_place(patched, tmp_path, run_pg
     assert annotate(patched) == ([111, 112], [0.5, 0.5], "2012")
     assert annotate(patched, anew=True) == ([211], [1.0], "2018")
     # The ledger knows that the old files are no longer there.
-    with pytest.raises(InputError, match="the archive holds 2018"):
+    with pytest.raises(PgearthError, match="the archive holds 2018"):
         load_corine(patched, old[0])
     assert load_corine(patched, old[0], replace=True)["polygons"] == 1
     assert load_corine(patched, old[1])["polygons"] == 1
@@ -574,7 +576,7 @@ def test_a_replacement_that_fails_leaves_what_was(patched, tmp_path):
     before = snapshot(patched)
     path.unlink()
     land_cover(path, ("111", place(0, 600)), ("600", place(600, 1200)))
-    with pytest.raises(InputError, match="600 in field Code_18"):
+    with pytest.raises(PgearthError, match="600 in field Code_18"):
         load_corine(patched, path, replace=True)
     assert snapshot(patched) == before
     # The ledger says that the load failed; its polygons of before are not stored twice.
@@ -642,7 +644,7 @@ def test_polygons_of_an_unknown_edition(patched, tmp_path):
     patched.execute("delete from eo.edition")
     assert annotate(patched) == ([111], [0.5], "unknown")
     path = land_cover(tmp_path / "b.gpkg", ("112", place(600, 1200)))
-    with pytest.raises(InputError, match=r"holds an unknown edition\n.*--replace.*insert it into eo.edition"):
+    with pytest.raises(PgearthError, match=r"holds an unknown edition\n.*--replace.*insert it into eo.edition"):
         load_corine(patched, path)
     patched.execute("insert into eo.edition values ('corine', '2018')")
     load_corine(patched, path)

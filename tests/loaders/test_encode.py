@@ -16,9 +16,9 @@ from rasterio.io import MemoryFile
 import loaders.encode
 from loaders.bigearthnet import load_bigearthnet
 from loaders.encode import encode_archive
-from loaders.errors import InputError
 from pyfuncs import spectral
 from pyfuncs.convert import bit_string
+from pyfuncs.errors import PgearthError
 from pyfuncs.hashing import lsh
 from pyfuncs.regions import grid_regions
 from pyfuncs.weights import load
@@ -107,7 +107,7 @@ def test_regions_of_real_patches(
 def test_a_grid_is_not_mixed_with_another(archive: psycopg.Connection) -> None:
     assert encode(archive, 2) == 44
     codes = stored(archive)
-    with pytest.raises(InputError, match=r'were cut as .*"side": 2.*, not as .*"side": 4') as caught:
+    with pytest.raises(PgearthError, match=r'were cut as .*"side": 2.*, not as .*"side": 4') as caught:
         encode(archive, 4)
     assert "eo.drop_region_codes('lsh:1')" in caught.value.hint
     assert stored(archive) == codes
@@ -120,7 +120,7 @@ def test_a_grid_is_not_mixed_with_another(archive: psycopg.Connection) -> None:
 
 def test_regions_of_whole_pixels_only(archive: psycopg.Connection) -> None:
     """Bands of 60 m have 20 x 20 pixels: thirds of them would show other ground than thirds of the finer bands."""
-    with pytest.raises(InputError, match="20 x 20 pixels does not divide into 3 x 3 regions") as caught:
+    with pytest.raises(PgearthError, match="20 x 20 pixels does not divide into 3 x 3 regions") as caught:
         encode(archive, 3)
     assert "2, 4 or 5" in caught.value.hint
     assert stored(archive) == {}

@@ -24,7 +24,7 @@ import loaders.encode
 from loaders.bigearthnet import load_bigearthnet
 from loaders.encode import encode_archive, is_packed
 from loaders.encoders import find, newest_version, register, version_name
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 from pyfuncs.hashing import lsh
 from pyfuncs.weights import dump
 from tests.waiting import wait_for
@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_not_added(
     hint: str,
 ) -> None:
     result = run_pgearth(archive, "encoder", "add", name, "--onnx", own_model(1), *OPTIONS, *options)
-    assert isinstance(result.exception, InputError), result.output
+    assert isinstance(result.exception, PgearthError), result.output
     assert message in str(result.exception)
     assert hint in result.exception.hint
     assert archive.execute("select count(*) from eo.encoder").fetchone() == (0,)
@@ -274,13 +274,13 @@ def test_another_definition_is_another_version(archive: psycopg.Connection) -> N
     hashing = register(archive, "h", "lsh", dump({}), bits=8, parent_id=first.encoder_id)
     assert version_name(register(archive, "h", "lsh", dump({}), bits=8, parent_id=other.encoder_id)) == "h:2"
     for name, bits, message in (("x", 8, "x is the name of an encoder"), ("h", None, "h is the name of a hash")):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(PgearthError, match=message):
             register(
                 archive, name, "lsh", dump({}), bits=bits, dimension=None if bits else 3,
                 parent_id=first.encoder_id if bits else None,
             )  # fmt: skip
     for parent_id in (hashing.encoder_id, 9999):
-        with pytest.raises(InputError, match=f"encoder_id {parent_id} is not an encoder in use"):
+        with pytest.raises(PgearthError, match=f"encoder_id {parent_id} is not an encoder in use"):
             register(archive, "g", "lsh", dump({}), bits=8, parent_id=parent_id)
 
 
@@ -326,7 +326,7 @@ def test_one_run_at_a_time(archive: psycopg.Connection) -> None:
     with (
         psycopg.connect(archive.info.dsn, autocommit=True) as other,
         loaders.encode.encoding_alone(other),
-        pytest.raises(InputError, match="Another session is encoding"),
+        pytest.raises(PgearthError, match="Another session is encoding"),
     ):
         encode(archive)
     assert encode(archive).codes == PATCHES
@@ -349,7 +349,7 @@ def test_several_at_once(archive: psycopg.Connection, own_model: Callable[[int],
     archive.execute("delete from eo.code_index")
     assert encode(archive, "first").codes == 0
     assert [is_packed(archive, hashing) for hashing in hash_functions] == [True, False, False]
-    with pytest.raises(InputError, match='there is no version "third"'):
+    with pytest.raises(PgearthError, match='there is no version "third"'):
         encode(archive, "lsh", "third")
     result = run_pgearth(archive, "encode", "--encoder", "own", "--regions", "2")
     assert "Only a hash function" in str(result.exception)
@@ -399,7 +399,7 @@ def test_what_is_retired_is_gone(archive: psycopg.Connection, run_pgearth: Run) 
     ):
         with pytest.raises(errors.UndefinedObject, match=message):
             archive.execute(query.encode(), (name,))
-    with pytest.raises(InputError, match="was retired"):
+    with pytest.raises(PgearthError, match="was retired"):
         encode(archive, "lsh:1")
     with pytest.raises(errors.InvalidParameterValue, match="not a hash function in use"):
         archive.execute("select eo.store_codes(%s::smallint, '{}', '{}', '{}')", (encoder_id,))
@@ -423,7 +423,7 @@ def test_only_what_is_encoded_becomes_current(archive: psycopg.Connection) -> No
 def test_a_model_that_fails_on_the_archive(archive: psycopg.Connection) -> None:
     normalisation = {"mean": [0.0], "std": [1.0]}
     register(archive, "x", "onnx", b"no model", bands=["B02"], dimension=3, normalisation=normalisation)
-    with pytest.raises(InputError, match=r"Patches \d+ to \d+: onnxruntime .* cannot load the model"):
+    with pytest.raises(PgearthError, match=r"Patches \d+ to \d+: onnxruntime .* cannot load the model"):
         encode(archive, "x")
     with pytest.raises(errors.InvalidBinaryRepresentation, match="cannot load the model"):
         archive.execute("select eo.encode(array(select patch_id from eo.patch where name like 'S2%'), 'x')")
@@ -441,6 +441,6 @@ def test_a_vector_that_is_not_finite_is_not_stored(
         return found
 
     monkeypatch.setattr(loaders.encode, "encode_patches", encode_patches)
-    with pytest.raises(InputError, match=r"Patch \d+: own:1 gives a vector that is not finite"):
+    with pytest.raises(PgearthError, match=r"Patch \d+: own:1 gives a vector that is not finite"):
         encode(archive, "own")
     assert vectors(archive, "own:1") == {}

@@ -31,11 +31,11 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from loaders import export_manifest
 from loaders.bigearthnet import load_bigearthnet
 from loaders.engine import Engine
-from loaders.errors import InputError
 from loaders.export import PARTS, export_patches
 from loaders.export_manifest import Order
 from loaders.exported import load_exported
 from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import Raster
 
 Run = Callable[..., Result]
@@ -426,13 +426,13 @@ def test_a_reader_exports_their_own_collection(stored: psycopg.Connection, run_p
 
 
 # Forks a process for each export, from one that has imported all and used nothing: Arrow's threads would not survive
-# a fork of the tests' own process. Reads orders (JSON), writes how each process ended and the InputError it had.
+# a fork of the tests' own process. Reads orders (JSON), writes how each process ended and the PgearthError it had.
 FORKER = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from loaders import export, export_manifest, export_packs
 from loaders.engine import Engine
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 def run(task, pipe):
     synced = 0
@@ -450,7 +450,7 @@ def run(task, pipe):
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], resource.RLIM_INFINITY))
     try:
         export.export_patches(Path(task["out"]), export.Order(**task["order"]), Engine())
-    except InputError as error:
+    except PgearthError as error:
         os.write(pipe, str(error).encode())
     else:
         os.write(pipe, str(synced).encode())
@@ -477,7 +477,7 @@ def forked(stored: psycopg.Connection) -> Iterator[Forked]:
     """Call forked(folder, order, kill=step, limit=bytes): run an export in a process of its own.
 
     It is killed before the file or folder number `kill` is synchronised, and no file may be larger than `limit`. Returns
-    how it ended, and its InputError or how many files and folders it synchronised.
+    how it ended, and its PgearthError or how many files and folders it synchronised.
     """
     command = [sys.executable, "-c", FORKER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as forker:
@@ -556,12 +556,12 @@ def test_only_one_run_at_a_time(stored: psycopg.Connection, tmp_path: Path, dsn:
     from loaders.export import lock
 
     order = Order({"patch_ids": [1]})
-    with lock(tmp_path, "busy"), pytest.raises(InputError, match="another export is writing into this folder"):
+    with lock(tmp_path, "busy"), pytest.raises(PgearthError, match="another export is writing into this folder"):
         export_patches(tmp_path, order, LOCAL)
     export_patches(tmp_path, order, LOCAL)
     with (
         lock(tmp_path / PARTS, "busy", shared=True),
-        pytest.raises(InputError, match="processes of an interrupted export still write"),
+        pytest.raises(PgearthError, match="processes of an interrupted export still write"),
     ):
         export_patches(tmp_path, order, LOCAL)
 
@@ -571,7 +571,7 @@ def test_only_one_run_at_a_time(stored: psycopg.Connection, tmp_path: Path, dsn:
 
 def test_folders_that_hold_something_else(stored: psycopg.Connection, tmp_path: Path, dsn: None) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="is not empty, and holds no export"):
+    with pytest.raises(PgearthError, match="is not empty, and holds no export"):
         export_patches(tmp_path, Order({}), LOCAL)
     out = tmp_path / "out"
     export_patches(out, Order({"patch_ids": [1]}), LOCAL)
@@ -582,16 +582,16 @@ def test_folders_that_hold_something_else(stored: psycopg.Connection, tmp_path: 
         (Order({"patch_ids": [1]}, format="cog"), 'another export, of format "bigearthnet", not "cog"'),
         (Order({"patch_ids": [1]}, collections=["a"]), r'another export, of collections null, not \["a"\]'),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(PgearthError, match=message):
             export_patches(out, other, LOCAL)
     assert tree(out) == before
     (out / "metadata.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"metadata.parquet: no manifest of an export"):
+    with pytest.raises(PgearthError, match=r"metadata.parquet: no manifest of an export"):
         export_patches(out, Order({"patch_ids": [1]}), LOCAL)
 
 
 def test_a_patch_larger_than_a_shard(stored: psycopg.Connection, tmp_path: Path, dsn: None) -> None:
-    with pytest.raises(InputError, match=r"Patch large may take .* bytes, more than a shard"):
+    with pytest.raises(PgearthError, match=r"Patch large may take .* bytes, more than a shard"):
         export_patches(tmp_path, Order({"sources": ["odd"]}, pack="zip", shard_size=300_000), LOCAL)
     assert list(tmp_path.iterdir()) == []
 
@@ -617,12 +617,12 @@ def test_names_that_are_no_names_of_files(
         if name == "one":
             export_patches(tmp_path / "one", Order({"patch_ids": [patch_id]}), LOCAL)
             continue
-        with pytest.raises(InputError, match="is no name for a file"):
+        with pytest.raises(PgearthError, match="is no name for a file"):
             export_patches(tmp_path / "out", Order({"patch_ids": [patch_id]}), LOCAL)
-    with pytest.raises(InputError, match="is no name for a file"):
+    with pytest.raises(PgearthError, match="is no name for a file"):
         export_patches(tmp_path / "out", Order({"sources": ["c"]}), LOCAL)
     ones = [row[0] for row in archive.execute("select patch_id from eo.patch where name = 'one' and source <> 'c'")]
-    with pytest.raises(InputError, match="Two patches of product p are named one"):
+    with pytest.raises(PgearthError, match="Two patches of product p are named one"):
         export_patches(tmp_path / "out", Order({"patch_ids": ones}), LOCAL)
 
 
@@ -637,9 +637,9 @@ def test_names_that_differ_in_case_only(
             write_patches(
                 archive, product, [Patch(name, product, "x", time, 32633, 5e5, 0, 5e5 + 10, 10) for name in names]
             )
-    with pytest.raises(InputError, match="Two patches of product o are named"):
+    with pytest.raises(PgearthError, match="Two patches of product o are named"):
         export_patches(tmp_path / "o", Order({"sources": ["o"]}), LOCAL)
-    with pytest.raises(InputError, match="Two products are named"):
+    with pytest.raises(PgearthError, match="Two products are named"):
         export_patches(tmp_path / "p", Order({"sources": ["p", "P"]}), LOCAL)
     export_patches(tmp_path / "one", Order({"sources": ["p"]}), LOCAL)
 
@@ -674,7 +674,7 @@ def test_names_that_no_file_has_are_not_stored(archive: psycopg.Connection, name
             lambda: write_patches(archive, "a", [patch, replace(patch, name=name)]),
             lambda: write_patches(archive, "a", [replace(patch, rasters=[patch_raster(10, [name], raster)])]),
         ):
-            with pytest.raises(InputError, match="no name for a file") as refused, archive.transaction():
+            with pytest.raises(PgearthError, match="no name for a file") as refused, archive.transaction():
                 store()
             assert "bytes" in refused.value.hint
     assert archive.execute("select count(*) from eo.product").fetchone() == (1,)
@@ -715,10 +715,10 @@ def test_patches_that_change_before_their_pixels_are_read(
     order = Order({})
     export_manifest.write_manifest(tmp_path / "out", order)
     archive.execute("delete from eo.patch_raster where resolution = 60")
-    with pytest.raises(InputError, match="S2A_MSIL2A_20170617T113321_4_55 is gone or has other bands"):
+    with pytest.raises(PgearthError, match="S2A_MSIL2A_20170617T113321_4_55 is gone or has other bands"):
         export_patches(tmp_path / "out", order, LOCAL)
     archive.execute("delete from eo.patch")
-    with pytest.raises(InputError, match="S2A_MSIL2A_20170617T113321_4_55 is gone or has other bands"):
+    with pytest.raises(PgearthError, match="S2A_MSIL2A_20170617T113321_4_55 is gone or has other bands"):
         export_patches(tmp_path / "out", order, LOCAL)
 
 
@@ -790,15 +790,15 @@ def test_damaged_and_missing_files_are_named(
     shutil.copytree(exported["folder"], folder)
     tif = folder / PRODUCT / PATCH / f"{PATCH}_VH.tif"
     flip(tif, 900)
-    with pytest.raises(InputError, match=f"{PATCH}_VH.tif: it has another checksum than listed"):
+    with pytest.raises(PgearthError, match=f"{PATCH}_VH.tif: it has another checksum than listed"):
         load_exported(two, folder)
     assert nothing_loaded(two)
     tif.unlink()
-    with pytest.raises(InputError, match=f"{PATCH}_VH.tif: it is listed with its checksum, but cannot be read"):
+    with pytest.raises(PgearthError, match=f"{PATCH}_VH.tif: it is listed with its checksum, but cannot be read"):
         load_exported(two, folder)
     shutil.copy(exported["folder"] / tif.relative_to(folder), tif)
     flip(folder / "metadata.parquet", 400)
-    with pytest.raises(InputError, match=r"metadata.parquet: it has another checksum"):
+    with pytest.raises(PgearthError, match=r"metadata.parquet: it has another checksum"):
         load_exported(two, folder)
     shutil.copy(exported["folder"] / "metadata.parquet", folder)
     assert load_exported(two, folder)["patches"] == 9
@@ -809,10 +809,10 @@ def test_damaged_and_missing_files_are_named(
         shard = out / f"shard-00000.{pack}"
         flip(shard, 5_000)
         for path in (out, shard):
-            with pytest.raises(InputError, match=f"shard-00000.{pack}: it has another checksum than listed"):
+            with pytest.raises(PgearthError, match=f"shard-00000.{pack}: it has another checksum than listed"):
                 load_exported(two, path)
         shard.unlink()
-        with pytest.raises(InputError, match=f"shard-00000.{pack}: it is listed with its checksum, but missing"):
+        with pytest.raises(PgearthError, match=f"shard-00000.{pack}: it is listed with its checksum, but missing"):
             load_exported(two, out)
 
 
@@ -824,10 +824,10 @@ def test_a_shard_alone(two: psycopg.Connection, exported: dict[str, Path], tmp_p
     for at in range(1_000, len(original), len(original) // 5):
         shard.write_bytes(original)
         flip(shard, at)
-        with pytest.raises(InputError, match=f"shard-00000.{pack}: "):
+        with pytest.raises(PgearthError, match=f"shard-00000.{pack}: "):
             load_exported(two, shard)
     shard.write_bytes(original[: len(original) // 2])
-    with pytest.raises(InputError, match=f"shard-00000.{pack}: it "):
+    with pytest.raises(PgearthError, match=f"shard-00000.{pack}: it "):
         load_exported(two, shard)
     assert nothing_loaded(two)
     shard.write_bytes(original)
@@ -860,10 +860,10 @@ def test_names_that_leave_the_folder(two: psycopg.Connection, tmp_path: Path, pa
     listed.parent.mkdir()
     for name in ("../evil", "/etc/evil", "a/../../evil", "a/b/c/d", "a//b", "a\\..\\b", "./a/b", ".parts/0", "a/b\n"):
         write_members(shard, [(name, b"{}")])
-        with pytest.raises(InputError, match="is not the path of a file in an export"):
+        with pytest.raises(PgearthError, match="is not the path of a file in an export"):
             load_exported(two, shard)
         listed.write_text(f"{'0' * 64}  {name}\n")
-        with pytest.raises(InputError, match=r"is not the path of a file in an export|not a line of sha256sum"):
+        with pytest.raises(PgearthError, match=r"is not the path of a file in an export|not a line of sha256sum"):
             load_exported(two, listed.parent)
 
 
@@ -875,14 +875,14 @@ def test_links(two: psycopg.Connection, exported: dict[str, Path], tmp_path: Pat
         tar.addfile(info)
     path = tmp_path / "shard-00000.tar.zst"
     path.write_bytes(zstandard.compress(buffer.getvalue()))
-    with pytest.raises(InputError, match=r"no plain file: product/product_metadata\.json"):
+    with pytest.raises(PgearthError, match=r"no plain file: product/product_metadata\.json"):
         load_exported(two, path)
     folder = tmp_path / "folder"
     shutil.copytree(exported["folder"], folder)
     document = folder / PRODUCT / f"{PRODUCT}_metadata.json"
     document.rename(tmp_path / "outside.json")
     document.symlink_to(tmp_path / "outside.json")
-    with pytest.raises(InputError, match="it is a link that leaves the folder"):
+    with pytest.raises(PgearthError, match="it is a link that leaves the folder"):
         load_exported(two, folder)
 
 
@@ -913,7 +913,7 @@ def test_documents_that_are_none(two: psycopg.Connection, exported: dict[str, Pa
     ]:
         contents_now = {**dict(good), **bad}
         write_members(path, [(name, content) for name, content in contents_now.items() if content is not None])
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(PgearthError) as caught:
             load_exported(two, path)
         assert message in str(caught.value)
         assert nothing_loaded(two)
@@ -922,13 +922,13 @@ def test_documents_that_are_none(two: psycopg.Connection, exported: dict[str, Pa
 
 
 def test_what_is_no_export(stored: psycopg.Connection, two: psycopg.Connection, tmp_path: Path, dsn: None) -> None:
-    with pytest.raises(InputError, match="it has no SHA256SUMS"):
+    with pytest.raises(PgearthError, match="it has no SHA256SUMS"):
         load_exported(two, tmp_path)
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(InputError, match="it is no shard of an export"):
+    with pytest.raises(PgearthError, match="it is no shard of an export"):
         load_exported(two, tmp_path / "a.txt")
     export_patches(tmp_path / "table", Order({}, format="geoparquet"), LOCAL)
-    with pytest.raises(InputError, match="it holds a table of patches only"):
+    with pytest.raises(PgearthError, match="it holds a table of patches only"):
         load_exported(two, tmp_path / "table")
 
 

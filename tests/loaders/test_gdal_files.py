@@ -26,13 +26,13 @@ from rasterio.errors import RasterioError
 
 from loaders.bigearthnet import load_bigearthnet
 from loaders.corine import load_corine
-from loaders.errors import InputError
 from loaders.export_formats import read_geotiff
 from loaders.gdal_files import VECTOR_DRIVERS, check_reference_system, open_raster
 from loaders.nuts import load_nuts
 from loaders.product_files import open_folder
 from loaders.search_options import parse_area
 from loaders.vectors import find_polygon_layer
+from pyfuncs.errors import PgearthError
 
 
 @dataclass
@@ -134,7 +134,7 @@ def test_rasters_that_read_elsewhere(kind: str, bait: Bait, tmp_path: Path) -> N
     for path in (file, *(folder.gdal_path("B02.tif") for folder in folders if folder)):
         with pytest.raises(RasterioError):
             open_raster(path)
-    with pytest.raises(InputError, match=r"B02\.tif: it cannot be read") as refused:
+    with pytest.raises(PgearthError, match=r"B02\.tif: it cannot be read") as refused:
         read_geotiff("B02.tif", text.encode(), 1 << 20)
     assert "GeoTIFF" in refused.value.hint
     assert not bait.visits
@@ -198,7 +198,7 @@ def test_formats_that_are_read(driver: str, tmp_path: Path) -> None:
 
 def test_an_export_with_a_virtual_raster(bait: Bait, tmp_path: Path) -> None:
     for text in (vrt(bait.raster), vrt(f"/vsicurl/{bait.url}"), wms(bait.url)):
-        with pytest.raises(InputError, match=r"a\.tif: it cannot be read"):
+        with pytest.raises(PgearthError, match=r"a\.tif: it cannot be read"):
             read_geotiff("a.tif", text.encode(), 1 << 20)
     assert not bait.visits
 
@@ -213,7 +213,7 @@ def test_bigearthnet_with_a_virtual_raster(
         for file in (root, patch, *patch.iterdir()):
             file.chmod(0o755)
         (patch / f"{source.name}_B02.tif").write_text(vrt(target))
-        with pytest.raises(InputError, match=r"_B02\.tif: it cannot be read") as refused:
+        with pytest.raises(PgearthError, match=r"_B02\.tif: it cannot be read") as refused:
             load_bigearthnet(archive, root)
         assert "JPEG 2000" in refused.value.hint
     assert archive.execute("select count(*) from eo.patch").fetchone() == (0,)
@@ -230,7 +230,7 @@ def test_links_that_leave_a_product(bait: Bait, tmp_path: Path) -> None:
     linked.symlink_to(folder)
     assert open_folder(linked) is not None  # the folder itself may be one
     (folder / "B02.tif").symlink_to(bait.raster)
-    with pytest.raises(InputError, match=r"B02\.tif: it is a link that leaves the folder"):
+    with pytest.raises(PgearthError, match=r"B02\.tif: it is a link that leaves the folder"):
         open_folder(folder)
 
 
@@ -267,7 +267,9 @@ VECTORS: dict[str, Callable[[Bait], str]] = {
 def test_vectors_that_read_elsewhere(kind: str, suffix: str, bait: Bait, tmp_path: Path) -> None:
     file = tmp_path / f"classes{suffix}"
     file.write_text(VECTORS[kind](bait))
-    with pytest.raises(InputError, match=r"classes.*: (cannot be read as a vector file|its reference system)") as error:
+    with pytest.raises(
+        PgearthError, match=r"classes.*: (cannot be read as a vector file|its reference system)"
+    ) as error:
         find_polygon_layer(file, [])
     assert "GeoPackage" in error.value.hint or "ogr2ogr" in error.value.hint
     assert not bait.visits
@@ -277,7 +279,7 @@ def test_loaders_of_polygons(archive: psycopg.Connection, bait: Bait, tmp_path: 
     file = tmp_path / "classes.vrt"
     file.write_text(VECTORS["VRT"](bait))
     for load in (load_corine, load_nuts):
-        with pytest.raises(InputError, match=r"classes\.vrt: cannot be read as a vector file"):
+        with pytest.raises(PgearthError, match=r"classes\.vrt: cannot be read as a vector file"):
             load(archive, file)
     assert archive.execute("select (select count(*) from eo.corine), (select count(*) from eo.nuts)").fetchone() == (0, 0)  # fmt: skip
 
@@ -287,7 +289,7 @@ def test_zipped_vectors_that_read_elsewhere(bait: Bait, tmp_path: Path) -> None:
         path = tmp_path / "classes.zip"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("classes.geojson", VECTORS[kind](bait))
-        with pytest.raises(InputError, match=r"classes\.zip: cannot be read"):
+        with pytest.raises(PgearthError, match=r"classes\.zip: cannot be read"):
             find_polygon_layer(path, [])
     assert not bait.visits
 
@@ -321,7 +323,7 @@ def test_a_geopackage_that_reads_elsewhere(statement: str, bait: Bait, tmp_path:
     try:
         layer = find_polygon_layer(file, [], "far")
         seen = list(layer.read(4326, Counter()))
-    except InputError:
+    except PgearthError:
         pass
     assert "4242" not in str(seen)
     assert not seen or "create view" in statement
@@ -358,9 +360,9 @@ def test_areas_are_documents_only(bait: Bait, tmp_path: Path) -> None:
     file = tmp_path / "area.json"
     for kind in ("VRT", "GDALG", "an address"):
         file.write_text(VECTORS[kind](bait))
-        with pytest.raises(InputError):
+        with pytest.raises(PgearthError):
             parse_area(str(file))
     for text in (f"/vsicurl/{bait.url}.json", f"{bait.url}.geojson"):
-        with pytest.raises(InputError):
+        with pytest.raises(PgearthError):
             parse_area(text)
     assert not bait.visits

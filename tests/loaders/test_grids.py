@@ -16,11 +16,11 @@ from rasterio import Affine
 from rasterio.vrt import WarpedVRT
 
 from loaders.bigearthnet_names import patch_bounds
-from loaders.errors import InputError
 from loaders.grids import parse_grid
 from loaders.product import Options, load_product
 from loaders.product_files import Given
 from loaders.product_formats import open_product
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import band_statistics, from_wkb, valid_pixels
 
 NAME = "S2A_MSIL2A_20200620T103000_N0214_R001_T32UPU_20200620T170000"
@@ -71,7 +71,7 @@ def file(folder: Path, band: str) -> Path:
     "text", ["fixed", "aligned", "aligned:0", "fixed:0", "fixed:70000", "cell:0:8", "cell:11:8", "cell:5", "tiles", ""]
 )
 def test_no_grid(text):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(PgearthError) as error:
         parse_grid(text)
     assert "Grids are" in error.value.hint
 
@@ -103,7 +103,7 @@ def test_a_crop_has_the_windows_of_its_tile(archive, tmp_path):
 def test_pixels_beside_the_grid_are_refused_with_a_grid_that_works(archive, tmp_path, shift, crs, scale):
     west, north = place(7, 3) if scale > 0.1 else (11.0, 48.0)
     folder = make_product(tmp_path / "p", west + shift, north, crs, scale)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(PgearthError) as error:
         load(archive, folder, "bigearthnet")
     assert "--grid fixed:120" in error.value.hint
     assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
@@ -124,7 +124,7 @@ def test_crops_of_two_dates_have_the_same_places(archive, tmp_path, grid, paired
         )
         options = replace(options, bands=("B01", "B02", "B03", "B05", "SCL"))
         if grid == "aligned:360":
-            with pytest.raises(InputError, match="no window of the grid is whole in it") as error:
+            with pytest.raises(PgearthError, match="no window of the grid is whole in it") as error:
                 load_product(archive, folder, options)
             assert "--grid fixed:360" in error.value.hint
         else:
@@ -163,7 +163,7 @@ def test_default_grid_of_a_product_without_a_tile(tmp_path):
 
 
 def test_windows_too_small_to_be_counted(archive, tmp_path):
-    with pytest.raises(InputError, match="too small to be counted from the projection's origin") as error:
+    with pytest.raises(PgearthError, match="too small to be counted from the projection's origin") as error:
         load(archive, make_product(tmp_path / "p", 600_120, 5_400_000), "aligned:6")
     assert "fixed" in error.value.hint
 

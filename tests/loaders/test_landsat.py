@@ -18,11 +18,11 @@ import shapely
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from loaders.errors import InputError
 from loaders.landsat import parse_odl
 from loaders.product import Options, load_product
 from loaders.product_files import Given, ProductFiles
 from loaders.product_formats import open_product
+from pyfuncs.errors import PgearthError
 
 LEVEL_2 = "LC09_L2SP_010065_20220129_20220131_02_T1"
 LEVEL_1 = "LC09_L1TP_010065_20220129_20220129_02_T1"
@@ -148,7 +148,7 @@ def test_tar_as_delivered(folder, tmp_path):
         with one.open() as inside, other.open() as outside:
             np.testing.assert_array_equal(one.read(inside, window), other.read(outside, window))
     archive.write_bytes(archive.read_bytes()[:700])
-    with pytest.raises(InputError, match=r"\.tar: a damaged archive"):
+    with pytest.raises(PgearthError, match=r"\.tar: a damaged archive"):
         open_path(archive)
 
 
@@ -238,7 +238,7 @@ def test_patches_of_the_former_default_grid_are_not_mixed_with_those_of_todays(a
     second = scene(tmp_path, sample, "20220214", 491895, -683475, BANDS_2, groups())
     load_product(archive, first, Options(grid="fixed:120"))  # as earlier versions did by default
     for path in (first, second):
-        with pytest.raises(InputError, match=f"on the grid fixed:120, the default of earlier.*{first.name}") as error:
+        with pytest.raises(PgearthError, match=f"on the grid fixed:120, the default of earlier.*{first.name}") as error:
             load_product(archive, path)
         assert "--grid fixed:120" in error.value.hint and "--grid aligned:120" in error.value.hint
     assert load_product(archive, first, Options(grid="fixed:120")) == {"loaded_before": 1}
@@ -277,7 +277,7 @@ def test_units_of_the_files(archive, folder, scale, offset, dtype, message):
     if message is None:
         assert load_product(archive, folder, options)["patches"] == 1
         return
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(PgearthError, match=message):
         load_product(archive, folder, options)
     assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
 
@@ -319,7 +319,7 @@ def test_bands_of_other_missions_are_not_taken_for_sentinel_2(sample, tmp_path, 
         folder = Path(shutil.make_archive(str(tmp_path / name), "zip", folder))
     given = {"name": name} if place == "name given" else {}
     when = datetime(2018, 1, 31, tzinfo=UTC)
-    with pytest.raises(InputError, match=re.escape(OTHERS[name])) as error:
+    with pytest.raises(PgearthError, match=re.escape(OTHERS[name])) as error:
         open_path(folder, sensing_time=when, platform="sentinel-2a", **given)
     assert error.value.hint
 
@@ -330,21 +330,21 @@ def test_collection_1_with_the_hints_of_errors_followed(sample, tmp_path):
     for file in tmp_path.iterdir():
         file.rename(tmp_path / file.name.removeprefix("x_"))
     given = {"name": "mine", "sensing_time": datetime(2018, 1, 31, tzinfo=UTC), "offset": 0.0}
-    with pytest.raises(InputError, match="bands named as Sentinel-2's, but the platform is landsat-8"):
+    with pytest.raises(PgearthError, match="bands named as Sentinel-2's, but the platform is landsat-8"):
         open_path(tmp_path, platform="landsat-8", **given)
     with rasterio.open(tmp_path / "B2.TIF") as file:
         pixels, profile = file.read().repeat(2, axis=1).repeat(2, axis=2), file.profile
     profile |= {"width": 304, "height": 310, "transform": from_origin(491985, -683685, 750, 750)}
     with rasterio.open(tmp_path / "B8.TIF", "w", **profile) as file:
         file.write(pixels)
-    with pytest.raises(InputError, match="these are bands of Landsat, not of Sentinel-2"):
+    with pytest.raises(PgearthError, match="these are bands of Landsat, not of Sentinel-2"):
         open_path(tmp_path, platform="sentinel-2a", **given)
 
 
 def test_collection_1_with_its_metadata(folder):
     for file in list(folder.iterdir()):
         file.rename(folder / file.name.replace(LEVEL_2, COLLECTION_1))
-    with pytest.raises(InputError, match="Landsat Collection 1 is not supported") as error:
+    with pytest.raises(PgearthError, match="Landsat Collection 1 is not supported") as error:
         open_path(folder)
     assert "Collection 2" in error.value.hint
 
@@ -352,11 +352,11 @@ def test_collection_1_with_its_metadata(folder):
 def test_compressed_tar(tmp_path):
     file = tmp_path / "LC09.tar.gz"
     file.touch()
-    with pytest.raises(InputError, match=r"a compressed archive") as error:
+    with pytest.raises(PgearthError, match=r"a compressed archive") as error:
         open_path(file)
     assert "Unpack" in error.value.hint
     file = file.rename(tmp_path / f"{COLLECTION_1}.tar.gz")
-    with pytest.raises(InputError, match="Landsat Collection 1 is not supported"):
+    with pytest.raises(PgearthError, match="Landsat Collection 1 is not supported"):
         open_path(file)
 
 
@@ -404,7 +404,7 @@ BAD = {
 def test_bad_product(folder, damage):
     change, message = BAD[damage]
     change(folder)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(PgearthError, match=message) as error:
         open_path(folder)
     assert str(folder) in str(error.value)
     assert error.value.hint

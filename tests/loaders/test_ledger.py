@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loaders.errors import InputError
 from loaders.ledger import file_checksum, listing_checksum, load_item
+from pyfuncs.errors import PgearthError
 from tests.waiting import PATIENCE
 
 PRODUCT = "insert into eo.product (name, platform, level, sensing_time) values (%s, 'sentinel-2a', 'L2A', now())"
@@ -40,9 +40,9 @@ def test_done_once(archive: psycopg.Connection) -> None:
 
 
 def test_an_error_rolls_back_and_is_recorded(archive: psycopg.Connection) -> None:
-    with pytest.raises(InputError, match="bad row"), load_item(archive, "test", "a", "1"):
+    with pytest.raises(PgearthError, match="bad row"), load_item(archive, "test", "a", "1"):
         archive.execute(PRODUCT, ("a",))
-        raise InputError("bad row 7")
+        raise PgearthError("bad row 7")
     assert products(archive) == []
     assert state(archive) == [("test", "a", "failed", 0, None, True)]
     with load_item(archive, "test", "a", "2") as item:
@@ -60,14 +60,14 @@ def test_a_database_error_is_recorded(archive: psycopg.Connection) -> None:
 def test_other_contents_under_the_same_name_are_refused(archive: psycopg.Connection) -> None:
     with load_item(archive, "test", "a", "1"):
         pass
-    with pytest.raises(InputError, match="with other contents"), load_item(archive, "test", "a", "2"):
+    with pytest.raises(PgearthError, match="with other contents"), load_item(archive, "test", "a", "2"):
         pass
     assert state(archive) == [("test", "a", "done", 0, {}, False)]
 
 
 def test_two_sessions_do_not_load_the_same(archive: psycopg.Connection) -> None:
     with psycopg.connect(archive.info.dsn, autocommit=True) as other, load_item(archive, "test", "a", "1"):
-        with pytest.raises(InputError, match="another session"), load_item(other, "test", "a", "1"):
+        with pytest.raises(PgearthError, match="another session"), load_item(other, "test", "a", "1"):
             pass
         with load_item(other, "test", "b", "1") as item:
             assert item
@@ -96,7 +96,7 @@ with psycopg.connect({archive.info.dsn!r}, autocommit=True) as connection, load_
                 assert item
                 archive.execute(PRODUCT, ("a",))
                 break
-        except InputError:  # the server has not noticed yet that the killed session is gone
+        except PgearthError:  # the server has not noticed yet that the killed session is gone
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert products(archive) == ["a"]

@@ -16,10 +16,10 @@ from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from loaders.errors import InputError
 from loaders.modis import SRID, granule_of
 from loaders.product_files import Given, ProductFiles
 from loaders.product_formats import open_product
+from pyfuncs.errors import PgearthError
 
 MCD43A4 = Path("modis/mcd43a4_h21v11_2017006")
 GRANULE = "MCD43A4.A2017006.h21v11.006.2017018074804"
@@ -107,7 +107,9 @@ def test_one_file_stands_for_its_granule(sample):
 
 
 def test_several_granules_in_a_folder(sample):
-    with pytest.raises(InputError, match="files of 12 MODIS products, such as TERRA_MODIS_012010_2013-09-14") as error:
+    with pytest.raises(
+        PgearthError, match="files of 12 MODIS products, such as TERRA_MODIS_012010_2013-09-14"
+    ) as error:
         open_path(sample / MOD13Q1)
     assert "Name one file" in error.value.hint
 
@@ -132,7 +134,7 @@ def test_other_names(name):
 
 
 def test_impossible_date():
-    with pytest.raises(InputError, match="2013399: no date"):
+    with pytest.raises(PgearthError, match="2013399: no date"):
         granule_of("MOD13Q1.A2013399.h12v10.061.2021226071112.hdf")
 
 
@@ -146,7 +148,7 @@ def test_hdf_that_gdal_cannot_read(tmp_path):
     """HDF 4 begins with these four bytes; rasterio's GDAL has no driver for it."""
     file = tmp_path / "MOD13Q1.A2013257.h12v10.061.2021226071112.hdf"
     file.write_bytes(b"\x0e\x03\x13\x01" + bytes(1000))
-    with pytest.raises(InputError, match=r"\.hdf: cannot be read .*no driver for HDF 4") as error:
+    with pytest.raises(PgearthError, match=r"\.hdf: cannot be read .*no driver for HDF 4") as error:
         open_path(file)
     assert "gdal_translate" in error.value.hint and f"{file.stem}_B01.tif" in error.value.hint
 
@@ -177,7 +179,7 @@ def test_layers_of_hdf(sample, tmp_path, monkeypatch):
 def test_unreadable_band(sample, tmp_path):
     file = shutil.copyfile(sample / MCD43A4 / f"{GRANULE}_B01.TIF", tmp_path / f"{GRANULE}_B01.TIF")
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"_B01\.TIF: cannot be read as a raster"):
+    with pytest.raises(PgearthError, match=r"_B01\.TIF: cannot be read as a raster"):
         open_path(file)
 
 

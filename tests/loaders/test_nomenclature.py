@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from loaders.errors import InputError
 from loaders.nomenclature import label_ids_by_name, load_nomenclature
+from pyfuncs.errors import PgearthError
 
 COUNTS = {
     ("clc", 1): 5,
@@ -229,13 +229,13 @@ def test_a_shared_name_means_the_more_special_class(module_archive):
 
 
 def test_unknown_label_suggests_near_ones(module_archive):
-    with pytest.raises(InputError, match=r"'Mixed forrest' is no label .*\n.*Mixed forest"):
+    with pytest.raises(PgearthError, match=r"'Mixed forrest' is no label .*\n.*Mixed forest"):
         label_ids_by_name(module_archive, "ben43")["Mixed forrest"]
-    with pytest.raises(InputError, match=r"'Qwzx' is no label of the nomenclature ben19"):
+    with pytest.raises(PgearthError, match=r"'Qwzx' is no label of the nomenclature ben19"):
         label_ids_by_name(module_archive, "ben19")["Qwzx"]
 
 
 def test_nomenclature_not_loaded(archive):
     archive.execute("delete from eo.label")
-    with pytest.raises(InputError, match="pgearth load nomenclature"):
+    with pytest.raises(PgearthError, match="pgearth load nomenclature"):
         label_ids_by_name(archive, "ben19")

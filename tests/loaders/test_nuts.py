@@ -13,9 +13,9 @@ import pyproj
 import pytest
 import shapely
 
-from loaders.errors import InputError
 from loaders.nuts import load_nuts
 from loaders.patches import Patch, Product, write_patches, write_products
+from pyfuncs.errors import PgearthError
 
 NUTS = Path("nuts/NUTS_RG_10M_2021_4326.geojson")
 CONTENTS = """
@@ -116,21 +116,21 @@ def test_duplicate_is_skipped_and_counted(loaded, sample, run_pgearth):
 
 def test_a_region_is_not_stored_twice(untouched, tmp_path):
     path = edition(tmp_path / "nuts2021.geojson", {}, {"NUTS_ID": "DE1"})
-    with pytest.raises(InputError, match=r"feature 1: region DE1 is in the archive already.*\nHint: .*--replace"):
+    with pytest.raises(PgearthError, match=r"feature 1: region DE1 is in the archive already.*\nHint: .*--replace"):
         load_nuts(untouched, path)
 
 
 def test_another_edition_is_refused(untouched, tmp_path):
     """Also where it holds no region of those in the archive."""
     path = edition(tmp_path / "NUTS_RG_10M_2016_4326.geojson", {})
-    with pytest.raises(InputError, match=r"it is of NUTS 2016, but the archive holds 2021\nHint: .*--replace"):
+    with pytest.raises(PgearthError, match=r"it is of NUTS 2016, but the archive holds 2021\nHint: .*--replace"):
         load_nuts(untouched, path)
 
 
 @pytest.mark.parametrize("name", ["regions.geojson", "NUTS_2016_2021.geojson"])
 def test_an_edition_that_is_not_told_is_asked_for(archive, tmp_path, run_pgearth, name):
     path = edition(tmp_path / name, {})
-    with pytest.raises(InputError, match=r"its edition .*\nHint: .*--edition"):
+    with pytest.raises(PgearthError, match=r"its edition .*\nHint: .*--edition"):
         load_nuts(archive, path)
     result = run_pgearth(archive, "load", "nuts", path, "--edition", "2016")
     assert result.exit_code == 0, result
@@ -272,15 +272,15 @@ def test_repaired_and_dropped(archive, tmp_path):
 )
 def test_wrong_feature_is_named(untouched, tmp_path, wrong, message):
     path = edition(tmp_path / "nuts2021.geojson", {}, wrong)
-    with pytest.raises(InputError, match=f"nuts2021.geojson: layer nuts2021, feature 1: {message}"):
+    with pytest.raises(PgearthError, match=f"nuts2021.geojson: layer nuts2021, feature 1: {message}"):
         load_nuts(untouched, path)
 
 
 def test_missing_field_lists_fields(untouched, sample):
-    with pytest.raises(InputError, match=r"layer clc has no field with the region code.*NUTS_ID\n.*CODE_18, AREA_HA"):
+    with pytest.raises(PgearthError, match=r"layer clc has no field with the region code.*NUTS_ID\n.*CODE_18, AREA_HA"):
         load_nuts(untouched, sample / "corine/clc2018_lanjaron_es.gpkg", layer="clc")
 
 
 def test_not_a_vector_file(untouched, sample):
-    with pytest.raises(InputError, match="cannot be read as a vector file"):
+    with pytest.raises(PgearthError, match="cannot be read as a vector file"):
         load_nuts(untouched, sample / "corine/clc2018_lanjaron_es_25m.tif")

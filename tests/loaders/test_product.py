@@ -27,9 +27,9 @@ from shapely.geometry import box, shape
 
 from loaders import cutting
 from loaders.band_reader import StripReader, open_band
-from loaders.errors import InputError
 from loaders.product import Options, load_product
 from loaders.product_files import BandFile, Given
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import from_wkb
 from tests.waiting import PATIENCE, wait_for
 
@@ -382,7 +382,7 @@ def test_other_contents_under_a_loaded_name(archive, small):
     assert load(archive, small) == {"loaded_before": 1}, "a copy is the same scene"
     with rasterio.open(small / "B2.tif", "r+") as dataset:
         dataset.update_tags(edited="yes")
-    with pytest.raises(InputError, match="loaded before, with other contents"):
+    with pytest.raises(PgearthError, match="loaded before, with other contents"):
         load(archive, small)
     assert load(archive, small, name="beside") == {"patches": 4}
     names = {name for (name,) in archive.execute("select name from eo.patch where name like 'beside%'")}
@@ -391,7 +391,7 @@ def test_other_contents_under_a_loaded_name(archive, small):
 
 def test_scl_in_another_crs(archive, sample, run_pgearth):
     with pytest.raises(
-        InputError, match=r"R20m/SCL\.jp2: EPSG:32701, while EPSG:32619 is that of 12 of the 13"
+        PgearthError, match=r"R20m/SCL\.jp2: EPSG:32701, while EPSG:32619 is that of 12 of the 13"
     ) as error:
         load(archive, sample / JP2_L2A)
     assert_nothing_loaded(archive)
@@ -452,7 +452,7 @@ def test_windows_count_pixels_of_the_finest_band_selected(archive, sample):
 
 @pytest.mark.parametrize("bands", [["SCL"], ["B13"], ["B02", "red"], []])
 def test_impossible_band_selection(archive, sample, bands):
-    with pytest.raises(InputError, match=r"no such band|no reflectance band"):
+    with pytest.raises(PgearthError, match=r"no such band|no reflectance band"):
         load(archive, sample / COG, bands=bands)
     assert_nothing_loaded(archive)
 
@@ -536,7 +536,7 @@ def test_floating_point_bands_with_nan(archive, small):
     pixels = read(small / "B2.tif").astype("float32") / 10_000
     pixels[:120, 120:240] = np.nan
     rewrite(small / "B2.tif", pixels=pixels, nodata=np.nan)
-    with pytest.raises(InputError, match=r"B2\.tif: floating-point pixels, whose units no tag and no metadata tell"):
+    with pytest.raises(PgearthError, match=r"B2\.tif: floating-point pixels, whose units no tag and no metadata tell"):
         load(archive, small, bands=["B02"])
     assert load(archive, small, bands=["B02"], scale=1.0) == {"patches": 3, "without_data": 1}
     (wkb,) = archive.execute(
@@ -725,7 +725,7 @@ BAD = {
 @pytest.mark.parametrize("damage", BAD, ids=lambda damage: damage.__name__)
 def test_bad_scene(archive, small, damage):
     damage(small)
-    with pytest.raises(InputError, match=BAD[damage]) as error:
+    with pytest.raises(PgearthError, match=BAD[damage]) as error:
         load(archive, small)
     assert str(small) in str(error.value)
     assert error.value.hint
@@ -734,7 +734,7 @@ def test_bad_scene(archive, small, damage):
 
 def test_error_in_the_middle_is_recorded_and_repaired(archive, small, sample):
     cut_pixels(small)
-    with pytest.raises(InputError):
+    with pytest.raises(PgearthError):
         load(archive, small)
     state, message = archive.execute("select state, error from eo.load").fetchone()
     assert (state, "B3.tif" in message) == ("failed", True)
@@ -753,7 +753,7 @@ def test_truncated_jpeg_2000(archive, small, share):
     )  # fmt: skip
     (small / "B3.tif").unlink()
     cut_off(path, share)
-    with pytest.raises(InputError, match=r"B03\.jp2: cannot be read as a raster"):
+    with pytest.raises(PgearthError, match=r"B03\.jp2: cannot be read as a raster"):
         load(archive, small)
     assert_nothing_loaded(archive)
 
@@ -761,7 +761,7 @@ def test_truncated_jpeg_2000(archive, small, share):
 def test_missing_bands_are_all_named_and_the_hint_works(archive, small):
     for band in ("B1", "B9"):
         (small / f"{band}.tif").unlink()
-    with pytest.raises(InputError, match="no file for bands B01, B09") as error:
+    with pytest.raises(PgearthError, match="no file for bands B01, B09") as error:
         load(archive, small)
     bands = re.search(r"--bands (\S+)", error.value.hint)[1]
     assert load(archive, small, bands=bands.split(",")) == {"patches": 4}
@@ -771,7 +771,7 @@ def test_unknown_scene_class(archive, cog):
     classes = read(cog / "SCL.tif")
     classes[500, 500] = 12
     rewrite(cog / "SCL.tif", pixels=classes)
-    with pytest.raises(InputError, match=r"SCL\.tif: unknown scene class 12"):
+    with pytest.raises(PgearthError, match=r"SCL\.tif: unknown scene class 12"):
         load(archive, cog)
     assert_nothing_loaded(archive)
 
@@ -788,7 +788,7 @@ def test_shift_between_resolutions(archive, small, shift, fits):
     if fits:
         assert load(archive, small) == {"patches": 4}
     else:
-        with pytest.raises(InputError, match=r"different footprints among bands: .*B1\.tif covers"):
+        with pytest.raises(PgearthError, match=r"different footprints among bands: .*B1\.tif covers"):
             load(archive, small)
         assert_nothing_loaded(archive)
 

@@ -15,9 +15,9 @@ from skimage.segmentation import slic
 
 import loaders.encode
 from loaders.bigearthnet import load_bigearthnet
-from loaders.errors import InputError
 from pyfuncs import spectral
 from pyfuncs.convert import bit_string
+from pyfuncs.errors import PgearthError
 from pyfuncs.hashing import lsh
 from pyfuncs.weights import load
 
@@ -132,10 +132,10 @@ def test_segments_are_not_mixed_with_windows(
     assert ", 0 regions hashed." in run_pgearth(module_archive, "encode", "--segments", str(SEGMENTS)).output
     for option, other in (("--regions", "2"), ("--segments", "7")):
         result = run_pgearth(module_archive, "encode", option, other)
-        assert isinstance(result.exception, InputError)
+        assert isinstance(result.exception, PgearthError)
         assert "eo.drop_region_codes('lsh:1')" in result.exception.hint
     result = run_pgearth(module_archive, "encode", "--regions", "2", "--segments", "7")
-    assert isinstance(result.exception, InputError)
+    assert isinstance(result.exception, PgearthError)
     cut = loaders.encode.slic_segmentation
     monkeypatch.setattr(loaders.encode, "slic_segmentation", lambda *given: cut(*given) | {"library": "scikit-image 9"})
     assert run_pgearth(module_archive, "encode", "--segments", str(SEGMENTS)).exit_code == 0

@@ -16,10 +16,10 @@ from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
-from loaders.errors import InputError
 from loaders.product_files import Given, ProductFiles
 from loaders.product_formats import open_product
 from loaders.sentinel1 import CalibrationTable, utm_zone
+from pyfuncs.errors import PgearthError
 
 NAME = "S1A_IW_GRDH_1SDV_20210809T173953_20210809T174018_039156_049F13_6FF8"
 METADATA = Path(__file__).parent / "data" / "sentinel1"
@@ -170,7 +170,7 @@ def test_a_conversion_that_wraps_the_processing(complete):
 
 def test_no_processing_by_esa(folder):
     rewrite("manifest.safe", "Sentinel-1 IPF", "another")(folder)
-    with pytest.raises(InputError, match="no processing by the Sentinel-1 IPF"):
+    with pytest.raises(PgearthError, match="no processing by the Sentinel-1 IPF"):
         open_path(folder)
 
 
@@ -254,7 +254,7 @@ def test_bad_product(complete, damage):
     folder, _ = complete
     change, message = BAD[damage]
     change(folder)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(PgearthError, match=message) as error:
         open_path(folder)
     assert str(folder) in str(error.value)
     assert error.value.hint
@@ -263,7 +263,7 @@ def test_bad_product(complete, damage):
 def test_other_products_of_sentinel_1(folder):
     for name in (NAME.replace("GRDH", "SLC_"), "S1A_something"):
         folder = folder.rename(folder.with_name(f"{name}.SAFE"))
-        with pytest.raises(InputError, match="no GRD product of Sentinel-1"):
+        with pytest.raises(PgearthError, match="no GRD product of Sentinel-1"):
             open_path(folder)
 
 

@@ -19,11 +19,11 @@ from rasterio.windows import Window
 from shapely.geometry import box, shape
 
 from loaders import product_files
-from loaders.errors import InputError
 from loaders.product import Options, load_product
 from loaders.product_files import Given, ProductFiles, footprint, open_folder, split_at_antimeridian
 from loaders.product_formats import open_product
 from loaders.sentinel2 import baseline_of, find_band_files
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import from_wkb
 from tests.loaders.safe_product import BEFORE_OFFSET, L1C, SINCE_OFFSET, assemble_safe, pixels_of
 
@@ -240,7 +240,7 @@ def test_the_offsets_of_a_safe_without_a_list_of_them_are_those_of_its_baseline(
 
 def test_metadata_in_an_unknown_layout_say_how_to_load_the_bands(safe):
     edit(safe / "MTD_MSIL2A.xml", "PRODUCT_START_TIME", "START")
-    with pytest.raises(InputError, match="no PRODUCT_START_TIME") as error:
+    with pytest.raises(PgearthError, match="no PRODUCT_START_TIME") as error:
         open_path(safe)
     assert "--offset" in error.value.hint
 
@@ -354,7 +354,7 @@ def test_packages_of_other_machines(complete, tmp_path, form):
 def test_tar_that_gdal_cannot_read(safe, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         tar.add(safe, safe.name)
-    with pytest.raises(InputError, match="long names in the POSIX format, which GDAL does not read") as error:
+    with pytest.raises(PgearthError, match="long names in the POSIX format, which GDAL does not read") as error:
         open_path(tmp_path / "a.tar")
     assert "--format=gnu" in error.value.hint
 
@@ -383,7 +383,7 @@ def test_a_folder_inside_a_folder_of_another_name_tells_the_product(sample, tmp_
 @pytest.mark.parametrize("grid", ["none", "fixed:120"])
 def test_a_name_alone_is_no_product(archive, tmp_path, grid):
     (tmp_path / SINCE_OFFSET / "HTML").mkdir(parents=True)
-    with pytest.raises(InputError, match="no product of a known format"):
+    with pytest.raises(PgearthError, match="no product of a known format"):
         load_product(archive, tmp_path / SINCE_OFFSET, Options(grid=grid))
     assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
 
@@ -393,7 +393,7 @@ def test_a_folder_of_several_products(sample, tmp_path, packed):
     for name in (SINCE_OFFSET, L1C):
         shutil.copytree(sample / "safe-metadata" / name, tmp_path / "all" / name)
     path = Path(shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "all")) if packed else tmp_path / "all"
-    with pytest.raises(InputError, match=f"no product itself, but 2 in folders inside it, such as {L1C}") as error:
+    with pytest.raises(PgearthError, match=f"no product itself, but 2 in folders inside it, such as {L1C}") as error:
         open_path(path)
     assert "Name each of them" in error.value.hint
 
@@ -407,7 +407,7 @@ def test_products_of_several_granules(small):
             shutil.copyfile(file, place / f"S2A_OPER_MSI_L1C_TL_SGS__20160930T155112_A006660_{tile}_{file.name}")
     (old / "S2A_OPER_MTD_SAFL1C_PDMC_20160930T171311_R022_V20160930T102022_20160930T102344.xml").write_text("<a/>")
     with pytest.raises(
-        InputError, match=r"in the format of before December 2016, of 2 granules: not supported"
+        PgearthError, match=r"in the format of before December 2016, of 2 granules: not supported"
     ) as error:
         open_path(old)
     assert "IMG_DATA" in error.value.hint
@@ -472,7 +472,7 @@ def test_a_null_row_is_completed_by_a_load_with_patches(archive, complete):
 def test_another_product_under_a_stored_name(archive, complete, sample):
     load_product(archive, complete[SINCE_OFFSET], Options(Given("mine"), grid="none"))
     for other in (L1C, BEFORE_OFFSET):
-        with pytest.raises(InputError, match="mine is stored as a product of sentinel-2a, L2A, 2023-08-21") as error:
+        with pytest.raises(PgearthError, match="mine is stored as a product of sentinel-2a, L2A, 2023-08-21") as error:
             load_product(archive, complete[other], Options(Given("mine"), grid="fixed:60"))
         assert "--name" in error.value.hint
     assert archive.execute("select count(*) from eo.patch").fetchone() == (0,)
@@ -656,7 +656,7 @@ def test_where_nothing_tells_the_offset_the_load_asks(archive, cog, properties, 
     item_of(cog, properties, "none")
     files = open_path(cog)
     assert files.product.scales is files.product.offsets is None
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(PgearthError, match=message) as error:
         load_product(archive, cog, Options(grid="fixed:120"))
     assert "--offset" in error.value.hint
     assert archive.execute("select count(*) from eo.product").fetchone() == (0,)
@@ -714,10 +714,10 @@ def test_names_given_with_suffix_or_without_baseline(cog, name):
 )
 def test_sources_that_contradict_each_other(safe, name, message):
     name = name.removesuffix(".SAFE")
-    with pytest.raises(InputError, match=f"MTD_MSIL2A.xml says {message}"):
+    with pytest.raises(PgearthError, match=f"MTD_MSIL2A.xml says {message}"):
         open_path(safe, name=name)
     with pytest.raises(
-        InputError, match=f"MTD_MSIL2A.xml says {message.replace('the name given', 'the folder.s name')}"
+        PgearthError, match=f"MTD_MSIL2A.xml says {message.replace('the name given', 'the folder.s name')}"
     ):
         open_path(safe.rename(safe.with_name(f"{name}.SAFE")))
 
@@ -737,7 +737,7 @@ def test_metadata_files_that_contradict_each_other(sample, cog, safe):
         -0.1,
     )
     shutil.copyfile(safe / "MTD_MSIL2A.xml", cog / "MTD_MSIL2A.xml")
-    with pytest.raises(InputError, match=r"MTD_MSIL2A.xml say offset -0.1, S2A_29RKH.*json says 0") as error:
+    with pytest.raises(PgearthError, match=r"MTD_MSIL2A.xml say offset -0.1, S2A_29RKH.*json says 0") as error:
         open_path(cog)
     assert "--offset -0.1 or --offset 0" in error.value.hint
     assert offsets(open_path(cog, offset=0.0)) == {0}
@@ -771,10 +771,12 @@ def test_tags_of_the_files(cog, name, scale, offset, expected):
 
 def test_tags_that_contradict_metadata(cog):
     with_tags(cog, 0.0001, -0.1)
-    with pytest.raises(InputError, match=r"the tags of .*B01\.tif say offset -0.1, .*\.json says 0"):
+    with pytest.raises(PgearthError, match=r"the tags of .*B01\.tif say offset -0.1, .*\.json says 0"):
         open_path(cog)
     next(cog.glob("*.json")).unlink()
-    with pytest.raises(InputError, match=r"the tags of .*B01\.tif says offset -0.1, but pixels of baseline 02.14 have"):
+    with pytest.raises(
+        PgearthError, match=r"the tags of .*B01\.tif says offset -0.1, but pixels of baseline 02.14 have"
+    ):
         open_path(cog, name=OLD)
     with_tags(cog, 0.00005, 0)
     assert {band.factor for band in open_path(cog, name=OLD).bands} == {0.5, 1}
@@ -786,7 +788,7 @@ def test_floating_point_pixels_are_stored_as_reflectance_times_10000(archive, sa
     """The item speaks of whole numbers, so it does not tell what these mean."""
     with_tags(cog, scale, 0, "float32")
     if given:
-        with pytest.raises(InputError, match=r"B02\.tif: floating-point pixels, whose units no tag") as error:
+        with pytest.raises(PgearthError, match=r"B02\.tif: floating-point pixels, whose units no tag") as error:
             load_product(archive, cog, Options(grid="fixed:120", bands=("B02",)))
         assert "--scale 1" in error.value.hint
     load_product(archive, cog, Options(Given(scale=given), grid="fixed:120", bands=("B02",)))
@@ -944,7 +946,7 @@ def test_earth_engine_folder_without_metadata(sample, tmp_path):
     for folder, level in ((SSL4EO_JUNE, "L2A"), (SSL4EO_JUNE_L1C, "L1C")):
         copy = Path(shutil.copytree(sample / folder, tmp_path / folder, copy_function=shutil.copyfile))
         (copy / "metadata.json").unlink()
-        with pytest.raises(InputError) as error:
+        with pytest.raises(PgearthError) as error:
             open_path(copy)
         assert error.value.hint == "Say so with --platform."
         product = open_path(copy, platform="sentinel-2b").product
@@ -956,7 +958,7 @@ def test_earth_engine_folder_without_metadata(sample, tmp_path):
 def test_unknown_product(small):
     (small / "metadata.json").unlink()
     folder = small.rename(small.with_name("my product"))
-    with pytest.raises(InputError, match="my product") as error:
+    with pytest.raises(PgearthError, match="my product") as error:
         open_path(folder)
     assert error.value.hint == "Say so with --name, --time, --platform."
     when = datetime(2020, 6, 4, 5, 46, 39, tzinfo=UTC)
@@ -1010,7 +1012,7 @@ def test_most_telling_metadata(sample, tmp_path, safe):
 
 def test_metadata_of_another_product(sample, small):
     shutil.copyfile(sample / JP2_L2A / "tileInfo.json", small / "A.json")
-    with pytest.raises(InputError, match=r"A\.json says platform sentinel-2a, metadata\.json says sentinel-2b"):
+    with pytest.raises(PgearthError, match=r"A\.json says platform sentinel-2a, metadata\.json says sentinel-2b"):
         open_path(small)
 
 
@@ -1072,7 +1074,7 @@ DAMAGE = {
 def test_damaged_xml(safe, damage):
     change, message = DAMAGE[damage]
     change(safe / "MTD_MSIL2A.xml")
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(PgearthError, match=message) as error:
         open_path(safe)
     assert str(safe / "MTD_MSIL2A.xml") in str(error.value)
     assert error.value.hint
@@ -1081,7 +1083,7 @@ def test_damaged_xml(safe, damage):
 @pytest.mark.parametrize("content", ['{"a": ', '{"a": NaN}', '{"productName": "S2A", "timestamp": "last summer"}'])
 def test_damaged_json(small, content):
     (small / "metadata.json").write_text(content)
-    with pytest.raises(InputError, match=r"metadata\.json: not valid metadata") as error:
+    with pytest.raises(PgearthError, match=r"metadata\.json: not valid metadata") as error:
         open_path(small)
     assert "--name, --time and --platform" in error.value.hint
 
@@ -1089,14 +1091,14 @@ def test_damaged_json(small, content):
 def test_bands_of_several_granules(small):
     for granule in ("L1C_T43RCP", "L1C_T43RCQ"):
         shutil.copytree(small, small / "GRANULE" / granule / "IMG_DATA", ignore=shutil.ignore_patterns("GRANULE"))
-    with pytest.raises(InputError, match=r"several folders: .*L1C_T43RCP/IMG_DATA, .*L1C_T43RCQ/IMG_DATA"):
+    with pytest.raises(PgearthError, match=r"several folders: .*L1C_T43RCP/IMG_DATA, .*L1C_T43RCQ/IMG_DATA"):
         open_path(small)
 
 
 def test_unreadable_band_of_a_product_without_outline(small):
     (small / "metadata.json").unlink()
     (small / "B2.tif").write_text("<html>404 Not Found</html>")
-    with pytest.raises(InputError, match=r"B2\.tif: cannot be read as a raster"):
+    with pytest.raises(PgearthError, match=r"B2\.tif: cannot be read as a raster"):
         open_path(small, name="a", platform="sentinel-2a")
 
 
@@ -1104,7 +1106,7 @@ def test_unreadable_band_of_a_product_without_outline(small):
 def test_damaged_zip(safe, tmp_path, share):
     archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", safe))
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * share)])
-    with pytest.raises(InputError, match=r"a\.zip: a damaged archive"):
+    with pytest.raises(PgearthError, match=r"a\.zip: a damaged archive"):
         open_path(archive)
 
 
@@ -1114,13 +1116,13 @@ def test_damaged_member_of_a_zip(safe, tmp_path):
         zipped.write(safe / "MTD_MSIL2A.xml", f"{safe.name}/MTD_MSIL2A.xml")
     content = archive.read_bytes()
     archive.write_bytes(content.replace(b"<PRODUCT_URI>S2A", b"<PRODUCT_URI>S2C"))
-    with pytest.raises(InputError, match=rf"a\.zip/{safe.name}/MTD_MSIL2A\.xml: cannot be read: Bad CRC-32"):
+    with pytest.raises(PgearthError, match=rf"a\.zip/{safe.name}/MTD_MSIL2A\.xml: cannot be read: Bad CRC-32"):
         open_path(archive)
 
 
 def test_metadata_too_large(safe, monkeypatch):
     monkeypatch.setenv("PGEARTH_MAX_DOCUMENT_BYTES", "50000")
-    with pytest.raises(InputError, match=r"MTD_MSIL2A\.xml: 54,685 bytes are too many for metadata"):
+    with pytest.raises(PgearthError, match=r"MTD_MSIL2A\.xml: 54,685 bytes are too many for metadata"):
         open_path(safe)
 
 
@@ -1128,9 +1130,9 @@ def test_no_product(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "MTD_MSIL2A.xml.txt").touch()
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(InputError, match="no product of a known format") as error:
+        with pytest.raises(PgearthError, match="no product of a known format") as error:
             open_path(path)
         assert str(path) in str(error.value) and "MTD_MSIL2A.xml" in error.value.hint
     monkeypatch.setattr(product_files, "MOST_FILES", 1)
-    with pytest.raises(InputError, match="more than 1 files"):
+    with pytest.raises(PgearthError, match="more than 1 files"):
         open_path(tmp_path)

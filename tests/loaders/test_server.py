@@ -24,7 +24,7 @@ import loaders.cluster
 import pyfuncs
 from loaders import database
 from loaders.cluster import Cluster, default_memory, explain, parse_address
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 from tests.waiting import PATIENCE
 
 ROOT = os.geteuid() == 0
@@ -193,7 +193,7 @@ def test_a_server_takes_modest_memory_unless_told(running: Cluster) -> None:
     assert row[0] <= min(total // 32, 1 << 30)
     assert not running.start(memory=default_memory())
     with pytest.raises(
-        InputError, match=r"runs already, with shared buffers of \d+MB.*\nHint: Run `pgearth server stop`"
+        PgearthError, match=r"runs already, with shared buffers of \d+MB.*\nHint: Run `pgearth server stop`"
     ):
         running.start(memory=2 * default_memory())
 
@@ -217,7 +217,7 @@ def test_another_user_may_neither_start_nor_stop(running: Cluster, monkeypatch: 
     try:
         assert running.running()
         assert not running.start()
-        with pytest.raises(InputError, match=r"belongs to the OS user .*\nHint: Only .* and root may stop it"):
+        with pytest.raises(PgearthError, match=r"belongs to the OS user .*\nHint: Only .* and root may stop it"):
             running.stop()
     finally:
         if ROOT:
@@ -230,12 +230,12 @@ def test_tcp_needs_a_password(stopped: Cluster, monkeypatch: pytest.MonkeyPatch)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         listen = f"127.0.0.1:{port}"
-        with pytest.raises(InputError, match="PGEARTH_PASSWORD"):
+        with pytest.raises(PgearthError, match="PGEARTH_PASSWORD"):
             stopped.start(durable=False, listen=listen)
         assert not stopped.running()
         monkeypatch.setenv("PGEARTH_PASSWORD", "it's secret")
         with pytest.raises(
-            InputError, match=r"address 127\.0\.0\.1 is taken by another server.*\n.*--listen another port"
+            PgearthError, match=r"address 127\.0\.0\.1 is taken by another server.*\n.*--listen another port"
         ):
             stopped.start(durable=False, listen=listen)
         assert not stopped.running()
@@ -254,7 +254,7 @@ def test_tcp_needs_a_password(stopped: Cluster, monkeypatch: pytest.MonkeyPatch)
     with psycopg.connect(stopped.dsn()) as connection:
         assert connection.execute("select inet_server_addr()").fetchone() == (None,)
     assert not stopped.start(listen=listen)
-    with pytest.raises(InputError, match="does not listen on"):
+    with pytest.raises(PgearthError, match="does not listen on"):
         stopped.start(listen="127.0.0.1:1")
 
     stopped.stop()
@@ -282,7 +282,7 @@ def test_parse_address(text: str, expected: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", ":5432", "host:", "host:0", "host:65536", "host:port", "::1", "two words"])
 def test_parse_address_refuses(text: str) -> None:
-    with pytest.raises(InputError, match=r"is not ADDRESS\[:PORT\]"):
+    with pytest.raises(PgearthError, match=r"is not ADDRESS\[:PORT\]"):
         parse_address(text)
 
 
@@ -318,7 +318,7 @@ def test_pid_file_with_another_process(stopped: Cluster) -> None:
         os.chown(pid_file, account.pw_uid, account.pw_gid)
         try:
             assert not stopped.running()
-            with pytest.raises(InputError, match=rf"stale: .*process {process.pid} \(sleep\)(.|\n)*rm {pid_file}"):
+            with pytest.raises(PgearthError, match=rf"stale: .*process {process.pid} \(sleep\)(.|\n)*rm {pid_file}"):
                 stopped.start(durable=False)
             assert not stopped.stop()
             assert process.poll() is None
@@ -336,7 +336,7 @@ def test_taken_socket(running: Cluster, stopped: Cluster) -> None:
     run.symlink_to(running.socket_directory)
     pid = (running.data / "postmaster.pid").read_text().split()[0]
     try:
-        with pytest.raises(InputError, match=rf"socket is taken by another server, process {pid}"):
+        with pytest.raises(PgearthError, match=rf"socket is taken by another server, process {pid}"):
             stopped.start(durable=False)
         assert not stopped.running()
         assert running.running()
@@ -396,7 +396,7 @@ def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
             script.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{NO_SPACE}END\nexit 1\n")
             script.chmod(0o755)
             monkeypatch.setattr(loaders.cluster, "POSTGRESQL_FOLDER", folder / "postgresql")
-        with pytest.raises(InputError, match=message.format(cluster.folder)):
+        with pytest.raises(PgearthError, match=message.format(cluster.folder)):
             cluster.start(durable=False)
         assert not cluster.data.exists()
         if not mounted:
@@ -410,7 +410,7 @@ def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
             while file.write(bytes(1 << 20)):
                 pass
-        with pytest.raises(InputError, match=message.format(cluster.folder)):
+        with pytest.raises(PgearthError, match=message.format(cluster.folder)):
             cluster.start(durable=False)
         assert not cluster.running()
         filler.unlink()
@@ -454,7 +454,7 @@ def test_broken_setting_is_shown(stopped: Cluster) -> None:
     with psycopg.connect(stopped.dsn(), autocommit=True) as connection:
         connection.execute("alter system set shared_preload_libraries = 'no_such_library'")
     stopped.stop()
-    with pytest.raises(InputError, match=r'could not access file "no_such_library"(.|\n)*server\.log'):
+    with pytest.raises(PgearthError, match=r'could not access file "no_such_library"(.|\n)*server\.log'):
         stopped.start(durable=False)
     (stopped.data / "postgresql.auto.conf").write_text("")
 
@@ -464,7 +464,7 @@ def test_data_of_another_version(stopped: Cluster) -> None:
     version_file = stopped.data / "PG_VERSION"
     version = version_file.read_text()
     version_file.write_text("9\n")
-    with pytest.raises(InputError, match=r"PostgreSQL 9, which is not installed.\n.*PG_MAJOR=9"):
+    with pytest.raises(PgearthError, match=r"PostgreSQL 9, which is not installed.\n.*PG_MAJOR=9"):
         stopped.start(durable=False)
     version_file.write_text(version)
     assert stopped.start(durable=False)
@@ -476,11 +476,11 @@ def test_missing_packages(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp
     with monkeypatch.context() as patch:
         patch.setattr(loaders.cluster, "EXTENSION_FOLDER", f"{tmp_path}/{{version}}")
         with pytest.raises(
-            InputError, match=r"lacks the extension plpython3u, .*vector(.|\n)*docker/install-server\.sh"
+            PgearthError, match=r"lacks the extension plpython3u, .*vector(.|\n)*docker/install-server\.sh"
         ):
             cluster.start()
     monkeypatch.setattr(loaders.cluster, "POSTGRESQL_FOLDER", tmp_path)
-    with pytest.raises(InputError, match=r"No PostgreSQL 15 or newer(.|\n)*docker/install-server\.sh"):
+    with pytest.raises(PgearthError, match=r"No PostgreSQL 15 or newer(.|\n)*docker/install-server\.sh"):
         cluster.start()
     assert not cluster.data.exists()
 
@@ -641,7 +641,7 @@ def test_stopped_server_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPat
     """A command on the private server says how to start it."""
     monkeypatch.setenv("PGEARTH_HOME", str(cluster.home))
     for connect in (database.connect, database.sqlalchemy_url):
-        with pytest.raises(InputError, match=r"is not running(.|\n)*pgearth server start"):
+        with pytest.raises(PgearthError, match=r"is not running(.|\n)*pgearth server start"):
             connect()
 
 

@@ -23,7 +23,6 @@ from scipy.spatial import cKDTree
 
 import loaders.synthetic
 from loaders.corine import store_polygons
-from loaders.errors import InputError
 from loaders.patches import Patch
 from loaders.synthetic import (
     CROPS,
@@ -42,6 +41,7 @@ from loaders.synthetic import (
     site_places,
     synthetic_patches,
 )
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import bands_from_wkb
 from tests.waiting import wait_for
 
@@ -346,7 +346,9 @@ def test_impossible_numbers(
 
 
 def test_another_landscape_in_the_same_place(made: psycopg.Connection) -> None:
-    with pytest.raises(InputError, match=r"has land cover of synthetic, seed 0 in the same place\nHint: .*PGEARTH_DSN"):
+    with pytest.raises(
+        PgearthError, match=r"has land cover of synthetic, seed 0 in the same place\nHint: .*PGEARTH_DSN"
+    ):
         load_synthetic(made, 1, seed=1)
     assert made.execute("select count(*) from eo.patch").fetchone() == (PATCHES,)
     made.execute("delete from eo.load where state = 'failed'")
@@ -358,14 +360,14 @@ def test_real_land_cover_in_the_same_place(archive: psycopg.Connection) -> None:
     square = shapely.transform(shapely.box(west, south, west + 100, south + 100), to_laea, interleaved=False)
     ewkb = shapely.to_wkb(shapely.set_srid(shapely.multipolygons([square]), 3035), include_srid=True)
     store_polygons(archive, "clc2018.gpkg:clc", [(311, ewkb)])
-    with pytest.raises(InputError, match=r"land cover of clc2018\.gpkg:clc in the same place"):
+    with pytest.raises(PgearthError, match=r"land cover of clc2018\.gpkg:clc in the same place"):
         load_synthetic(archive, 1)
     assert archive.execute("select count(*) from eo.patch").fetchone() == (0,)
 
 
 def test_nomenclature_not_loaded(archive: psycopg.Connection) -> None:
     archive.execute("delete from eo.label")
-    with pytest.raises(InputError, match="pgearth load nomenclature"):
+    with pytest.raises(PgearthError, match="pgearth load nomenclature"):
         load_synthetic(archive, 1)
     assert archive.execute("select count(*) from eo.load").fetchone() == (0,)
 

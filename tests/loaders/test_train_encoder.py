@@ -19,12 +19,12 @@ from click.testing import Result
 from psycopg.rows import dict_row
 
 from loaders.encoders import find
-from loaders.errors import BusyError, InputError
 from loaders.export import lock
 from loaders.synthetic import load_synthetic
 from loaders.train_encoder import PLAN, STATE, band_statistics
 from loaders.training_data import choose_patches, require_writer
 from pyfuncs.encoders import encode
+from pyfuncs.errors import BusyError, PgearthError
 from pyfuncs.networks import training
 from pyfuncs.rasters import bands_from_wkb
 from tests.waiting import wait_for
@@ -215,8 +215,8 @@ def test_it_does_not_go_on_with_another_order_or_without_its_patches(
         (("--season", "winter"), r'begun with filters \{"sources": .*"seasons": \["winter"\]'),
     ):
         result = train("--checkpoint", begun, *options)
-        assert isinstance(result.exception, InputError)
-        with pytest.raises(InputError, match=message):
+        assert isinstance(result.exception, PgearthError)
+        with pytest.raises(PgearthError, match=message):
             raise result.exception
     (gone,) = ids(archive, "split = 'train'")[:1]
     change = "update eo.patch_raster set bands = array_replace(bands, %s, %s) where patch_id = %s"
@@ -237,7 +237,7 @@ def test_one_training_per_folder(train: Train, tmp_path: Path) -> None:
 
 def test_nothing_is_registered_after_an_error(archive: psycopg.Connection, train: Train) -> None:
     result = train("--learning-rate", 1e30)
-    assert isinstance(result.exception, InputError)
+    assert isinstance(result.exception, PgearthError)
     assert "the training diverged" in str(result.exception)
     assert stored(archive) == []
 
@@ -330,8 +330,8 @@ def test_statistics_are_those_of_all_valid_pixels(archive: psycopg.Connection) -
 )
 def test_clear_errors(archive: psycopg.Connection, train: Train, options: tuple[Any, ...], message: str) -> None:
     result = train(*options)
-    assert isinstance(result.exception, InputError), result.output
-    with pytest.raises(InputError, match=message):
+    assert isinstance(result.exception, PgearthError), result.output
+    with pytest.raises(PgearthError, match=message):
         raise result.exception
     assert result.exception.hint
     assert stored(archive) == []
@@ -341,14 +341,14 @@ def test_a_name_that_cannot_be_stored_is_refused_before_anything_is_trained(
     archive: psycopg.Connection, run_pgearth: Callable[..., Result]
 ) -> None:
     result = run_pgearth(archive, "train", "encoder", "cnn:2", "--source", "nowhere")
-    assert isinstance(result.exception, InputError)
+    assert isinstance(result.exception, PgearthError)
     assert '"cnn:2" is no name' in str(result.exception)
 
 
 def test_bands_without_statistics(archive: psycopg.Connection) -> None:
     with archive.transaction(force_rollback=True):
         archive.execute("update eo.patch_raster set band_mean = null where resolution = 20")
-        with pytest.raises(InputError, match="Band B8A: no patch to train on has statistics"):
+        with pytest.raises(PgearthError, match="Band B8A: no patch to train on has statistics"):
             band_statistics(archive, BANDS, ids(archive, "true"))
 
 
@@ -358,7 +358,7 @@ def test_a_reader_is_told_before_anything_is_trained(archive: psycopg.Connection
     require_writer(archive)
     archive.execute("set role eo_reader")
     try:
-        with pytest.raises(InputError, match="role eo_reader may not store") as caught:
+        with pytest.raises(PgearthError, match="role eo_reader may not store") as caught:
             require_writer(archive)
         assert "eo_writer" in caught.value.hint
     finally:

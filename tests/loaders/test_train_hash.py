@@ -13,9 +13,9 @@ import pytest
 from click.testing import Result
 
 from loaders.encoders import find, register
-from loaders.errors import InputError
 from loaders.train_hash import Order, measure, train_hash
 from pyfuncs.encoders import hash_codes
+from pyfuncs.errors import PgearthError
 from pyfuncs.hashing import itq, kslsh, lsh, sign, trivial
 from pyfuncs.weights import dump
 
@@ -216,7 +216,7 @@ def test_a_training_that_was_killed_goes_on(
     with pytest.raises(KeyboardInterrupt):
         train_hash("broken", order, tmp_path / "state")
     assert archive.execute("select count(*) from eo.encoder where name = 'broken'").fetchone() == (0,)
-    with pytest.raises(InputError, match="other settings or other data"):
+    with pytest.raises(PgearthError, match="other settings or other data"):
         train_hash("broken", Order("milan", "toy", bits=32, seed=5, milan=settings), tmp_path / "state")
     resumed, _ = train_hash("broken", order, tmp_path / "state")
     assert dump(resumed.weights) == dump(unbroken.weights)
@@ -255,17 +255,17 @@ def test_what_cannot_be_trained_is_refused(
 
 def test_what_would_not_be_stored_is_not_trained(archive: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loaders.train_hash.fit", lambda *_arguments: pytest.fail("it was trained"))
-    with pytest.raises(InputError, match="toy is the name of an encoder"):
+    with pytest.raises(PgearthError, match="toy is the name of an encoder"):
         train_hash("toy", Order("lsh", "toy"))
-    with pytest.raises(InputError, match='"a:1" is no name'):
+    with pytest.raises(PgearthError, match='"a:1" is no name'):
         train_hash("a:1", Order("lsh", "toy"))
     empty = register(archive, "empty", "onnx", b"no vectors", bands=["B02"], dimension=3)
-    with pytest.raises(InputError, match="None of the 120 patches has a vector of empty:1") as error:
+    with pytest.raises(PgearthError, match="None of the 120 patches has a vector of empty:1") as error:
         train_hash("mine", Order("lsh", "empty"))
     assert "pgearth encode --encoder empty:1" in error.value.hint
     archive.execute("delete from eo.encoder where encoder_id = %s", (empty.encoder_id,))
     monkeypatch.setenv("PGEARTH_DSN", psycopg.conninfo.make_conninfo(archive.info.dsn, options="-c role=eo_reader"))
-    with pytest.raises(InputError, match="eo_reader may not store what it trains"):
+    with pytest.raises(PgearthError, match="eo_reader may not store what it trains"):
         train_hash("mine", Order("lsh", "toy"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from loaders.errors import InputError
+from pyfuncs.errors import PgearthError
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_extensions_elsewhere_are_named_before_anything_changes(
     empty_database.execute(f"create schema gis; {statements}".encode())
     before = contents(empty_database)
     result = run_pgearth(empty_database, "migrate")
-    assert isinstance(result.exception, InputError)
+    assert isinstance(result.exception, PgearthError)
     assert message in str(result.exception)
     assert hint in result.exception.hint
     assert contents(empty_database) == before
@@ -67,6 +67,6 @@ def test_a_moved_extension_is_found_in_an_archive_too(
     assert run_pgearth(empty_database, "migrate").exit_code == 0
     empty_database.execute("create schema gis; alter extension vector set schema gis")
     result = run_pgearth(empty_database, "migrate")
-    assert isinstance(result.exception, InputError)
+    assert isinstance(result.exception, PgearthError)
     empty_database.execute(result.exception.hint.removeprefix("Run: ").encode())
     assert run_pgearth(empty_database, "migrate").exit_code == 0

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from loaders.errors import BusyError, InputError
+from pyfuncs.errors import BusyError, PgearthError
 
 
 def behave(task: tuple[str, Path]) -> tuple[str, int, int, str, str]:
@@ -17,7 +17,7 @@ def behave(task: tuple[str, Path]) -> tuple[str, int, int, str, str]:
         file.write("called\n")
     calls = len((folder / name).read_text().split())
     if name == "bad":
-        raise InputError("bad: no such product", "Take a good one.")
+        raise PgearthError("bad: no such product", "Take a good one.")
     if name == "busy":
         raise BusyError("busy: another session is loading it now")
     if name == "wrong":
@@ -32,7 +32,7 @@ def behave(task: tuple[str, Path]) -> tuple[str, int, int, str, str]:
                 break
             time.sleep(0.1)
         else:
-            raise InputError("waits: no result came before all were done")
+            raise PgearthError("waits: no result came before all were done")
     time.sleep(0.3)
     settings = (os.environ["PGEARTH_DSN"], os.environ["GDAL_NUM_THREADS"])
     return name, calls, os.getppid(), *settings

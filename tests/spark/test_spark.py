@@ -21,8 +21,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from loaders.bigearthnet import load_bigearthnet
 from loaders.engine import Engine, run_tasks
-from loaders.errors import BusyError, InputError
 from loaders.nuts import load_nuts
+from pyfuncs.errors import BusyError, PgearthError
 
 HERE = Path(__file__).parent
 PGEARTH = Path(sys.executable).with_name("pgearth")
@@ -62,7 +62,7 @@ def test_the_contract_of_run_tasks(behave, tmp_path: Path) -> None:
         assert results[name][:2] == (name, 1)
     assert len({results[name][2] for name in names[4:]}) == 2, "both executors had their share"
     # Bad input comes back as it was raised, and is not tried again.
-    assert type(results["bad"]) is InputError
+    assert type(results["bad"]) is PgearthError
     assert str(results["bad"]) == "bad: no such product\nHint: Take a good one."
     assert type(results["busy"]) is BusyError
     assert calls(tmp_path, "bad") == calls(tmp_path, "busy") == 1
@@ -76,7 +76,7 @@ def test_the_contract_of_run_tasks(behave, tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_code_ends_the_run(behave, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)Spark gave up.*ValueError: an error in the code") as caught:
+    with pytest.raises(PgearthError, match=r"(?s)Spark gave up.*ValueError: an error in the code") as caught:
         list(run_tasks(behave, [("wrong", tmp_path), ("good", tmp_path)], TWO_WORKERS))
     assert "\tat org.apache" not in str(caught.value)
     assert calls(tmp_path, "wrong") == 4
@@ -90,18 +90,18 @@ def test_no_tasks_need_no_spark(behave, monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_java(behave, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"(?s)needs Java.*docker/install-optional.sh spark"):
+    with pytest.raises(PgearthError, match=r"(?s)needs Java.*docker/install-optional.sh spark"):
         list(run_tasks(behave, [("good", tmp_path)], TWO_WORKERS))
     monkeypatch.undo()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=f"no Java in JAVA_HOME: {tmp_path}"):
+    with pytest.raises(PgearthError, match=f"no Java in JAVA_HOME: {tmp_path}"):
         list(run_tasks(behave, [("good", tmp_path)], TWO_WORKERS))
 
 
 def test_no_pyspark(behave, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delitem(sys.modules, "loaders.spark", raising=False)
     monkeypatch.setitem(sys.modules, "pyspark", None)
-    with pytest.raises(InputError, match=r"(?s)pyspark.*pip install 'pgearth\[spark\]'"):
+    with pytest.raises(PgearthError, match=r"(?s)pyspark.*pip install 'pgearth\[spark\]'"):
         list(run_tasks(behave, [("good", tmp_path)], TWO_WORKERS))
 
 

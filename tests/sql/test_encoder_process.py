@@ -22,8 +22,8 @@ import pyfuncs
 from loaders.bigearthnet import load_bigearthnet
 from loaders.encoder_process import EncoderProcess
 from loaders.encoders import register
-from loaders.errors import InputError
 from pyfuncs.encoders import Encoder
+from pyfuncs.errors import PgearthError
 from pyfuncs.networks.resnet import ResNet, weights_of
 from pyfuncs.spectral import BANDS
 from pyfuncs.weights import dump
@@ -163,7 +163,7 @@ def components(connection: psycopg.Connection) -> dict[str, tuple[str, str]]:
 def test_there_is_one_process_per_database_and_it_is_the_servers_users(
     networks: psycopg.Connection, running: int, run_pgearth: Pgearth
 ) -> None:
-    with pytest.raises(InputError, match=f"running already: process {running}"):
+    with pytest.raises(PgearthError, match=f"running already: process {running}"):
         raise run_pgearth(networks, "encoder", "start").exception
     process = EncoderProcess.of(networks)
     owner = Path(f"/proc/{running}").stat().st_uid
@@ -313,7 +313,7 @@ def test_stopped_while_it_is_busy(
 def test_starting_fails_with_its_reason(networks: psycopg.Connection, run_pgearth: Pgearth) -> None:
     networks.execute("update eo_internal.schema_version set version = '9.9.9'")
     try:
-        with pytest.raises(InputError, match=r"did not start:(\n.*)*the schema is of 9\.9\.9") as caught:
+        with pytest.raises(PgearthError, match=r"did not start:(\n.*)*the schema is of 9\.9\.9") as caught:
             raise run_pgearth(networks, "encoder", "start").exception
     finally:
         networks.execute("update eo_internal.schema_version set version = %s", (pyfuncs.__version__,))
@@ -323,5 +323,5 @@ def test_starting_fails_with_its_reason(networks: psycopg.Connection, run_pgeart
 def test_a_role_that_does_not_see_the_data_folder_cannot_start_it(networks: psycopg.Connection) -> None:
     with networks.transaction():
         networks.execute("set local role eo_writer")
-        with pytest.raises(InputError, match="is not shown to this role"):
+        with pytest.raises(PgearthError, match="is not shown to this role"):
             EncoderProcess.of(networks)

@@ -19,9 +19,9 @@ from click.testing import Result
 from psycopg import errors, sql
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from loaders.errors import InputError
 from loaders.migrate import upgrade
 from pyfuncs import db
+from pyfuncs.errors import PgearthError
 from tests.sql.call_graph import CALL, OWN_SCHEMAS, read_routines
 from tests.sql.public_calls import CALLS, PROCEDURES, calls, check_that_no_function_is_left_out, fill
 
@@ -361,7 +361,7 @@ def test_a_migration_refuses_what_would_run_as_the_administrator(
     old_database: psycopg.Connection, statement: str, expected: str
 ) -> None:
     old_database.execute(f"set role {STRANGER}; {statement}; reset role".encode())
-    with pytest.raises(InputError, match=expected) as caught:
+    with pytest.raises(PgearthError, match=expected) as caught:
         upgrade(url(old_database))
     assert old_database.execute("select to_regnamespace('eo')").fetchone() == (None,)
     old_database.execute(caught.value.hint.rpartition(": ")[2].encode())

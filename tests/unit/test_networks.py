@@ -298,7 +298,7 @@ def test_a_batch_that_is_too_large_for_the_gpu_says_what_to_do(monkeypatch: pyte
     with monkeypatch.context() as patched:
         patched.setattr(inference, "stack", raising(OUT_OF_MEMORY))
         with pytest.raises(
-            PgearthError, match=r"too little memory: CUDA out of memory\. Tried to allocate 9 GiB\.$"
+            PgearthError, match=r"too little memory: CUDA out of memory\. Tried to allocate 9 GiB\.\n"
         ) as caught:
             encode(used, [patch(SENTINEL_1)])
     assert caught.value.sqlstate == "53000"
@@ -311,7 +311,7 @@ def test_a_gpu_that_fails_is_no_common_error(monkeypatch: pytest.MonkeyPatch) ->
     failure = torch.AcceleratorError("CUDA error: device-side assert triggered\nSearch for it.")
     monkeypatch.setattr(inference, "stack", raising(failure))
     with pytest.raises(
-        DeviceFailedError, match=r"^the GPU failed: CUDA error: device-side assert triggered$"
+        DeviceFailedError, match=r"^the GPU failed: CUDA error: device-side assert triggered\n"
     ) as caught:
         encode(encoder(SENTINEL_1), [patch(SENTINEL_1)])
     assert caught.value.sqlstate == "58000"

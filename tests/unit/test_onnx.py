@@ -15,7 +15,6 @@ from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
 from loaders import onnx_model
-from loaders.errors import InputError
 from loaders.onnx_model import read_model
 from pyfuncs.encoders import Encoder, encode
 from pyfuncs.errors import PgearthError
@@ -156,7 +155,7 @@ def test_one_output_is_taken(saved: Callable[[bytes], Path]) -> None:
     torch.manual_seed(0)
     network = Features()
     file = saved(export(network))
-    with pytest.raises(InputError, match="several outputs") as caught:
+    with pytest.raises(PgearthError, match="several outputs") as caught:
         read_model(file, BANDS, 16, None)
     assert "--output" in caught.value.hint
     names = [output.name for output in onnx.load(file).graph.output]
@@ -170,7 +169,7 @@ def test_one_output_is_taken(saved: Callable[[bytes], Path]) -> None:
         with torch.inference_mode():
             np.testing.assert_allclose(vectors, network(images)[position].numpy(), rtol=1e-5, atol=1e-6)
     for output, message in ((names[0], "makes no vector of an image"), ("nothing", "no output nothing")):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(PgearthError, match=message):
             read_model(file, BANDS, 16, output)
 
 
@@ -221,7 +220,7 @@ def computed(function: Callable[..., Tensor], **arguments: object) -> Callable[[
 def test_a_model_that_would_not_do_is_refused(
     saved: Callable[[bytes], Path], model: Callable[[], bytes], message: str, hint: str
 ) -> None:
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(PgearthError, match=message) as caught:
         read_model(saved(model()), BANDS, 16, None)
     assert "model.onnx" in str(caught.value)
     assert caught.value.hint
@@ -231,10 +230,10 @@ def test_a_model_that_would_not_do_is_refused(
 def test_files_that_are_no_whole_models(saved: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model = export(Network())
     for content in (b"", b"not a model", model[:10], model[: len(model) // 2], model[:-3], b"PK\3\4" + model):
-        with pytest.raises(InputError, match="not a whole ONNX model"):
+        with pytest.raises(PgearthError, match="not a whole ONNX model"):
             read_model(saved(content), BANDS, 16, None)
     monkeypatch.setattr(onnx_model, "MODEL_BYTES", len(model) - 1)
-    with pytest.raises(InputError, match="more than the 0 MiB") as caught:
+    with pytest.raises(PgearthError, match="more than the 0 MiB") as caught:
         read_model(saved(model), BANDS, 16, None)
     assert "half precision" in caught.value.hint
 
@@ -249,7 +248,7 @@ def test_no_other_file_is_read(saved: Callable[[bytes], Path], location: str) ->
     tensor.data_location = onnx.TensorProto.EXTERNAL
     file = saved(model.SerializeToString())
     (file.parent / "weights.bin").write_bytes(bytes(10_000))
-    with pytest.raises(InputError, match=f"keeps weights in another file, {location}") as caught:
+    with pytest.raises(PgearthError, match=f"keeps weights in another file, {location}") as caught:
         read_model(file, BANDS, 16, None)
     assert "save_as_external_data=False" in caught.value.hint
     with pytest.raises(PgearthError, match="External data path"):
@@ -272,5 +271,5 @@ def test_weights_elsewhere_in_a_node(saved: Callable[[bytes], Path]) -> None:
     value.ClearField("raw_data")
     value.data_location = onnx.TensorProto.EXTERNAL
     model.graph.node.insert(0, node)
-    with pytest.raises(InputError, match=r"keeps weights in another file, weights\.bin"):
+    with pytest.raises(PgearthError, match=r"keeps weights in another file, weights\.bin"):
         read_model(saved(model.SerializeToString()), BANDS, 16, None)
