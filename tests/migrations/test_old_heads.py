@@ -85,6 +85,15 @@ FILL_SINCE = {
     "0013": "insert into eo.evaluation (encoder_id, k, relevance, scheme, queries, archive, seed, metrics)"
     " values (2, 10, 'any', 'clc', '{}', '{}', 1, '{}'); update eo.encoder set current_since = created_at",
 }
+CHANGED_SINCE = [
+    ("0015", "snapshot)", "codes_guard)"),
+    (
+        "0016",
+        "st_makeenvelope(7.5, 51.5, 7.52, 51.51, 4326)",
+        "st_multi(st_makeenvelope(7.5, 51.5, 7.52, 51.51, 4326))",
+    ),
+]
+"""What to write instead of what since a revision."""
 PARTITIONS = """
 select eo_internal.ensure_partition('eo.corine_part', 32632), eo_internal.ensure_partition('eo.nuts_part', 32632),
        eo_internal.ensure_partition('eo.embedding', 1)
@@ -157,11 +166,14 @@ def make(databases: Databases, head: Head) -> str:
 
 
 def fill(connection: sqlalchemy.Connection, head: Head) -> None:
-    renamed = "'product'" in head.revisions.get("0012", "")
-    run(connection, FILL.replace("'scene'", "'product'") if renamed else FILL)
-    for revision, statement in FILL_SINCE.items():
-        if revision <= head.revision:
-            run(connection, statement)
+    statements = [FILL] + [statement for revision, statement in FILL_SINCE.items() if revision <= head.revision]
+    changes = [(old, new) for revision, old, new in CHANGED_SINCE if revision <= head.revision]
+    if "'product'" in head.revisions.get("0012", ""):
+        changes.append(("'scene'", "'product'"))
+    for statement in statements:
+        for old, new in changes:
+            statement = statement.replace(old, new)
+        run(connection, statement)
 
 
 def rows(connection: sqlalchemy.Connection) -> Rows:
