@@ -171,7 +171,7 @@ class Patch(Base):
         Index("patch_footprint", "footprint", postgresql_using="gist"),
         Index("patch_label_ids", "label_ids", postgresql_using="gin"),
         Index("patch_country_codes", "country_codes", postgresql_using="gin"),
-        Index("patch_sensing_time", "sensing_time"),
+        Index("patch_sensing_time", "sensing_time", "patch_id"),
         Index("patch_without_labels", "cell", postgresql_where=text("label_ids is null")),
         Index("patch_without_regions", "cell", postgresql_where=text("nuts_ids is null")),
         Index("patch_cell_prefix", "cell", postgresql_using="spgist"),
