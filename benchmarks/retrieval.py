@@ -92,10 +92,8 @@ cross join lateral {} as s
 join eo.patch found on found.patch_id = s.patch_id
 where p.source = 'product'
 """
-BY_CODE = "eo.similar(p.name, %(k)s, encoder => %(encoder)s, sources => '{product}')"
-BY_VECTOR = """eo.similar_to_vector(
-    (select e.embedding from eo.embedding e where e.patch_id = p.patch_id and e.encoder_id = %(encoder_id)s), %(k)s,
-    encoder => %(encoder)s, sources => '{product}', exclude => array[p.name])"""
+BY_CODE = "eo.similar(p.name, eo.filter(sources => '{product}'), max_results => %(k)s, encoder => %(encoder)s)"
+BY_VECTOR = """eo.similar_to_vector((select e.embedding from eo.embedding e where e.patch_id = p.patch_id and e.encoder_id = %(encoder_id)s), eo.filter(sources => '{product}'), max_results => %(k)s, encoder => %(encoder)s, exclude => array[p.name])"""
 
 
 def main() -> None:

@@ -279,7 +279,7 @@ def test_what_we_did_not_expect(encoded: psycopg.Connection, exception: str, sql
 def test_a_package_that_is_not_found(encoded: psycopg.Connection, sample: Path) -> None:
     """Searches run in plain SQL, all else says what is to be done; a session's modules are as if it were not installed."""
     with psycopg.connect(encoded.info.dsn, autocommit=True) as connection:
-        query = "select * from eo.similar(%s, 5)"
+        query = "select * from eo.similar(%s, max_results => 5)"
         expected = connection.execute(query, (PATCH,)).fetchall()
         connection.execute("do language plpython3u $$ import sys; sys.modules['pyfuncs'] = None $$")
         error = error_of(connection, "select eo.rgb(%s)", PATCH)

@@ -207,7 +207,7 @@ def test_cells_are_those_of_the_centre(
         assert stored[patch_id] == cell[:5]
         if patch_id % 5 == 0:
             found = module_archive.execute(
-                "select count(*) from eo.search(cells => array[%s], patch_ids => array[%s::bigint])",
+                "select count(*) from eo.search(eo.filter(cells => array[%s], patch_ids => array[%s::bigint]))",
                 (cell[:7], patch_id),
             ).fetchone()
             assert found == (1,)
@@ -503,7 +503,7 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
             archive.execute("select set_config('pgearth.code_scan', %s, false)", (scan,))
             for number in (5, 1000):
                 found = archive.execute(
-                    f"select distance, patch_id from eo.similar_to_code(%s::varbit, %s, area => {area})".encode(),
+                    f"select distance, patch_id from eo.similar_to_code(%s::varbit, eo.filter(area => {area}), max_results => %s)".encode(),
                     ("0" * 16, number),
                 ).fetchall()
                 assert found == expected[:number], (area, scan)

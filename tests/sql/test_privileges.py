@@ -310,7 +310,7 @@ def test_a_reader_cannot(reader: psycopg.Connection, statement: str) -> None:
     "statement",
     [
         "select count(*) from eo.patch",
-        "select * from eo.search(labels => array['Forests'])",
+        "select * from eo.search(eo.filter(labels => array['Forests']))",
         "select * from eo.label_statistics()",
         "select * from eo.runtime()",
         "select eo.cell_of(st_point(7.6, 51.9, 4326))",

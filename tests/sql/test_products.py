@@ -309,7 +309,7 @@ def test_the_real_products(archive: psycopg.Connection, sample: Path) -> None:
         for product in sorted([again, *products[1:]], key=lambda each: str(each.mgrs_tile))
     ]
     pacific = archive.execute(
-        "select mgrs_tile from eo.select_products(area => eo.rectangle(170, -30, -170, 0), each_year => true)"
+        "select mgrs_tile from eo.select_products(eo.product_filter(area => eo.rectangle(170, -30, -170, 0)), each_year => true)"
     ).fetchall()
     assert pacific == [("01KAB",), ("01LAC",)]
     statistics = archive.execute("select * from eo.product_statistics()").fetchall()

@@ -242,12 +242,12 @@ def test_the_whole_globe(found: Callable[..., list[int]], rows: list[Row]) -> No
         ("eo.circle(st_point(0, 0, 4326), 0)", "not 0"),
         ("eo.circle(st_point(0, 0, 4326), 10000001)", "not 10000001"),
         ("eo.circle(st_point(0, 0, 4326), 'nan')", "not NaN"),
-        ("eo.search(cells => '{u1j,abc}')", '"abc" is no geohash'),
-        ("eo.search(cells => array[null])", "no geohash"),
-        ("eo.search(cells => '{0123456789012}')", "no geohash"),
-        ("eo.search(scene_classes => '{Vegetatoin}')", 'no scene class "Vegetatoin"'),
-        ("eo.search(scene_classes => '{Coniferous forest}')", 'no scene class "Coniferous forest"'),
-        ("eo.search(seasons => '{fall}')", 'no season "fall"'),
+        ("eo.search(eo.filter(cells => '{u1j,abc}'))", '"abc" is no geohash'),
+        ("eo.search(eo.filter(cells => array[null]))", "no geohash"),
+        ("eo.search(eo.filter(cells => '{0123456789012}'))", "no geohash"),
+        ("eo.search(eo.filter(scene_classes => '{Vegetatoin}'))", 'no scene class "Vegetatoin"'),
+        ("eo.search(eo.filter(scene_classes => '{Coniferous forest}'))", 'no scene class "Coniferous forest"'),
+        ("eo.search(eo.filter(seasons => '{fall}'))", 'no season "fall"'),
     ],
 )  # fmt: skip
 def test_bad_arguments(module_archive: psycopg.Connection, rows: list[Row], call: str, message: str) -> None:
@@ -258,7 +258,7 @@ def test_bad_arguments(module_archive: psycopg.Connection, rows: list[Row], call
 
 def test_suggestion_for_a_scene_class(module_archive: psycopg.Connection, rows: list[Row]) -> None:
     with pytest.raises(errors.InvalidParameterValue) as caught:
-        module_archive.execute("select * from eo.search(scene_classes => '{Vegetatoin}')")
+        module_archive.execute("select * from eo.search(eo.filter(scene_classes => '{Vegetatoin}'))")
     row = module_archive.execute("select name from eo.label where scheme = 'scl' and code = '4'").fetchone()
     assert row is not None
     assert row[0] in (caught.value.diag.message_hint or "")
@@ -386,10 +386,10 @@ def buffers(archive: psycopg.Connection, query: str) -> int:
 
 
 def test_a_late_page_costs_what_the_first_does(module_archive: psycopg.Connection, rows: list[Row]) -> None:
-    page = "select * from eo.search(labels => '{{clc:3}}', max_results => 10{})"
+    page = "select * from eo.search(eo.filter(labels => '{{clc:3}}'), max_results => 10{})"
     first = buffers(module_archive, page.format(""))
     late = buffers(module_archive, page.format(f", after_patch_id => {rows[-500]['patch_id']}"))
-    every = buffers(module_archive, "select * from eo.search(labels => '{clc:3}', max_results => null)")
+    every = buffers(module_archive, "select * from eo.search(eo.filter(labels => '{clc:3}'), max_results => null)")
     assert late <= first + 10
     assert first < every / 4
 
@@ -456,7 +456,7 @@ def test_subqueries_as_arguments(module_archive: psycopg.Connection, rows: list[
 
 def test_prepared_statements_keep_custom_plans(module_archive: psycopg.Connection, rows: list[Row]) -> None:
     """A generic plan would call the helpers for every patch: their cost keeps the server from choosing one."""
-    module_archive.execute("prepare search (text[]) as select count(*) from eo.patches(labels => $1)")
+    module_archive.execute("prepare search (text[]) as select count(*) from eo.patches(eo.filter(labels => $1))")
     for _ in range(8):
         module_archive.execute("execute search ('{clc:3}')")
     assert module_archive.execute(
@@ -488,13 +488,13 @@ def test_label_statistics_of_results(module_archive: psycopg.Connection, rows: l
     chosen = rows[100:400]
     counts = Counter(label for row in chosen for label in row["label_ids"])
     found = module_archive.execute(
-        "select label_id, patches, fraction from eo.label_statistics(patch_ids => %s)",
+        "select label_id, patches, fraction from eo.label_statistics(eo.filter(patch_ids => %s))",
         ([row["patch_id"] for row in chosen],),
     ).fetchall()
     assert {label: count for label, count, _ in found} == counts
     assert all(abs(fraction - count / len(chosen)) < 1e-12 for _, count, fraction in found)
     by_country = module_archive.execute(
-        "select value, patches from eo.patch_statistics('country', patch_ids => %s)",
+        "select value, patches from eo.patch_statistics('country', eo.filter(patch_ids => %s))",
         ([row["patch_id"] for row in chosen],),
     ).fetchall()
     assert dict(by_country) == Counter(row["country_codes"][0] for row in chosen)

@@ -175,7 +175,7 @@ def test_exact_against_scikit_learn(archive: Archive) -> None:
 def test_columns(archive: Archive) -> None:
     rows = archive.connection.execute(
         "select s.rank, s.name = p.name, s.cell = p.cell"
-        " from eo.similar_to_vector(%s, 20) s join eo.patch p using (patch_id) order by s.rank",
+        " from eo.similar_to_vector(%s, max_results => 20) s join eo.patch p using (patch_id) order by s.rank",
         (Vector(archive.vectors[3]),),
     ).fetchall()
     assert rows == [(rank, True, True) for rank in range(1, 21)]
@@ -244,7 +244,7 @@ def test_a_reader_in_a_fresh_session(indexed: Archive, start: str) -> None:
     with psycopg.connect(indexed.connection.info.dsn, autocommit=True, options="-c role=eo_reader") as fresh:
         fresh.execute(start.encode())
         found = fresh.execute(
-            "select s.patch_id, s.distance from eo.embedding e, eo.similar_to_vector(e.embedding, 10, approximate => true) s"
+            "select s.patch_id, s.distance from eo.embedding e, eo.similar_to_vector(e.embedding, max_results => 10, approximate => true) s"
             " where e.patch_id = %s",
             (int(query),),
         ).fetchall()
@@ -261,7 +261,7 @@ def test_settings_are_left_as_they_were(indexed: Archive) -> None:
         session.execute("select '[1]'::vector; set hnsw.ef_search = 77; set local hnsw.max_scan_tuples = 123")
         before = session.execute(shown).fetchone()
         session.execute(
-            "select * from eo.similar_to_vector(%s, 10, 'v', approximate => true)", (Vector(indexed.vectors[3]),)
+            "select * from eo.similar_to_vector(%s, max_results => 10, encoder => 'v', approximate => true)", (Vector(indexed.vectors[3]),)
         )
         assert session.execute(shown).fetchone() == before == (["77", "off", "123"],)
         session.commit()
@@ -341,7 +341,7 @@ def test_example_vector(archive: Archive, positives: list[int], negatives: list[
     assert row is not None
     np.testing.assert_allclose(row[0].to_numpy(), expected, rtol=1e-5, atol=1e-5)
     found = archive.connection.execute(
-        "select patch_id from eo.similar_to_vector(eo.example_vector(%s, %s), 20, exclude => %s)",
+        "select patch_id from eo.similar_to_vector(eo.example_vector(%s, %s), max_results => 20, exclude => %s)",
         (*names, names[0] + names[1]),
     ).fetchall()
     distance = np.linalg.norm(archive.vectors - row[0].to_numpy(), axis=1)
@@ -496,23 +496,23 @@ def test_a_vector_stored_later_is_found(indexed: Archive) -> None:
 @pytest.mark.parametrize(
     ("query", "error", "message", "hint"),
     [
-        ("select * from eo.similar_to_vector('[1,2]', 5, 'v')", errors.InvalidParameterValue, "2 dimen", "eo.encode"),
-        ("select * from eo.similar_to_vector(null, 5, 'v')", errors.InvalidParameterValue, "dimensions", "eo.encode"),
+        ("select * from eo.similar_to_vector('[1,2]', max_results => 5, encoder => 'v')", errors.InvalidParameterValue, "2 dimen", "eo.encode"),
+        ("select * from eo.similar_to_vector(null, max_results => 5, encoder => 'v')", errors.InvalidParameterValue, "dimensions", "eo.encode"),
         ("select * from eo.similar_to_vector('[1]', encoder => 'w')", errors.UndefinedObject, 'encoder "w"', "v:1"),
         (
-            "select * from eo.similar_to_vector(array_fill(1, array[12])::vector, 5, 'v', exclude => '{nowhere}')",
+            "select * from eo.similar_to_vector(array_fill(1, array[12])::vector, max_results => 5, encoder => 'v', exclude => '{nowhere}')",
             errors.NoDataFound,
             'no patch "nowhere"',
             "eo.search",
         ),
         (
-            "select * from eo.similar_to_vector(array_fill(1, array[12])::vector, 5, 'v', exclude_same_place => true)",
+            "select * from eo.similar_to_vector(array_fill(1, array[12])::vector, max_results => 5, encoder => 'v', exclude_same_place => true)",
             errors.InvalidParameterValue,
             "names no patch",
             "exclude",
         ),
         (
-            "select * from eo.similar_to_vector('[1,2,3]', 5, 'bare', approximate => true)",
+            "select * from eo.similar_to_vector('[1,2,3]', max_results => 5, encoder => 'bare', approximate => true)",
             errors.ObjectNotInPrerequisiteState,
             "bare:1 have no index",
             "pgearth index vectors",
