@@ -213,7 +213,7 @@ def counts(connection: psycopg.Connection) -> str:
             {
                 kind: lambda _, exact=kind == "exact", c=condition: fetch(
                     connection,
-                    f"select eo.count_patches({exact}, {c})",
+                    f"select eo.count_patches(eo.filter({c}), exact => {exact})",
                 )[0]
                 for kind in ("exact", "estimated")
             },

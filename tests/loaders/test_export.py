@@ -387,7 +387,7 @@ def test_filters_mean_what_they_mean_in_sql(
     ]}  # fmt: skip
     geojson.write_text(json.dumps(collection))
     limit = "" if "max_results" in arguments else ", max_results => null"
-    wanted = {row[0] for row in stored.execute(f"select patch_id from eo.search({arguments}{limit})")}
+    wanted = {row[0] for row in stored.execute(f"select patch_id from eo.search(eo.filter({arguments}){limit})")}
     options = [option.replace("{geojson}", str(geojson)) for option in options]
     result = run_pgearth(stored, "export", tmp_path / "out", "--format", "geoparquet", *options)
     if not wanted:

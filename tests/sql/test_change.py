@@ -285,7 +285,7 @@ def test_filters_apply_to_the_later_patch(changes: Changes) -> None:
         ("countries => '{XX}'", np.zeros(len(later), bool)),
     ]:
         found = changes.connection.execute(
-            f"select before_name, after_name from eo.similar_change('slovenia-1-07', 'slovenia-2-07', 12, {arguments})".encode()
+            f"select before_name, after_name from eo.similar_change('slovenia-1-07', 'slovenia-2-07', eo.filter({arguments}), 12)".encode()
         ).fetchall()
         assert found == changes.nearest(number, keep, 12), arguments
 

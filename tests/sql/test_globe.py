@@ -160,12 +160,12 @@ def test_an_area_finds_what_meets_it(
             unsure.add(patch_id)
         elif meets:
             expected.add(patch_id)
-    rows = module_archive.execute(f"select patch_id from eo.search({expression}, max_results => null)".encode())
+    rows = module_archive.execute(f"select patch_id from eo.search(eo.filter({expression}), max_results => null)".encode())
     found = {patch_id for (patch_id,) in rows}
     assert found - unsure == expected
     assert len(unsure) < len(patches) / 10
     assert bool(expected) != (name == "Zambia")
-    inlined = module_archive.execute(f"select patch_id from eo.patches({expression})".encode())
+    inlined = module_archive.execute(f"select patch_id from eo.patches(eo.filter({expression}))".encode())
     assert {patch_id for (patch_id,) in inlined} == found
 
 
@@ -369,7 +369,7 @@ def test_patches_that_begin_at_the_antimeridian_touch_an_area_that_ends_there(
         ("eo.cell_box('80000')", ids),
         ("st_point(180, 0.01, 4326)", ids[:2]),
     ):
-        rows = archive.execute(f"select patch_id from eo.search({area})".encode()).fetchall()
+        rows = archive.execute(f"select patch_id from eo.search(eo.filter({area}))".encode()).fetchall()
         assert [patch_id for (patch_id,) in rows] == expected, area
 
 
@@ -493,7 +493,7 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
     ):
         passing = {
             patch_id
-            for (patch_id,) in archive.execute(f"select patch_id from eo.search({area}, max_results => null)".encode())
+            for (patch_id,) in archive.execute(f"select patch_id from eo.search(eo.filter({area}), max_results => null)".encode())
         }
         assert 0 < len(passing) < len(ids)
         expected = sorted(

@@ -141,7 +141,7 @@ def test_other_filters(labelled: psycopg.Connection) -> None:
         return {
             name
             for (name,) in labelled.execute(
-                f"select name from eo.search({arguments}, max_results => null)".encode(), filters
+                f"select name from eo.search(eo.filter({arguments}), max_results => null)".encode(), filters
             )
         }
 
@@ -229,10 +229,10 @@ def test_label_statistics(labelled: psycopg.Connection) -> None:
 def test_count_patches(labelled: psycopg.Connection, filters: str) -> None:
     labelled.execute("analyze eo.patch")
     names = labelled.execute(
-        f"select name from eo.search({filters}{', ' if filters else ''}max_results => null)".encode()
+        f"select name from eo.search(eo.filter({filters}), max_results => null)".encode()
     ).fetchall()
-    assert labelled.execute(f"select eo.count_patches({filters})".encode()).fetchone() == (len(names),)
-    row = labelled.execute(f"select eo.count_patches(false{', ' if filters else ''}{filters})".encode()).fetchone()
+    assert labelled.execute(f"select eo.count_patches(eo.filter({filters}))".encode()).fetchone() == (len(names),)
+    row = labelled.execute(f"select eo.count_patches(eo.filter({filters}), exact => false)".encode()).fetchone()
     assert row is not None
     if not filters:
         assert row == (PATCHES,)

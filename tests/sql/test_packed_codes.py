@@ -288,8 +288,8 @@ def test_filtered_searches_by_packed_patches(described, chosen):
         described.execute("select set_config('pgearth.code_scan', %s, false)", (scan,))
         for code in random_codes(np.random.default_rng(7), 5):
             for call in (
-                f"eo.similar_to_code(%s::varbit, 10, {chosen})",
-                f"eo.within_distance(%s::varbit, 25, {chosen})",
+                f"eo.similar_to_code(%s::varbit, eo.filter({chosen}), 10)",
+                f"eo.within_distance(%s::varbit, 25, eo.filter({chosen}))",
             ):
                 results += described.execute(f"select * from {call}".encode(), (code,)).fetchall()
     assert found["packed"] == found["sql"]

@@ -288,7 +288,7 @@ def test_statistics_of_a_selection(module_archive: psycopg.Connection, stored: l
 )
 def test_bad_arguments(module_archive: psycopg.Connection, arguments: str, message: str) -> None:
     with pytest.raises(errors.InvalidParameterValue, match=message) as caught:
-        module_archive.execute(f"select * from eo.select_products({arguments})".encode())
+        module_archive.execute(f"select * from eo.select_products(eo.product_filter({arguments}))".encode())
     assert caught.value.diag.message_hint
 
 

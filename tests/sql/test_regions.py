@@ -149,7 +149,7 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
     ]
     for arguments, keep, parameters in conditions:
         found = archive.connection.execute(
-            f"select patch_id, distance from eo.similar_regions('patch-0003', 20, {arguments})".encode(), parameters
+            f"select patch_id, distance from eo.similar_regions('patch-0003', eo.filter({arguments}), 20)".encode(), parameters
         ).fetchall()
         assert found == nearest(archive, archive.regions[3], keep & (number != 3), 20), arguments
     kept = [int(keep.sum()) for _, keep, _ in conditions]

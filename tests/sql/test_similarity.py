@@ -185,12 +185,12 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
         expected = nearest(distance, archive.patch_ids, keep, 10)
         assert len(expected) == min(10, keep.sum())
         found = archive.connection.execute(
-            f"select patch_id, distance from eo.similar_to_code(%s::text::bit varying, 10, {arguments})".encode(),
+            f"select patch_id, distance from eo.similar_to_code(%s::text::bit varying, eo.filter({arguments}), 10)".encode(),
             (bit_string(query),),
         ).fetchall()
         assert found == expected, arguments
         vectors = archive.connection.execute(
-            f"select patch_id from eo.similar_to_vector(%s, 10, {arguments})".encode(), (Vector(archive.vectors[5]),)
+            f"select patch_id from eo.similar_to_vector(%s, eo.filter({arguments}), 10)".encode(), (Vector(archive.vectors[5]),)
         ).fetchall()
         by_vector = nearest(
             np.linalg.norm(archive.vectors.astype(np.float64) - archive.vectors[5], axis=1), archive.patch_ids, keep, 10

@@ -113,7 +113,7 @@ def indexed(archive: Archive) -> Archive:
 
 def similar(archive: Archive, query: np.ndarray, count: int | None, arguments: str = "") -> list[tuple[int, float]]:
     return archive.connection.execute(
-        f"select patch_id, distance from eo.similar_to_vector(%s, %s{arguments and ', ' + arguments})".encode(),
+        f"select patch_id, distance from eo.similar_to_vector(%s, eo.filter({arguments}), %s)".encode(),
         (Vector(query), count),
     ).fetchall()
 
