@@ -255,7 +255,7 @@ def test_patch_statistics(labelled: psycopg.Connection, by: str, column: str) ->
         "select value, patches, fraction from eo.patch_statistics(%s, eo.filter(labels => '{clc:3}'))", (by,)
     ).fetchall()
     rows = labelled.execute(
-        f"select {column} from eo.search(eo.filter(labels => '{{clc:3}}'), max_results => null)".encode()
+        f"select {column} from eo.patches(eo.filter(labels => '{{clc:3}}'))".encode()
     ).fetchall()
     expected = Counter(value for (value,) in rows)
     assert {value: count for value, count, _ in found} == expected
