@@ -146,7 +146,7 @@ def test_the_json_form_is_planned_alike(archive: psycopg.Connection) -> None:
         ('{"area": {"type": "Point", "coordinates": [1e300, 50]}}', "nowhere"),
         ('{"area": {"type": "LineString", "coordinates": [[9, 50]]}}', "too few"),
         ('{"area": {"type": "Polygon", "coordinates": [[[9, 50], [10, 50], [10, 51], [9, 51]]]}}', "not closed"),
-        ('{"area": {"type": "Polygon", "coordinates": [[9, 50], [10, 50], [10, 51], [9, 50]]}}', "nested otherwise"),
+        ('{"area": {"type": "Polygon", "coordinates": [[9, 50], [10, 50], [10, 51], [9, 50]]}}', "too few"),
         ('{"area": {"type": "GeometryCollection"}}', "no type that is a geometry's"),
         ('{"area": {"type": "Feature"}}', "no type that is a geometry's"),
         ('{"area": {"type": "Point", "coordinates": [500000, 0], "crs": {"type": "name", "properties": {"name": "EPSG:32632"}}}}', "its crs"),
@@ -294,7 +294,7 @@ def test_a_users_own_column_breaks_nothing(archive: psycopg.Connection) -> None:
             "eo.select_products()",
             "eo.product_statistics()",
             "eo.label_statistics()",
-            "eo.unannotated_cells()",
+            "eo.unannotated_cells('{country}')",
             "eo.patch_statistics('season')",
         ):
             assert archive.execute(f"select * from {call}".encode()).fetchall(), call
