@@ -285,8 +285,8 @@ cli.main()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert said.startswith("Interrupted.") and len(said.splitlines()) == 1
+    assert (process.returncode, len(said.splitlines())) == (130, 1), said
+    assert said.startswith("Interrupted.")
 
 
 @pytest.mark.parametrize(
