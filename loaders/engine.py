@@ -111,7 +111,9 @@ def end_quietly() -> None:
 
     Not by an exception, which the pool would take for a result, and go on to the next piece of work.
     """
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    # Where interrupts are ignored, as in a script's background, they are here, too.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 

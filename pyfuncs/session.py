@@ -53,7 +53,7 @@ def encoder_process(plpy: Any) -> dict[str, Any] | None:
     except NotServedError:
         return None
     except PgearthError as error:
-        return {"error": str(error)}
+        return {"error": error.message}
 
 
 def encoder_socket(plpy: Any) -> Any:

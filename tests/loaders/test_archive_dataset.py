@@ -216,7 +216,7 @@ def one_rank(rank: int, folder: str, dsn: str) -> None:
             data._dsn = dsn
             result = " ".join(map(str, ids_of(data)))
         except PgearthError as error:
-            result = str(error)
+            result = error.message
         with Path(folder, str(rank)).open("a") as file:
             file.write(result + "\n")
     distributed.destroy_process_group()
@@ -228,7 +228,7 @@ def test_distributed_ranks_agree_on_the_list(filled: psycopg.Connection, tmp_pat
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(600)
         assert process.exitcode == 0
     (one, fault), (other, same) = ((tmp_path / str(rank)).read_text().splitlines() for rank in (0, 1))
     assert sorted(map(int, [*one.split(), *other.split()])) == stored_ids(filled)

@@ -448,7 +448,7 @@ def test_two_builds_at_once(archive: Archive) -> None:
         thread.start()
         while not archive.connection.execute("select from pg_locks where not granted").fetchall():
             assert thread.is_alive() and not results
-    thread.join(10)
+    thread.join(600)
     assert results == [(INDEX.format(encoder_id),)]
     forget(archive.connection, encoder_id)
 
