@@ -258,7 +258,9 @@ def search(connection: psycopg.Connection, query: Query, filters: list[Filter]) 
 def passing_rows(connection: psycopg.Connection, one: Filter, patch_ids: NDArray[np.int64]) -> NDArray[np.intp]:
     """Rows, in the ascending `patch_ids`, of the patches that pass a filter."""
     names, parameters = sql_arguments(one)
-    passing = np.array([i for (i,) in fetch(connection, f"select patch_id from eo.patches(eo.filter({names}))", *parameters)])  # noqa: S608
+    passing = np.array(
+        [i for (i,) in fetch(connection, f"select patch_id from eo.patches(eo.filter({names}))", *parameters)]
+    )  # noqa: S608
     return np.flatnonzero(np.isin(patch_ids, passing))
 
 
