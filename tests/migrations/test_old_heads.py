@@ -305,7 +305,7 @@ def test_what_a_user_made_of_what_stays_is_left_alone(databases: Databases, fres
     ("commit", "query", "needed"),
     [
         # An older signature that a revision drops, two that only drop_functions does.
-        ("c947e95", "select name from eo.patches(eo.filter(labels => '{Forests}'))", "eo.patches("),
+        ("c947e95", "select name from eo.patches(labels => '{Forests}')", "eo.patches("),
         ("0616386", "select eo_internal.labels_match('{1}'::smallint[], null, 'some')", "eo_internal.labels_match("),
         ("84eb18b", "select eo.derive_corine_parts() as parts", "eo.derive_corine_parts("),
     ],
