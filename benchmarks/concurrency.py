@@ -160,7 +160,8 @@ def searches_of(connection: psycopg.Connection, filters: list[Filter]) -> dict[s
 
     def search(_: str, number: int) -> Any:
         names, parameters = sql_arguments(filters[number % len(filters)])
-        return fetch(connection, f"select patch_id, name from eo.search(eo.filter({names}), max_results => 50)", *parameters)  # noqa: S608
+        query = f"select patch_id, name from eo.search(eo.filter({names}), max_results => 50)"  # noqa: S608
+        return fetch(connection, query, *parameters)
 
     return {
         "nearest": lambda code, _: nearest(code, 10),

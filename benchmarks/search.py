@@ -137,7 +137,10 @@ def search(connection: psycopg.Connection, q: Question) -> list[tuple[Any, ...]]
         connection,
         f"""
         select patch_id, name, sensing_time
-        from eo.search(eo.filter(area => ST_MakeEnvelope(%s, %s, %s, %s, 4326), from_time => %s, to_time => %s, labels => %s, label_match => %s::eo.label_match), max_results => {PAGE})
+        from eo.search(
+            eo.filter(area => ST_MakeEnvelope(%s, %s, %s, %s, 4326), from_time => %s, to_time => %s, labels => %s,
+                      label_match => %s::eo.label_match),
+            max_results => {PAGE})
         """,  # noqa: S608
         *q.area,
         q.from_time,

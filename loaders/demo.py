@@ -329,7 +329,8 @@ def synthetic_queries(connection: Connection) -> list[Query]:
             "Query by vector: the same patch, by the distance of embeddings",
             """select rank, name, round(distance::numeric, 3) as distance
 from eo.similar_to_vector(
-    (select embedding from eo.encode(array(select patch_id from eo.patch where name = :'patch'))), max_results => 5);""",
+    (select embedding from eo.encode(array(select patch_id from eo.patch where name = :'patch'))),
+    max_results => 5);""",
             {"patch": names[0]},
         ),
         Query(

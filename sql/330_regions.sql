@@ -153,7 +153,7 @@ begin
     end if;
     return query
         select row_number() over (order by s.rank), s.patch_id, s.cell, s.name, s.distance
-        from eo.similar_to_regions(codes, max_results + 1, encoder, filter) s
+        from eo.similar_to_regions(codes, filter, max_results + 1, encoder) s
         where s.patch_id <> example
         order by 1
         limit max_results;

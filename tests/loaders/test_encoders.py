@@ -184,9 +184,9 @@ def test_an_uploaded_image_by_a_hash_of_ones_own_model(
     row = archive.execute("select eo.encode_image(%s, 'own:1')::real[]", (image,)).fetchone()
     assert row is not None
     np.testing.assert_allclose(row[0], by_torch(network(2), folder), rtol=1e-4, atol=1e-4)
-    assert archive.execute("select name, distance from eo.similar_to_image(%s, max_results => 1)", (image,)).fetchall() == [
-        (folder.name, 0)
-    ]
+    assert archive.execute(
+        "select name, distance from eo.similar_to_image(%s, max_results => 1)", (image,)
+    ).fetchall() == [(folder.name, 0)]
 
 
 def test_scale_of_mean_and_deviation(

@@ -227,8 +227,13 @@ def test_an_older_head_upgrades_to_the_fresh_schema(
     with begin(url) as connection:
         assert catalogue(connection) == fresh
         assert_kept(before, rows(connection))
-        assert connection.exec_driver_sql("select count(*) from eo.patches(eo.filter(labels => '{Forests}'))").scalar() == 5
-        assert connection.exec_driver_sql("select name from eo.similar('patch2', max_results => 2)").scalars().all() == [
+        assert (
+            connection.exec_driver_sql("select count(*) from eo.patches(eo.filter(labels => '{Forests}'))").scalar()
+            == 5
+        )
+        assert connection.exec_driver_sql(
+            "select name from eo.similar('patch2', max_results => 2)"
+        ).scalars().all() == [
             "patch4",
             "patch1",
         ]
@@ -300,7 +305,7 @@ def test_what_a_user_made_of_what_stays_is_left_alone(databases: Databases, fres
     ("commit", "query", "needed"),
     [
         # An older signature that a revision drops, two that only drop_functions does.
-        ("c947e95", "select name from eo.patches(eo.filter(labels => '{Forests}'))", "eo.patches("),
+        ("c947e95", "select name from eo.patches(labels => '{Forests}')", "eo.patches("),
         ("0616386", "select eo_internal.labels_match('{1}'::smallint[], null, 'some')", "eo_internal.labels_match("),
         ("84eb18b", "select eo.derive_corine_parts() as parts", "eo.derive_corine_parts("),
     ],

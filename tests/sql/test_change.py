@@ -306,7 +306,8 @@ def test_what_a_change_means(changes: Changes, sample: Path) -> None:
     for before, after in changes.names:
         if before.startswith("slovenia"):
             found = changes.connection.execute(
-                "select before_name, after_name from eo.similar_change(%s, %s, eo.filter(sources => '{test}'), max_results => 5)", (before, after)
+                "select before_name, after_name from eo.similar_change(%s, %s, eo.filter(sources => '{test}'), max_results => 5)",
+                (before, after),
             ).fetchall()
             queries.append(greening(before, after))
             results.append(np.mean([greening(*pair) for pair in found]))
@@ -325,7 +326,9 @@ def test_a_filtered_search_uses_indexes(changes: Changes) -> None:
         connection.execute("set auto_explain.log_nested_statements = on")
         connection.execute("set client_min_messages = log")
         connection.execute("set enable_seqscan = off")
-        connection.execute("select * from eo.similar_change('slovenia-1-00', 'slovenia-2-00', eo.filter(labels => '{Pastures}'))")
+        connection.execute(
+            "select * from eo.similar_change('slovenia-1-00', 'slovenia-2-00', eo.filter(labels => '{Pastures}'))"
+        )
     (plan,) = (plan for plan in plans if "WindowAgg" in plan and "Query Text: with passing" in plan)
     assert "Index Cond: (cell = ANY" in plan
     assert plan.count("Index Cond: ((patch_id = ") == 2

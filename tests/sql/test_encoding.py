@@ -208,7 +208,9 @@ def test_similar_to_an_uploaded_copy_finds_the_original(
 def test_a_real_upload_with_more_bands_than_the_encoder_reads(encoded: psycopg.Connection, sample: Path) -> None:
     image = (sample / "eurosat" / "MS" / "SeaLake" / "SeaLake_3000.tif").read_bytes()
     names = [f"B{number:02}" for number in range(1, 13)] + ["B8A"]
-    found = encoded.execute("select * from eo.similar_to_image(%s, max_results => 4, bands => %s)", (image, names)).fetchall()
+    found = encoded.execute(
+        "select * from eo.similar_to_image(%s, max_results => 4, bands => %s)", (image, names)
+    ).fetchall()
     assert len(found) == 4
     filtered = encoded.execute(
         "select p.season from eo.similar_to_image(%s, eo.filter(seasons => '{summer}'), max_results => 4, bands => %s) join eo.patch p using (patch_id)",

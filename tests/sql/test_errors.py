@@ -101,7 +101,16 @@ WRONG = {
     "a cell too precise": ("select eo.cell_of('SRID=4326;POINT(9 50)'::geometry, 2147483647)", "22023"),
     "pieces of nowhere": ("select eo.derive_corine_parts('{32633}', 'SRID=4326;POINT(9000 50)'::geometry)", "22023"),
     "no layer": ("select eo.drop_raster_layer('')", "22023"),
-    "a number as area": ("""select * from eo.code_statistics('lsh', '{"area": 3}')""", "22P02"),
+    "a number as area": ("""select * from eo.code_statistics('lsh', eo.filter(jsonb '{"area": 3}'))""", "22023"),
+    "an area that is null": (
+        "select * from eo.search(eo.filter((select st_union(geom) from eo.nuts where nuts_id = 'XX')))",
+        "22004",
+    ),
+    "a null among labels": ("select * from eo.search(eo.filter(labels => '{Forests,null}'))", "22004"),
+    "an order that is none": ("select * from eo.search(order_by => 'name')", "22023"),
+    "a page after no patch": ("select * from eo.search(order_by => 'newest', after_patch_id => -1)", "P0002"),
+    "a nomenclature that is none": ("select * from eo.label_statistics(nomenclature => 'x')", "42704"),
+    "a product's area that is null": ("select * from eo.select_products(eo.product_filter(null))", "22004"),
     "relevance that is none": ("select * from eo.retrieval_metrics('lsh', relevance => 'jaccard:much')", "22023"),
     "WKB that is none": (
         "select * from eo_internal.encode(1::smallint, array[1], array['B02'], array['x'::bytea])",

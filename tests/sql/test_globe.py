@@ -160,7 +160,9 @@ def test_an_area_finds_what_meets_it(
             unsure.add(patch_id)
         elif meets:
             expected.add(patch_id)
-    rows = module_archive.execute(f"select patch_id from eo.search(eo.filter({expression}), max_results => null)".encode())
+    rows = module_archive.execute(
+        f"select patch_id from eo.search(eo.filter({expression}), max_results => null)".encode()
+    )
     found = {patch_id for (patch_id,) in rows}
     assert found - unsure == expected
     assert len(unsure) < len(patches) / 10
@@ -186,7 +188,7 @@ def test_every_patch_is_found_at_its_centre_and_near_its_corners_and_nowhere_els
         select asked.*
         from unnest(%s::bigint[], %s::float8[], %s::float8[], %s::boolean[]) as asked (patch_id, x, y, within)
         where asked.within <> exists (
-            select from eo.search(st_point(asked.x, asked.y, 4326), patch_ids => array[asked.patch_id]))
+            select from eo.search(eo.filter(st_point(asked.x, asked.y, 4326), patch_ids => array[asked.patch_id])))
         """,
         [list(column) for column in zip(*asked, strict=True)],
     ).fetchall()
@@ -493,7 +495,9 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
     ):
         passing = {
             patch_id
-            for (patch_id,) in archive.execute(f"select patch_id from eo.search(eo.filter({area}), max_results => null)".encode())
+            for (patch_id,) in archive.execute(
+                f"select patch_id from eo.search(eo.filter({area}), max_results => null)".encode()
+            )
         }
         assert 0 < len(passing) < len(ids)
         expected = sorted(

@@ -156,7 +156,7 @@ LONG = {
     "hash": "select count(eo.hash(e.embedding)) from eo.embedding e, generate_series(1, 20000)",
     "search by codes": "select count(*) from generate_series(1, 5000) n, eo.patch p, eo.similar(p.name, max_results => 3 + n %% 2) s where p.name like 'S2%%'",
     "retrieval metrics": "select count(m) from generate_series(1, 5000) n, eo.retrieval_metrics('lsh', seed => n) m",
-    "code statistics": "select count(s) from generate_series(1, 5000) n, eo.code_statistics(patches => jsonb_build_object('to_time', timestamptz '2030-01-01' + n * interval '1 day')) s",
+    "code statistics": "select count(s) from generate_series(1, 5000) n, eo.code_statistics(patches => eo.filter(to_time => timestamptz '2030-01-01' + n * interval '1 day')) s",
 }  # fmt: skip
 
 

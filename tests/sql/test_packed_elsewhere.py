@@ -165,7 +165,10 @@ def test_data_put_back_over_what_was_packed(old_server: Cluster, new_server: Clu
         assert connection.execute("select * from eo.code_index").fetchall() == kept
         assert not serves(connection)
         assert_same(connection)
-        found = connection.execute("select count(*) from eo.similar_to_code(%s::varbit, eo.filter(countries => '{FI}'), max_results => 9)", CODE)
+        found = connection.execute(
+            "select count(*) from eo.similar_to_code(%s::varbit, eo.filter(countries => '{FI}'), max_results => 9)",
+            CODE,
+        )
         assert found.fetchone() == (4,)
 
 

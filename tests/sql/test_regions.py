@@ -149,7 +149,8 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
     ]
     for arguments, keep, parameters in conditions:
         found = archive.connection.execute(
-            f"select patch_id, distance from eo.similar_regions('patch-0003', eo.filter({arguments}), 20)".encode(), parameters
+            f"select patch_id, distance from eo.similar_regions('patch-0003', eo.filter({arguments}), 20)".encode(),
+            parameters,
         ).fetchall()
         assert found == nearest(archive, archive.regions[3], keep & (number != 3), 20), arguments
     kept = [int(keep.sum()) for _, keep, _ in conditions]
@@ -166,7 +167,9 @@ def test_the_search_uses_indexes(archive: Archive) -> None:
         connection.execute("set auto_explain.log_nested_statements = on")
         connection.execute("set client_min_messages = log")
         connection.execute("set enable_seqscan = off")
-        assert len(connection.execute("select * from eo.similar_regions('patch-0003', max_results => 5)").fetchall()) == 5
+        assert (
+            len(connection.execute("select * from eo.similar_regions('patch-0003', max_results => 5)").fetchall()) == 5
+        )
     near = [plan for plan in plans if "using patch_bucket_bucket_no" in plan]
     assert len(near) == 2, "one look for patches that bound the sum, one for all within the bound"
     assert all("segment > 0" in plan for plan in near)
@@ -188,7 +191,12 @@ def test_whole_patches_are_no_regions(archive: Archive) -> None:
         ("select * from eo.similar_to_regions('{}')", errors.InvalidParameterValue, "no code of a region", "codes"),
         ("select * from eo.similar_to_regions(null)", errors.InvalidParameterValue, "no code of a region", "codes"),
         ("select * from eo.similar_to_regions(array[B'101'])", errors.InvalidParameterValue, "3 bits", "eo.hash"),
-        ("select * from eo.similar_regions('patch-0003', max_results => 5, encoder => 'x')", errors.UndefinedObject, 'hash function "x"', "h:1"),
+        (
+            "select * from eo.similar_regions('patch-0003', max_results => 5, encoder => 'x')",
+            errors.UndefinedObject,
+            'hash function "x"',
+            "h:1",
+        ),
     ],
 )
 def test_bad_arguments(archive: Archive, query: str, error: type[Exception], message: str, hint: str) -> None:
