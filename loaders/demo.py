@@ -233,7 +233,7 @@ RASTER_LAYER = """select 'eo_layers.' || eo.make_raster_layer(product.name) as r
 from eo.product
 join eo.patch p using (product_id)
 where p.name = :'patch';"""
-AT_LEAST = """select patch_id, name, sensing_time::date as date, country_codes, split
+AT_LEAST = """select patch_id, name, sensing_time::date as date, countries, split
 from eo.search(eo.filter(labels => :'labels', label_match => 'at_least', seasons => :'seasons'), max_results => 5);"""
 STATISTICS = """select name, patches, round(100 * fraction::numeric, 1) as percent, color
 from eo.label_statistics(eo.filter(labels => :'labels', label_match => 'at_least', seasons => :'seasons'))

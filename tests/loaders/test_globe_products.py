@@ -225,7 +225,7 @@ def test_grids_without_a_footprint(archive: psycopg.Connection, tmp_path: Path, 
             longitude, latitude = to_degrees.transform(x, y)
             point = ((longitude + 180) % 360 - 180, latitude)
             found = archive.execute(
-                "select tile_column, tile_row from eo.search(eo.filter(st_point(%s, %s, 4326)))", point
+                "select tile_column, tile_row from eo.patches(eo.filter(st_point(%s, %s, 4326)))", point
             ).fetchall()
             assert found == [(column, line)]
 
