@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from pyfuncs.errors import PgearthError
+from pyfuncs.interrupts import interruptibly
 from pyfuncs.limits import MODEL_BYTES
 from pyfuncs.networks.onnx import load
 
@@ -184,9 +185,17 @@ def check_vectors(file: Path, session: InferenceSession, bands: int, size: int) 
 
 def run(file: Path, session: InferenceSession, images: np.ndarray) -> list[np.ndarray]:
     """All outputs for a batch of images. Raises PgearthError where the model fails on it."""
-    try:
-        outputs: list[np.ndarray] = session.run(None, {session.get_inputs()[0].name: images})
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+
+    def compute(_: Callable[[], None]) -> list[np.ndarray]:
+        outputs: list[np.ndarray] = session.run(None, {session.get_inputs()[0].name: images}, options)
         return outputs
+
+    try:
+        # In a thread, so that an interrupt ends what has no end.
+        return interruptibly(compute, lambda: None, lambda: setattr(options, "terminate", True))
     except Exception as error:  # onnxruntime's own have no other class in common
         raise PgearthError(
             f"{file}: the model fails on {len(images)} image(s) of {images.shape[1]} bands and {images.shape[2]} x"

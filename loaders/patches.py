@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from loaders.database import planner
 from loaders.names import LONGEST_BAND, LONGEST_PATCH, LONGEST_PRODUCT, check_name
+from pyfuncs.errors import PgearthError
 from pyfuncs.rasters import Raster, band_statistics, to_wkb
 
 BATCH = 10_000
@@ -184,7 +185,7 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
     A patch that is stored (same name and source) is left as it is, but gets pixels of resolutions it lacks. Footprint
     and cell are derived here, from the native bounds. Sentinel-1/Sentinel-2 pairs are linked whichever of the two comes
     first and whichever names the other. Holds the pixels of no more than BATCH_WITH_PIXELS patches. Raises PgearthError
-    for a name that no file can have.
+    for a name that no file can have, and for a place in its grid that the archive has no number for.
     """
     stored = 0
     batch: list[Patch] = []
@@ -192,6 +193,12 @@ def write_patches(connection: Connection, source: str, patches: Iterable[Patch])
         cursor.execute(STAGE)
         for patch in patches:
             check_name("A patch", patch.name, LONGEST_PATCH)
+            if not all(place is None or -(2**15) <= place < 2**15 for place in (patch.tile_column, patch.tile_row)):
+                raise PgearthError(
+                    f"Patch {patch.name}: column {patch.tile_column} and row {patch.tile_row} of its grid are not both"
+                    " within -32,768 to 32,767",
+                    "Choose a grid of larger patches, or cut the product into parts.",
+                )
             for band in {band for raster in patch.rasters for band in raster.bands}:
                 check_name(f"A band of patch {patch.name}", band, LONGEST_BAND)
             batch.append(patch)

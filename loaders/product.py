@@ -25,7 +25,16 @@ from loaders.engine import Engine, engine_options, run_tasks
 from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
 from loaders.patches import Patch, Product, write_patches, write_products
-from loaders.product_files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, footprint, parse_time
+from loaders.product_files import (
+    LONGEST_DATA_TAKE,
+    BandFile,
+    Given,
+    ProductFiles,
+    bounds_of,
+    check_archived,
+    footprint,
+    parse_time,
+)
 from loaders.product_formats import open_product
 from loaders.progress import progress
 from pyfuncs.errors import PgearthError
@@ -179,6 +188,7 @@ def choose_bands(path: Path, files: ProductFiles, selected: Sequence[str] | None
                 " service has applied it. Reflectance itself has --scale 1.",
             )
     check_crs(files, bands)
+    check_archived(band.file.path for band in bands)
     return bands
 
 

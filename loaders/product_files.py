@@ -13,6 +13,7 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,8 @@ MOST_FILES = 100_000  # far more than a product has: a folder of a whole archive
 LEFT_BY_DESKTOPS = re.compile(r"(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 FILE_OF_A_PRODUCT = re.compile(r"\.(?:xml|json|safe|tiff?|jp2|hdf)$|_MTL\.txt$", re.IGNORECASE)
 FOLDER_OF_A_PRODUCT = re.compile(r"GRANULE|IMG_DATA|DATASTRIP|R\d+m|measurement|annotation|preview", re.IGNORECASE)
+IN_ZIP = re.compile(r"/vsizip/\{(?P<archive>.+?)\}/(?P<member>[^:\"]+)")
+BYTES_CHECKED_AT_ONCE = 1 << 20
 TURNS = (-720.0, -360.0, 0.0, 360.0, 720.0)  # degrees by which longitudes of one place may differ
 
 
@@ -187,7 +190,13 @@ def open_folder(path: Path) -> Folder | None:
         match path.suffix.lower():
             case ".zip":
                 with open_zip(path) as archive:
-                    sizes = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
+                    files = [info for info in archive.infolist() if not info.is_dir()]
+                    sizes = {info.filename: info.file_size for info in files}
+                if len(sizes) < len(files):
+                    [(twice, _)] = Counter(info.filename for info in files).most_common(1)
+                    raise PgearthError(
+                        f"{path}: it has two files {twice}", "Unpack it, keep the right one, and load the folder."
+                    )
                 system = "vsizip"
             case ".tar":
                 with open_tar(path) as tar:
@@ -206,6 +215,30 @@ def open_folder(path: Path) -> Folder | None:
     members = {posix_path(name): name for name in sizes if not name.endswith("\\")}
     folder = make_folder(path, {name: sizes[member] for name, member in members.items()})
     return replace(folder, archive=system, members={name: own for name, own in members.items() if name != own})
+
+
+def check_archived(paths: Iterable[str]) -> None:
+    """Raise PgearthError unless the files, as GDAL opens them, are intact where they lie in zip archives.
+
+    GDAL does not look at the checksums of the archive, and a GeoTIFF has none of its own: damage would be pixels.
+    """
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        if found := IN_ZIP.search(path):
+            wanted[found["archive"]].add(found["member"])
+    for archive_path, members in wanted.items():
+        with open_zip(Path(archive_path)) as archive:
+            for info in archive.infolist():
+                if posix_path(info.filename) not in members:
+                    continue
+                try:
+                    with archive.open(info) as member:
+                        while member.read(BYTES_CHECKED_AT_ONCE):
+                            pass
+                except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+                    raise PgearthError(
+                        f"{archive_path}: {info.filename} is damaged: {error}", "Download the archive again."
+                    ) from error
 
 
 def posix_path(name: str) -> str:

@@ -562,7 +562,8 @@ def read_tags(path: str) -> Tags | None:
 def check_resolutions(folder: Folder, files: dict[str, list[str]], tags: dict[str, Tags | None]) -> None:
     """Raise PgearthError where band 8 is finer than band 2, as in Landsat; Sentinel-2 has both in the same pixels."""
     blue, wide = (
-        [known.pixel_height for file in files.get(band, ()) if (known := tags.get(file))] for band in ("B02", "B08")
+        [abs(known.pixel_height) for file in files.get(band, ()) if (known := tags.get(file))]
+        for band in ("B02", "B08")
     )
     if blue and wide and min(wide) < 0.9 * min(blue):
         raise PgearthError(

@@ -108,6 +108,10 @@ def _read(file: tifffile.TiffFile, size: int, band_names: Sequence[str] | None, 
     return Image(bands, scales)
 
 
+SINGLE_TAGS = frozenset({256, 257, 259, 262, 266, 274, 277, 284, 317, 322, 323, 32997, 32998})
+"""Tags of TIFF 6.0 that tell sizes and kinds: of one value, where tifffile would take several for a tuple."""
+
+
 def check_structure(image: bytes) -> None:
     """Raise PgearthError for a TIFF of too many pages or tags, or with a tag of too many values.
 
@@ -115,7 +119,9 @@ def check_structure(image: bytes) -> None:
     """
     for pages, tags in enumerate(_directories(image), start=1):
         total = 0
-        for kind, count in tags:
+        for code, kind, count in tags:
+            if code in SINGLE_TAGS and count != 1:
+                raise ValueError(f"its tag {code} has {count} values, not one")
             total += count * VALUE_BYTES.get(kind, 1)
             if count > TAG_VALUES:
                 raise _too_large(f"a tag of the image has {count:,} values", f"At most {TAG_VALUES:,} are read.")
@@ -127,8 +133,8 @@ def check_structure(image: bytes) -> None:
             raise ValueError("its tags are longer than the file")
 
 
-def _directories(image: bytes) -> Iterator[list[tuple[int, int]]]:
-    """Type and number of values of the tags of each page of a TIFF, in order."""
+def _directories(image: bytes) -> Iterator[list[tuple[int, int, int]]]:
+    """Code, type and number of values of the tags of each page of a TIFF, in order."""
     order = {b"II": "<", b"MM": ">"}[image[:2]]
     (version,) = struct.unpack_from(f"{order}H", image, 2)
     count_format, entry_format, offset_format, start = {42: ("H", "HHI4x", "I", 4), 43: ("Q", "HHQ8x", "Q", 8)}[version]
@@ -138,7 +144,7 @@ def _directories(image: bytes) -> Iterator[list[tuple[int, int]]]:
         offset += struct.calcsize(order + count_format)
         entry = struct.Struct(order + entry_format)
         end = offset + count * entry.size
-        yield [(kind, number) for _, kind, number in entry.iter_unpack(image[offset:end])]
+        yield list(entry.iter_unpack(image[offset:end]))
         (offset,) = struct.unpack_from(order + offset_format, image, end)
 
 

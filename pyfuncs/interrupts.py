@@ -17,18 +17,23 @@ SECONDS_TO_STOP = 0.5
 
 Result = TypeVar("Result")
 
-_running: set[Thread] = set()
+_running: dict[Thread, Callable[[], object]] = {}
+"""Threads at work, and what makes each end early."""
 
 
 class StoppedError(Exception):
     """Nobody waits for the result any longer."""
 
 
-def interruptibly(compute: Callable[[Callable[[], None]], Result], pause: Callable[[], object]) -> Result:
+def interruptibly(
+    compute: Callable[[Callable[[], None]], Result],
+    pause: Callable[[], object],
+    stop: Callable[[], object] = lambda: None,
+) -> Result:
     """What `compute` returns, or raises, computed in a thread of its own; meanwhile `pause` is called now and then.
 
     What `pause` raises ends the waiting. The thread goes on, for nothing, to its end or to where `compute` calls what
-    it is given, which then raises StoppedError. It must not talk to the database.
+    it is given, which then raises StoppedError, or to where `stop` ends it. It must not talk to the database.
     """
     future: Future[Result] = Future()
     stopped = Event()
@@ -43,11 +48,11 @@ def interruptibly(compute: Callable[[Callable[[], None]], Result], pause: Callab
         except BaseException as error:
             future.set_exception(error)
         finally:
-            _running.discard(thread)
+            _running.pop(thread, None)
 
     _wait_at_exit()
     thread = Thread(target=run, name="pgearth", daemon=True)
-    _running.add(thread)
+    _running[thread] = stop
     # Signals are for the thread that talks to the database: threads that are started now inherit that they wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -59,6 +64,7 @@ def interruptibly(compute: Callable[[Callable[[], None]], Result], pause: Callab
             pause()
     except BaseException:
         stopped.set()
+        stop()
         wait([future], SECONDS_TO_STOP)
         raise
     return future.result()
@@ -77,5 +83,6 @@ def _wait_at_exit() -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _wait_for_threads(_: int | None) -> None:
-    for thread in list(_running):
+    for thread, stop in list(_running.items()):
+        stop()
         thread.join()

@@ -162,6 +162,17 @@ def vectors_of(plpy: Any, GD: dict[str, Any], encoder_id: int, patches: Sequence
 
     def compute_here(encoder: Any, batch: Any) -> Any:
         pause()
+        if encoder.architecture == "onnx":  # however few pixels, a user's model may compute without end
+            from onnxruntime import RunOptions
+
+            from pyfuncs.networks import onnx
+
+            options = RunOptions()
+            return interruptibly(
+                lambda _: onnx.encode_batch(encoder, batch, options),
+                pause,
+                lambda: setattr(options, "terminate", True),
+            )
         if sum(pixels.size for pixels in batch.values()) <= PIXELS_AT_ONCE:
             return encode_batch(encoder, batch)
         return interruptibly(lambda _: encode_batch(encoder, batch), pause)

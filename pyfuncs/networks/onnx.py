@@ -13,17 +13,18 @@ from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PgearthError
 from pyfuncs.rasters import absent, resample, valid_pixels
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, RunOptions
 
 _sessions: WeakKeyDictionary[Encoder, InferenceSession] = WeakKeyDictionary()
 """Loaded models by encoder; they go with it."""
 
 
-def encode_batch(encoder: Encoder, batch: Batch) -> np.ndarray:
+def encode_batch(encoder: Encoder, batch: Batch, options: RunOptions | None = None) -> np.ndarray:
     """Encode n patches, bands (n, height, width) of digital numbers each at its own resolution, into (n, d) float32.
 
     On the GPU where onnxruntime has its CUDA provider, else on the CPU. A model of batches of one gets one patch at a
-    time. Raises PgearthError where the stored model does not load, or fails on the patches.
+    time. Setting `terminate` of `options` ends the model from another thread, with an error: it may have a loop without
+    end. Raises PgearthError where the stored model does not load, or fails on the patches.
     """
     if encoder not in _sessions:
         _sessions[encoder] = load(bytes(encoder.weights["model"]))
@@ -33,7 +34,7 @@ def encode_batch(encoder: Encoder, batch: Batch) -> np.ndarray:
     at_once = 1 if image.shape[0] == 1 else len(images)
     try:
         parts = [
-            session.run([output.name], {image.name: images[start : start + at_once]})[0]
+            session.run([output.name], {image.name: images[start : start + at_once]}, options)[0]
             for start in range(0, len(images), at_once)
         ]
     except Exception as error:  # onnxruntime's own have no other class in common

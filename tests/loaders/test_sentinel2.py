@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+import warnings
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +16,13 @@ import pyproj
 import pytest
 import rasterio
 import shapely
+from affine import Affine
+from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from shapely.geometry import box, shape
 
 from loaders import product_files
-from loaders.product import Options, load_product
+from loaders.product import Options, choose_bands, load_product
 from loaders.product_files import Given, ProductFiles, footprint, open_folder, split_at_antimeridian
 from loaders.product_formats import open_product
 from loaders.sentinel2 import baseline_of, find_band_files
@@ -1136,3 +1139,61 @@ def test_no_product(tmp_path, monkeypatch):
     monkeypatch.setattr(product_files, "MOST_FILES", 1)
     with pytest.raises(PgearthError, match="more than 1 files"):
         open_path(tmp_path)
+
+
+def zip_of(files: dict[str, bytes], archive: Path) -> Path:
+    """A zip archive whose members are stored as they are."""
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name, content in files.items():
+            zipped.writestr(name, content)
+    return archive
+
+
+def geotiff_bytes(value: int, upside_down: bool = False) -> bytes:
+    """A plain GeoTIFF of 10 m pixels, without compression."""
+    with MemoryFile() as memory:
+        step = 10 if upside_down else -10
+        profile = {"driver": "GTiff", "width": 60, "height": 60, "count": 1, "dtype": "uint16", "crs": "EPSG:32632"}
+        with memory.open(**profile, transform=Affine(10, 0, 500_000, 0, step, 5_600_000)) as dataset:
+            dataset.write(np.full((1, 60, 60), value, np.uint16))
+        return bytes(memory.read())
+
+
+NAMED = {
+    "name": "a",
+    "platform": "sentinel-2a",
+    "sensing_time": datetime(2020, 1, 1, tzinfo=UTC),
+    "scale": 0.0001,
+    "offset": 0,
+}
+
+
+def test_damaged_pixels_in_a_zip_are_not_loaded(tmp_path):
+    """A GeoTIFF without compression has no checksum of its own."""
+    bands = {f"P/B{number:02}.tif": geotiff_bytes(number) for number in (2, 3, 4)}
+    archive = zip_of(bands, tmp_path / "a.zip")
+    choose_bands(archive, open_path(archive, **NAMED), ["B02", "B03", "B04"])
+    content = bytearray(archive.read_bytes())
+    start = content.index(bands["P/B03.tif"]) + len(bands["P/B03.tif"]) - 100
+    content[start] ^= 1
+    archive.write_bytes(content)
+    files = open_path(archive, **NAMED)
+    choose_bands(archive, files, ["B02", "B04"])
+    with pytest.raises(PgearthError, match=r"a\.zip: P/B03\.tif is damaged: Bad CRC-32"):
+        choose_bands(archive, files, ["B02", "B03"])
+
+
+def test_two_files_of_one_name_in_a_zip(tmp_path):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as zipped, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for value in (1, 2):
+            zipped.writestr("P/B02.tif", geotiff_bytes(value))
+    with pytest.raises(PgearthError, match=r"a\.zip: it has two files P/B02\.tif"):
+        open_path(archive, **NAMED)
+
+
+def test_bands_whose_first_row_is_the_southernmost(tmp_path):
+    for band in ("B02", "B03", "B04", "B08"):
+        (tmp_path / f"{band}.tif").write_bytes(geotiff_bytes(1, upside_down=True))
+    assert [band.name for band in open_path(tmp_path, **NAMED).bands] == ["B02", "B03", "B04", "B08"]

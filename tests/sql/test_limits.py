@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import psycopg
 import pytest
 import tifffile
+from onnx import TensorProto, helper, numpy_helper
 from psycopg import errors
 
 from loaders.bigearthnet import load_bigearthnet
@@ -21,6 +23,7 @@ from loaders.patches import Patch, Product, patch_raster, write_patches, write_p
 from pyfuncs import spectral
 from pyfuncs.rasters import Raster
 from tests.hostile import grey, tiff, zeros
+from tests.waiting import wait_for
 
 BANDS = list(spectral.BANDS)
 
@@ -208,6 +211,64 @@ def test_a_session_that_ends_while_its_work_goes_on(large: psycopg.Connection) -
         while large.execute("select from pg_stat_activity where pid = %s", (pid,)).fetchone() or alive(pid):
             assert time.monotonic() < deadline, f"process {pid} does not end"
             time.sleep(0.05)
+
+
+def endless_model() -> bytes:
+    """An ONNX model whose loop goes round 2^62 times."""
+    value, make = helper.make_tensor_value_info, helper.make_node
+    body = helper.make_graph(
+        [make("Identity", ["going"], ["on"]), make("Identity", ["a"], ["b"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("going", TensorProto.BOOL, []), value("a", TensorProto.FLOAT, None)],
+        [value("on", TensorProto.BOOL, []), value("b", TensorProto.FLOAT, None)],
+    )
+    graph = helper.make_graph(
+        [
+            make("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+            make("Loop", ["times", "true", "mean"], ["y"], body=body),
+        ],
+        "graph",
+        [value("x", TensorProto.FLOAT, ["n", 2, 8, 8])],
+        [value("y", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(np.array(1 << 62), "times"), numpy_helper.from_array(np.array(True), "true")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return bytes(model.SerializeToString())
+
+
+def test_a_model_without_end_is_ended(large: psycopg.Connection) -> None:
+    """By statement_timeout, by a cancel, and by pg_terminate_backend, however few the pixels."""
+    large.execute(
+        "select eo.register_encoder('endless', null, 'onnx', '{B02,B03}', %s, dimension => 2, input_size => 8,"
+        """ normalisation => '{"mean": [0, 0], "std": [1, 1]}')""",
+        (endless_model(),),
+    )
+    encode = """
+        select eo.encode(array[st_addband(st_makeemptyraster(8, 8, 0, 0, 1),
+               array[row(1, '16BUI', 500, null), row(2, '16BUI', 500, null)]::addbandarg[])], 'endless')
+    """
+    for how in ("statement_timeout", "pg_cancel_backend", "pg_terminate_backend"):
+        with psycopg.connect(large.info.dsn, autocommit=True) as connection:
+            pid = connection.info.backend_pid
+            if how == "statement_timeout":
+                connection.execute("set statement_timeout = 300")
+            else:
+                Thread(target=end_when_active, args=(large.info.dsn, pid, how), daemon=True).start()
+            with pytest.raises((errors.QueryCanceled, errors.AdminShutdown)):
+                connection.execute(encode)
+        wait_for(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+
+
+def end_when_active(dsn: str, pid: int, how: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        wait_for(
+            lambda: connection.execute(
+                "select 1 from pg_stat_activity where pid = %s and state = 'active' and query ~ 'endless'", (pid,)
+            ).fetchone()
+        )
+        time.sleep(0.3)
+        connection.execute(f"select {how}(%s)".encode(), (pid,))
 
 
 def alive(pid: int) -> bool:

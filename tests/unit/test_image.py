@@ -1,5 +1,6 @@
 """Uploaded GeoTIFFs, read without GDAL, against files that GDAL writes and reads."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from rasterio.io import MemoryFile
 
 from pyfuncs.errors import PgearthError
 from pyfuncs.image import read_image
+from tests.hostile import grey, read_measured, tiff
 
 
 def geotiff(bands: np.ndarray, descriptions: list[str] | None = None, **options: object) -> bytes:
@@ -147,3 +149,14 @@ def test_damaged_files_are_refused_or_read_but_never_crash(options: dict[str, ob
         except PgearthError:
             refused += 1
     assert refused > 50  # guards against damage that touches nothing
+
+
+@pytest.mark.parametrize("code", [256, 257, 259, 277, 284, 317, 32997])
+def test_a_size_that_is_several_takes_no_memory(tmp_path: Path, code: int) -> None:
+    """tifffile makes a tuple of a tag of several values, which a multiplication would repeat."""
+    several = (4, 2, struct.pack("<II", 122, 61))
+    file = tmp_path / "several.tif"
+    file.write_bytes(tiff([{**grey(4, 2_000_000), code: several}], bytes(8)))
+    outcome, grown = read_measured(file)
+    assert f"its tag {code} has 2 values" in outcome
+    assert grown < 50
