@@ -254,8 +254,11 @@ language sql
 immutable parallel safe
 security invoker
 begin atomic
-    select row(eo_internal.given_area(area), from_time, to_time, eo_internal.platform_names(platforms), levels, tiles, seasons,
-               max_cloud, product_ids)::eo.product_filter;
+    select row(
+        eo_internal.given_area(area), from_time, to_time, eo_internal.platform_names(platforms),
+        eo_internal.without_null(levels), eo_internal.without_null(tiles), eo_internal.without_null(seasons), max_cloud,
+        product_ids
+    )::eo.product_filter;
 end;
 comment on function eo.product_filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
 'Which products to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; levels: such as L2A; tiles: such as 33UUP; seasons: winter, spring, summer, autumn; max_cloud: per cent; product_ids: only these. Raises null_value_not_allowed for an area that is null, invalid_parameter_value for what does not exist.';

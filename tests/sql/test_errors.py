@@ -110,6 +110,12 @@ WRONG = {
     "an order that is none": ("select * from eo.search(order_by => 'name')", "22023"),
     "a page after no patch": ("select * from eo.search(order_by => 'newest', after_patch_id => -1)", "P0002"),
     "a nomenclature that is none": ("select * from eo.label_statistics(nomenclature => 'x')", "42704"),
+    "a null among tiles": ("select * from eo.product_statistics(eo.product_filter(tiles => '{null}'))", "22004"),
+    "a null among levels": ("select * from eo.select_products(eo.product_filter(levels => '{L2A,null}'))", "22004"),
+    "a null among a product's seasons": (
+        "select * from eo.select_products(eo.product_filter(seasons => '{null}'))",
+        "22004",
+    ),
     "a product's area that is null": ("select * from eo.select_products(eo.product_filter(null))", "22004"),
     "relevance that is none": ("select * from eo.retrieval_metrics('lsh', relevance => 'jaccard:much')", "22023"),
     "WKB that is none": (
