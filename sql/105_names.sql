@@ -5,8 +5,8 @@
 -- a user's own are looked for in the archive when no other is meant; plans kept since before they were stored do not exist,
 -- for there the name was an error.
 
--- A name without what people vary: case, accents, hyphens, apostrophes. The same in every locale, so letters beyond ASCII
--- lose their accents, by Unicode's decomposition or else by this list, but not their case.
+-- A name without what people vary: case, accents, hyphens, apostrophes. The same in every locale: letters lose their
+-- accents by Unicode's decomposition, and what it leaves of Latin, Greek and Cyrillic letters beyond ASCII is listed.
 create or replace function eo_internal.folded_name(name text)
 returns text
 language sql
@@ -17,7 +17,8 @@ begin atomic
         replace(replace(replace(replace(
             lower(translate(
                 regexp_replace(normalize(name, nfkd) collate "C", '[\u0300-\u036f]+' collate "C", '', 'g'),
-                'ØøÐðĐđĦħŁłıÆŒÞ', 'OoDdDdHhLliæœþ'
+                'ØøÐðĐđĦħŁłıÆŒÞΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣςΤΥΦΧΨΩАБВГДЕЖЗИКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯІЄЈЉЊЋЂЏ',
+                'OoDdDdHhLliæœþαβγδεζηθικλμνξοπρσστυφχψωабвгдежзиклмнопрстуфхцчшщъыьэюяієјљњћђџ'
             ) collate "C"),
             'ß', 'ss'), 'æ', 'ae'), 'œ', 'oe'), 'þ', 'th') collate "C",
         '[^a-z0-9\u0080-\U0010ffff]+|[\u2010-\u201f]+' collate "C", ' ', 'g'));
@@ -319,8 +320,13 @@ begin
         ids := array(select n.nuts_id from eo.nuts n where n.level = 0 and n.country_code = country);
     end if;
     if ids = '{}' then
+        -- A country of its own in ISO 3166-1 may be a region of another in NUTS, as Guadeloupe is.
         names := folded || array(
-            select eo_internal.folded_name(p.name) from eo.place_name p where eo_internal.folded_name(p.english_name) = folded);
+            select eo_internal.folded_name(p.name) from eo.place_name p where eo_internal.folded_name(p.english_name) = folded
+            union
+            select eo_internal.folded_name(c.name) from eo.country c where c.code = country
+            union
+            select eo_internal.folded_name(n.name) from eo.country_name n where n.code = country);
         ids := array(
             select n.nuts_id
             from eo.nuts n
@@ -330,14 +336,17 @@ begin
     if ids = '{}' then
         raise exception 'there is no place "%"', name
             using errcode = 'invalid_parameter_value',
-                  hint = coalesce(
-                      eo_internal.did_you_mean(name, array(
-                          select n.name from eo.nuts n
-                          union
-                          select p.english_name from eo.place_name p
-                          union
-                          select c.name from eo.country c where c.code in (select n.country_code from eo.nuts n where n.level = 0))),
-                      'Pass the id or the name of a region of NUTS: select nuts_id, name from eo.nuts.');
+                  hint = case
+                      when country is not null then 'The regions of NUTS that are loaded have no such country.'
+                      else coalesce(
+                          eo_internal.did_you_mean(name, array(
+                              select n.name from eo.nuts n
+                              union
+                              select p.english_name from eo.place_name p
+                              union
+                              select c.name from eo.country c where c.code in (select n.country_code from eo.nuts n where n.level = 0))),
+                          'Pass the id or the name of a region of NUTS: select nuts_id, name from eo.nuts.')
+                  end;
     end if;
     -- Units of different levels may be the same place, as Berlin is; others of one name are not.
     if exists (select from unnest(ids) as i (id) where not starts_with(i.id, ids[1])) then

@@ -64,7 +64,7 @@ CU CUB Cuba | Republic of Cuba
 CV CPV Cabo Verde | Republic of Cabo Verde | Cape Verde
 CW CUW Curaçao
 CX CXR Christmas Island
-CY CYP Cyprus | Republic of Cyprus | Kýpros | Κύπρος | Kıbrıs
+CY CYP Cyprus | Republic of Cyprus | Kýpros | Κύπρος | Kibris
 CZ CZE Czechia | Czech Republic | Česko | Česká republika
 DE DEU Germany | Federal Republic of Germany | Deutschland | Bundesrepublik Deutschland
 DJ DJI Djibouti | Republic of Djibouti
@@ -389,7 +389,7 @@ Northern Hungary = Észak-Magyarország
 Northern Great Plain = Észak-Alföld
 Southern Great Plain = Dél-Alföld
 Piedmont = Piemonte
-Aosta Valley = Valle d’Aosta
+Aosta Valley = Valle d'Aosta
 Lombardy = Lombardia
 Apulia = Puglia
 Sicily = Sicilia
