@@ -31,14 +31,12 @@ language sql
 immutable parallel safe strict
 security invoker
 begin atomic
-    select array(
-        select distinct substr('  ' || w.word || ' ', n.start, 3)
-        from string_to_table(eo_internal.folded_name(name), ' ') as w (word), generate_series(1, length(w.word) + 1) as n (start)
-    );
+    select array_agg(distinct substr('  ' || w.word || ' ', n.start, 3))
+    from string_to_table(eo_internal.folded_name(name), ' ') as w (word), generate_series(1, length(w.word) + 1) as n (start);
 end;
 
--- The nearest of the names that there are, as a hint, or null: those that share a third of the value's trigrams, and two, most
--- alike first.
+-- The nearest of the names that there are, as a hint, or null where none is near: those with two of the value's trigrams, and
+-- with a third of them, most alike first.
 create or replace function eo_internal.did_you_mean(value text, candidates text[])
 returns text
 language plpgsql
@@ -126,7 +124,8 @@ immutable parallel safe
 security invoker
 rows 30
 begin atomic
-    values
+    select known.attribute, known.value, known.names
+    from (values
         ('platform', 'sentinel-1', '{sentinel1,s1}'::text[]),
         ('platform', 'sentinel-1a', '{sentinel1a,s1a,sentinel1,s1}'),
         ('platform', 'sentinel-1b', '{sentinel1b,s1b,sentinel1,s1}'),
@@ -156,7 +155,8 @@ begin atomic
         ('season', 'winter', '{winter}'),
         ('season', 'spring', '{spring}'),
         ('season', 'summer', '{summer}'),
-        ('season', 'autumn', '{autumn,fall}');
+        ('season', 'autumn', '{autumn}')
+    ) as known (attribute, value, names);
 end;
 
 -- Values of a column of eo.patch that are frequent, as the last ANALYZE found them.
@@ -166,11 +166,9 @@ language sql
 stable parallel safe strict
 security invoker
 begin atomic
-    select array(
-        select distinct v.value
-        from pg_stats s, unnest(s.most_common_vals::text::text[]) as v (value)
-        where s.schemaname = 'eo' and s.tablename = 'patch' and s.attname = attribute
-    );
+    select coalesce(array_agg(distinct v.value), '{}')
+    from pg_stats s, unnest(s.most_common_vals::text::text[]) as v (value)
+    where s.schemaname = 'eo' and s.tablename = 'patch' and s.attname = attribute;
 end;
 
 -- Whether a user's own platform or source is in the archive: among the products and the frequent ones of patches, or else,

@@ -105,7 +105,7 @@ def test_countries_of_nuts_by_their_own_names(places: psycopg.Connection) -> Non
         ("source_names", ["bigearthnet"], ["bigearthnet-v1", "bigearthnet-v2"]),
         ("source_names", ["BigEarthNet v2", "reBEN"], ["bigearthnet-v2"]),
         ("source_names", ["BigEarthNet-v1", "product"], ["bigearthnet-v1", "product"]),
-        ("seasons", ["Winter", "fall"], ["autumn", "winter"]),
+        ("seasons", ["Winter", "AUTUMN"], ["autumn", "winter"]),
     ],
 )
 def test_what_loaders_store(
@@ -186,7 +186,7 @@ def test_helpers_are_folded_to_constants(module_archive: psycopg.Connection) -> 
     plan = module_archive.execute(
         "explain select from eo.patch where country_codes && eo_internal.country_codes('{Germany}')"
         " and platform = any (eo_internal.platform_names('{S2A}')) and split = any (eo_internal.split_names('{val}'))"
-        " and source = any (eo_internal.source_names('{bigearthnet}')) and season = any (eo_internal.seasons('{fall}'))"
+        " and source = any (eo_internal.source_names('{bigearthnet}')) and season = any (eo_internal.seasons('{Autumn}'))"
     ).fetchall()
     assert "eo_internal" not in str(plan)
     for value in ("{DE}", "{sentinel-2a}", "{validation}", "{bigearthnet-v1,bigearthnet-v2}", "autumn"):
