@@ -9,15 +9,8 @@ security invoker
 cost 1000
 set search_path = pg_catalog, eo, pg_temp
 as $$
-declare
-    wrong text;
 begin
-    select s.season into wrong from unnest(seasons) as s (season) where (s.season = any (enum_range(null::eo.season)::text[])) is not true;
-    if found then
-        raise exception 'there is no season "%"', wrong
-            using errcode = 'invalid_parameter_value', hint = 'Pass winter, spring, summer or autumn.';
-    end if;
-    return seasons::eo.season[];
+    return eo_internal.values_meant('season', seasons)::eo.season[];
 end
 $$;
 

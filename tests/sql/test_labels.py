@@ -188,7 +188,8 @@ def test_area_in_any_srid(labelled: psycopg.Connection) -> None:
         found = {
             name
             for (name,) in labelled.execute(
-                "select name from eo.search(eo.filter(area => st_geomfromtext(%s, %s)), max_results => null)", (area, srid)
+                "select name from eo.search(eo.filter(area => st_geomfromtext(%s, %s)), max_results => null)",
+                (area, srid),
             )
         }
         assert found == {name for name, box in boxes.items() if box.intersects(shape)}
@@ -202,7 +203,9 @@ def test_pages_have_a_stable_order_and_miss_nothing(labelled: psycopg.Connection
         (seen[-1] if seen else None,),
     ).fetchall():
         seen += [patch_id for (patch_id,) in page]
-    every = labelled.execute("select patch_id from eo.search(eo.filter(labels => array['clc:3']), max_results => null)").fetchall()
+    every = labelled.execute(
+        "select patch_id from eo.search(eo.filter(labels => array['clc:3']), max_results => null)"
+    ).fetchall()
     assert seen == sorted(patch_id for (patch_id,) in every)
 
 
@@ -254,9 +257,7 @@ def test_patch_statistics(labelled: psycopg.Connection, by: str, column: str) ->
     found = labelled.execute(
         "select value, patches, fraction from eo.patch_statistics(%s, eo.filter(labels => '{clc:3}'))", (by,)
     ).fetchall()
-    rows = labelled.execute(
-        f"select {column} from eo.patches(eo.filter(labels => '{{clc:3}}'))".encode()
-    ).fetchall()
+    rows = labelled.execute(f"select {column} from eo.patches(eo.filter(labels => '{{clc:3}}'))".encode()).fetchall()
     expected = Counter(value for (value,) in rows)
     assert {value: count for value, count, _ in found} == expected
     assert all(abs(fraction - count / len(rows)) < 1e-12 for _, count, fraction in found)
@@ -272,7 +273,9 @@ def test_label_index_is_used(labelled: psycopg.Connection) -> None:
     labelled.execute("analyze eo.patch")
     with labelled.transaction():
         labelled.execute("set local enable_seqscan = off")
-        plan = str(labelled.execute("explain select * from eo.patches(eo.filter(labels => array['ben19:0']))").fetchall())
+        plan = str(
+            labelled.execute("explain select * from eo.patches(eo.filter(labels => array['ben19:0']))").fetchall()
+        )
     assert "patch_label_ids" in plan
 
 

@@ -400,7 +400,9 @@ def test_no_change_goes_unnoticed(packed, sessions, kind, settled):
     for statement in UNNOTED[kind]:
         writer.execute(statement)
     assert not serves(writer)
-    found = writer.execute("select count(*) from eo.similar_to_code(%s::varbit, eo.filter(countries => '{FI}'), max_results => 99)", CODE)
+    found = writer.execute(
+        "select count(*) from eo.similar_to_code(%s::varbit, eo.filter(countries => '{FI}'), max_results => 99)", CODE
+    )
     assert found.fetchone() == ((0,) if "codes" in kind else (4,))
     assert_same(writer)
     if not settled:
@@ -475,7 +477,9 @@ def test_buckets_that_changed_are_not_taken_from_the_file(packed, sessions, chan
         writer.execute("alter table eo.bucket enable trigger all")
     for built in (False, True):
         for reader in readers:
-            nearest = reader.execute("select distance from eo.similar_to_code(%s::varbit, max_results => 1)", (other,)).fetchone()
+            nearest = reader.execute(
+                "select distance from eo.similar_to_code(%s::varbit, max_results => 1)", (other,)
+            ).fetchone()
             assert nearest == (0,)
             assert serves(reader) == built
             assert_same(reader)

@@ -409,7 +409,9 @@ def test_an_empty_page_does_not_read_the_archive(module_archive: psycopg.Connect
 
 
 def plan(archive: psycopg.Connection, filters: str) -> str:
-    return "\n".join(line for (line,) in archive.execute(f"explain select * from eo.patches(eo.filter({filters}))".encode()))
+    return "\n".join(
+        line for (line,) in archive.execute(f"explain select * from eo.patches(eo.filter({filters}))".encode())
+    )
 
 
 @pytest.mark.parametrize(
@@ -448,7 +450,9 @@ def test_subqueries_as_arguments(module_archive: psycopg.Connection, rows: list[
     assert "eo.search" in (caught.value.diag.message_hint or "")
     value = argument.replace("(select ", "")[:-1]
     assert (
-        module_archive.execute(f"select patch_id from eo.search(eo.filter({argument}), max_results => null)".encode()).fetchall()
+        module_archive.execute(
+            f"select patch_id from eo.search(eo.filter({argument}), max_results => null)".encode()
+        ).fetchall()
         == module_archive.execute(f"select patch_id from eo.patches(eo.filter({value})) order by 1".encode()).fetchall()
         != []
     )

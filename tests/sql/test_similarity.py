@@ -102,7 +102,8 @@ def test_similar_to_code(archive: Archive, count: int) -> None:
     for query in (archive.codes[5], ~archive.codes[5], np.zeros(BITS, bool)):
         distance = (archive.codes != query).sum(axis=1)
         found = archive.connection.execute(
-            "select patch_id, distance from eo.similar_to_code(%s::text::bit varying, max_results => %s)", (bit_string(query), count)
+            "select patch_id, distance from eo.similar_to_code(%s::text::bit varying, max_results => %s)",
+            (bit_string(query), count),
         ).fetchall()
         assert found == nearest(distance, archive.patch_ids, EVERY, count)
 
@@ -190,7 +191,8 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
         ).fetchall()
         assert found == expected, arguments
         vectors = archive.connection.execute(
-            f"select patch_id from eo.similar_to_vector(%s, eo.filter({arguments}), 10)".encode(), (Vector(archive.vectors[5]),)
+            f"select patch_id from eo.similar_to_vector(%s, eo.filter({arguments}), 10)".encode(),
+            (Vector(archive.vectors[5]),),
         ).fetchall()
         by_vector = nearest(
             np.linalg.norm(archive.vectors.astype(np.float64) - archive.vectors[5], axis=1), archive.patch_ids, keep, 10
@@ -321,7 +323,8 @@ def test_encoder_by_name_and_version(archive: Archive) -> None:
     results = {
         str(
             archive.connection.execute(
-                "select patch_id from eo.similar_to_code(%s::text::bit varying, max_results => 5, encoder => %s)", (query, name)
+                "select patch_id from eo.similar_to_code(%s::text::bit varying, max_results => 5, encoder => %s)",
+                (query, name),
             ).fetchall()
         )
         for name in (None, "h", "h:1")
@@ -342,7 +345,8 @@ def test_a_deleted_patch_is_not_found_and_its_bucket_stays(archive: Archive) -> 
     with archive.connection.transaction(force_rollback=True):
         archive.connection.execute("delete from eo.patch where name = 'patch-0003'")
         found = archive.connection.execute(
-            "select name from eo.similar_to_code(%s::text::bit varying, max_results => 700)", (bit_string(archive.codes[3]),)
+            "select name from eo.similar_to_code(%s::text::bit varying, max_results => 700)",
+            (bit_string(archive.codes[3]),),
         ).fetchall()
         assert len(found) == PATCHES - 1 and ("patch-0003",) not in found
         assert archive.connection.execute("select count(*) from eo.bucket").fetchone() == buckets
@@ -350,5 +354,7 @@ def test_a_deleted_patch_is_not_found_and_its_bucket_stays(archive: Archive) -> 
 
 @pytest.mark.parametrize("max_results", [2**31 - 1, None])
 def test_all_patches_can_be_asked_for(archive: Archive, max_results: int | None) -> None:
-    found = archive.connection.execute("select patch_id from eo.similar('patch-0003', max_results => %s)", (max_results,)).fetchall()
+    found = archive.connection.execute(
+        "select patch_id from eo.similar('patch-0003', max_results => %s)", (max_results,)
+    ).fetchall()
     assert len(found) == PATCHES - 1

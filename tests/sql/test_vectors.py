@@ -263,7 +263,8 @@ def test_settings_are_left_as_they_were(indexed: Archive) -> None:
         session.execute("select '[1]'::vector; set hnsw.ef_search = 77; set local hnsw.max_scan_tuples = 123")
         before = session.execute(shown).fetchone()
         session.execute(
-            "select * from eo.similar_to_vector(%s, max_results => 10, encoder => 'v', approximate => true)", (Vector(indexed.vectors[3]),)
+            "select * from eo.similar_to_vector(%s, max_results => 10, encoder => 'v', approximate => true)",
+            (Vector(indexed.vectors[3]),),
         )
         assert session.execute(shown).fetchone() == before == (["77", "off", "123"],)
         session.commit()
@@ -498,8 +499,18 @@ def test_a_vector_stored_later_is_found(indexed: Archive) -> None:
 @pytest.mark.parametrize(
     ("query", "error", "message", "hint"),
     [
-        ("select * from eo.similar_to_vector('[1,2]', max_results => 5, encoder => 'v')", errors.InvalidParameterValue, "2 dimen", "eo.encode"),
-        ("select * from eo.similar_to_vector(null, max_results => 5, encoder => 'v')", errors.InvalidParameterValue, "dimensions", "eo.encode"),
+        (
+            "select * from eo.similar_to_vector('[1,2]', max_results => 5, encoder => 'v')",
+            errors.InvalidParameterValue,
+            "2 dimen",
+            "eo.encode",
+        ),
+        (
+            "select * from eo.similar_to_vector(null, max_results => 5, encoder => 'v')",
+            errors.InvalidParameterValue,
+            "dimensions",
+            "eo.encode",
+        ),
         ("select * from eo.similar_to_vector('[1]', encoder => 'w')", errors.UndefinedObject, 'encoder "w"', "v:1"),
         (
             "select * from eo.similar_to_vector(array_fill(1, array[12])::vector, max_results => 5, encoder => 'v', exclude => '{nowhere}')",
