@@ -271,7 +271,7 @@ FILTERS = [
     "cells => array(select distinct cell || '' from eo.patch order by 1 limit 3)",
     "patch_ids => array(select generate_series(1, 2000, 7))",
     "patch_ids => '{5,null,17,5,999999}'",
-    "countries => '{AT,null}', platforms => '{sentinel-2a,null}'",
+    "countries => '{AT,FI}', platforms => '{sentinel-2a}'",
     "max_cloud => 20",
     "scene_classes => '{scl:4}'",
     "area => 'srid=4326;polygon empty'",
