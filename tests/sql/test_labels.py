@@ -160,7 +160,7 @@ def test_other_filters(labelled: psycopg.Connection) -> None:
         ),
         ({"countries": ["DE"]}, "source_country = 'DE'"),
         ({"splits": ["test"]}, "split = 'test'"),
-        ({"sources": ["other"]}, "false"),
+        ({"sources": ["synthetic"]}, "false"),
         ({"seasonal_snow": False}, "not seasonal_snow"),
         ({"cloud_or_shadow": True}, "cloud_or_shadow"),
         ({"max_cloud": 20}, "product_id in (select product_id from eo.product where cloud_cover <= 20)"),
@@ -227,7 +227,7 @@ def test_label_statistics(labelled: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    "filters", ["", "labels => '{clc:3}'", "countries => '{DE}', splits => '{train}'", "sources => '{none}'"]
+    "filters", ["", "labels => '{clc:3}'", "countries => '{DE}', splits => '{train}'", "sources => '{synthetic}'"]
 )
 def test_count_patches(labelled: psycopg.Connection, filters: str) -> None:
     labelled.execute("analyze eo.patch")
