@@ -17,8 +17,8 @@ ROW = np.dtype(
 )
 PGCOPY_HEADER, PGCOPY_TRAILER = 19, 2  # bytes
 
-NEAREST = "select patch_id, distance from eo.similar_to_code(%s::bit varying, %s, %s)"
-WITHIN = "select patch_id, distance from eo.within_distance(%s::bit varying, %s, %s)"
+NEAREST = "select patch_id, distance from eo.similar_to_code(%s::bit varying, max_results => %s, encoder => %s)"
+WITHIN = "select patch_id, distance from eo.within_distance(%s::bit varying, %s, encoder => %s)"
 
 
 def read_codes(connection: psycopg.Connection, name: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

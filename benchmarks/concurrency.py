@@ -153,14 +153,15 @@ def searches_of(connection: psycopg.Connection, filters: list[Filter]) -> dict[s
         names, parameters = sql_arguments(filters[number % len(filters)])
         return fetch(
             connection,
-            f"select patch_id, distance from eo.similar_to_code(%s::bit varying, 10, 'clustered', {names})",  # noqa: S608
+            f"select patch_id, distance from eo.similar_to_code(%s::bit varying, eo.filter({names}), 10, 'clustered')",  # noqa: S608
             code,
             *parameters,
         )
 
     def search(_: str, number: int) -> Any:
         names, parameters = sql_arguments(filters[number % len(filters)])
-        return fetch(connection, f"select patch_id, name from eo.search({names}, max_results => 50)", *parameters)  # noqa: S608
+        query = f"select patch_id, name from eo.search(eo.filter({names}), max_results => 50)"  # noqa: S608
+        return fetch(connection, query, *parameters)
 
     return {
         "nearest": lambda code, _: nearest(code, 10),

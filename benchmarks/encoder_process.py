@@ -282,7 +282,7 @@ def counts(connection: psycopg.Connection) -> dict[str, int]:
 
 def latencies(archive: Archive, images: Sequence[bytes]) -> tuple[Measured, Measured]:
     """Times of queries by image, in a warm session and in new ones."""
-    query = "select patch_id from eo.similar_to_image(%s, 10, 'code')"
+    query = "select patch_id from eo.similar_to_image(%s, max_results => 10, encoder => 'code')"
 
     def anew(image: bytes) -> list[tuple[int]]:
         with connect(archive) as connection:

@@ -249,7 +249,10 @@ def search(connection: psycopg.Connection, query: Query, filters: list[Filter]) 
     names, parameters = sql_arguments(filters[query.filter_number])
     return fetch(
         connection,
-        f"select patch_id, distance from eo.similar_to_code(%s::bit varying, {WANTED}, 'clustered', {names})",  # noqa: S608
+        f"""
+        select patch_id, distance
+        from eo.similar_to_code(%s::bit varying, eo.filter({names}), {WANTED}, 'clustered')
+        """,  # noqa: S608
         query.code,
         *parameters,
     )
@@ -258,8 +261,8 @@ def search(connection: psycopg.Connection, query: Query, filters: list[Filter]) 
 def passing_rows(connection: psycopg.Connection, one: Filter, patch_ids: NDArray[np.int64]) -> NDArray[np.intp]:
     """Rows, in the ascending `patch_ids`, of the patches that pass a filter."""
     names, parameters = sql_arguments(one)
-    passing = np.array([i for (i,) in fetch(connection, f"select patch_id from eo.patches({names})", *parameters)])  # noqa: S608
-    return np.flatnonzero(np.isin(patch_ids, passing))
+    passing = fetch(connection, f"select patch_id from eo.patches(eo.filter({names}))", *parameters)  # noqa: S608
+    return np.flatnonzero(np.isin(patch_ids, [patch_id for (patch_id,) in passing]))
 
 
 def true_distances(codes: NDArray[np.uint8], rows: NDArray[np.intp], code: str) -> list[int]:

@@ -60,7 +60,7 @@ CALLS = {
     "eo.code_statistics": """
         select count(s)
         from generate_series(1, 10000) n,
-             eo.code_statistics(patches => jsonb_build_object('to_time', date '2030-01-01' + n)) s
+             eo.code_statistics(patches => eo.filter(to_time => date '2030-01-01' + n)) s
         """,
 }
 

@@ -92,10 +92,10 @@ cross join lateral {} as s
 join eo.patch found on found.patch_id = s.patch_id
 where p.source = 'product'
 """
-BY_CODE = "eo.similar(p.name, %(k)s, encoder => %(encoder)s, sources => '{product}')"
+BY_CODE = "eo.similar(p.name, eo.filter(sources => '{product}'), max_results => %(k)s, encoder => %(encoder)s)"
 BY_VECTOR = """eo.similar_to_vector(
-    (select e.embedding from eo.embedding e where e.patch_id = p.patch_id and e.encoder_id = %(encoder_id)s), %(k)s,
-    encoder => %(encoder)s, sources => '{product}', exclude => array[p.name])"""
+    (select e.embedding from eo.embedding e where e.patch_id = p.patch_id and e.encoder_id = %(encoder_id)s),
+    eo.filter(sources => '{product}'), max_results => %(k)s, encoder => %(encoder)s, exclude => array[p.name])"""
 
 
 def main() -> None:
@@ -187,7 +187,7 @@ def evaluate_all(connection: Connection, size: Size) -> None:
             if stored_metrics(connection, name, archive, relevance) is None:
                 progress(f"{name}: {relevance} {json.dumps(archive)}")
                 connection.execute(
-                    "select from eo.evaluate(%s, %s, %s, %s, %s)",
+                    "select from eo.evaluate(%s, eo.filter(%s::jsonb), eo.filter(%s::jsonb), %s, %s)",
                     (name, Jsonb(TEST), Jsonb(archive), K, relevance),
                 )
 
@@ -207,7 +207,10 @@ def add_real_patches(connection: Connection, size: Size) -> None:
     command("encode", *(option for encoder in ENCODERS for option in ("--encoder", encoder)))
     encode_by_hash_functions(connection)
     for name in all_names(connection):
-        connection.execute("select from eo.evaluate(%s, %s, %s, %s)", (name, Jsonb(REAL), Jsonb(REAL), REAL_K))
+        connection.execute(
+            "select from eo.evaluate(%s, eo.filter(%s::jsonb), eo.filter(%s::jsonb), %s)",
+            (name, Jsonb(REAL), Jsonb(REAL), REAL_K),
+        )
 
 
 def hash_functions(connection: Connection) -> Iterator[tuple[str, str, int, str]]:
@@ -439,7 +442,7 @@ def statistics(connection: Connection) -> str:
         if bits:
             found: dict[str, float] = dict(
                 connection.execute(
-                    "select * from eo.code_statistics(%s, %s)", (name, Jsonb({"sources": ["synthetic"]}))
+                    "select * from eo.code_statistics(%s, eo.filter(sources => '{synthetic}'))", (name,)
                 ).fetchall()
             )
             rows.append(

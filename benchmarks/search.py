@@ -41,7 +41,7 @@ PAGE = 50
 DEPTHS = (0, 1_000, 10_000, 100_000)
 REPEATS = 20
 LARGE_COUNTRY = 100_000
-KEYSET = "select patch_id, name from eo.search(countries => %s, max_results => %s, after_patch_id => %s)"
+KEYSET = "select patch_id, name from eo.search(eo.filter(countries => %s), max_results => %s, after_patch_id => %s)"
 OFFSET = "select patch_id, name from eo.patch where country_codes && %s order by patch_id offset %s limit %s"
 
 
@@ -137,8 +137,10 @@ def search(connection: psycopg.Connection, q: Question) -> list[tuple[Any, ...]]
         connection,
         f"""
         select patch_id, name, sensing_time
-        from eo.search(area => ST_MakeEnvelope(%s, %s, %s, %s, 4326), from_time => %s, to_time => %s, labels => %s,
-                       label_match => %s::eo.label_match, max_results => {PAGE})
+        from eo.search(
+            eo.filter(area => ST_MakeEnvelope(%s, %s, %s, %s, 4326), from_time => %s, to_time => %s, labels => %s,
+                      label_match => %s::eo.label_match),
+            max_results => {PAGE})
         """,  # noqa: S608
         *q.area,
         q.from_time,
@@ -214,7 +216,7 @@ def counts(connection: psycopg.Connection) -> str:
             {
                 kind: lambda _, exact=kind == "exact", c=condition: fetch(
                     connection,
-                    f"select eo.count_patches({exact}, {c})",
+                    f"select eo.count_patches(eo.filter({c}), exact => {exact})",
                 )[0]
                 for kind in ("exact", "estimated")
             },
@@ -247,7 +249,7 @@ def statistics(connection: psycopg.Connection) -> str:
         found = measure(
             {
                 "SQL": lambda _, c=code: fetch(
-                    connection, "select name, patches from eo.label_statistics(countries => %s)", [c]
+                    connection, "select name, patches from eo.label_statistics(eo.filter(countries => %s))", [c]
                 ),
                 "held": lambda _, n=names[code]: label_counts(held, n),
                 "read": lambda _, n=names[code]: label_counts(

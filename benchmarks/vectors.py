@@ -128,7 +128,10 @@ def read_queries(connection: psycopg.Connection, count: int) -> list[tuple[str, 
 
 def sql_search(connection: psycopg.Connection, approximate: bool) -> Callable[[Any], Any]:
     """Search in SQL."""
-    query = "select distance from eo.similar_to_vector(%s::vector, %s, 'benchmark', approximate => %s)"
+    query = """
+        select distance
+        from eo.similar_to_vector(%s::vector, max_results => %s, encoder => 'benchmark', approximate => %s)
+        """
     return lambda q: [distance for (distance,) in fetch(connection, query, q[0], WANTED, approximate)]
 
 

@@ -233,10 +233,10 @@ RASTER_LAYER = """select 'eo_layers.' || eo.make_raster_layer(product.name) as r
 from eo.product
 join eo.patch p using (product_id)
 where p.name = :'patch';"""
-AT_LEAST = """select patch_id, name, sensing_time::date as date, country_codes, split
-from eo.search(labels => :'labels', label_match => 'at_least', seasons => :'seasons', max_results => 5);"""
+AT_LEAST = """select patch_id, name, sensing_time::date as date, countries, split
+from eo.search(eo.filter(labels => :'labels', label_match => 'at_least', seasons => :'seasons'), max_results => 5);"""
 STATISTICS = """select name, patches, round(100 * fraction::numeric, 1) as percent, color
-from eo.label_statistics(labels => :'labels', label_match => 'at_least', seasons => :'seasons')
+from eo.label_statistics(eo.filter(labels => :'labels', label_match => 'at_least', seasons => :'seasons'))
 limit 8;"""
 ANNOTATION = """select p.name,
        string_agg(round(100 * f.fraction::numeric, 1) || ' % ' || l.name, ', ' order by f.fraction desc) as land_cover
@@ -329,7 +329,8 @@ def synthetic_queries(connection: Connection) -> list[Query]:
             "Query by vector: the same patch, by the distance of embeddings",
             """select rank, name, round(distance::numeric, 3) as distance
 from eo.similar_to_vector(
-    (select embedding from eo.encode(array(select patch_id from eo.patch where name = :'patch'))), 5);""",
+    (select embedding from eo.encode(array(select patch_id from eo.patch where name = :'patch'))),
+    max_results => 5);""",
             {"patch": names[0]},
         ),
         Query(

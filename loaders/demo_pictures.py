@@ -33,7 +33,8 @@ def query_by_example(connection: Connection, patch: str, hash_functions: Mapping
             select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank), 3)
             from (select 0 as rank, min(patch_id) as patch_id, 0 as distance from eo.patch where name = %(patch)s
                   union all
-                  select rank, patch_id, distance from eo.similar(%(patch)s, %(count)s, %(hash_function)s)) shown
+                  select rank, patch_id, distance
+                  from eo.similar(%(patch)s, max_results => %(count)s, encoder => %(hash_function)s)) shown
             """,
             {"patch": patch, "count": NEIGHBOURS, "hash_function": name},
         ).fetchone()
@@ -83,7 +84,7 @@ def result_map(connection: Connection, search: dict[str, Any], path: Path) -> Pa
     rows = connection.execute(
         """
         select ST_X(ST_Centroid(footprint)), ST_Y(ST_Centroid(footprint)), season
-        from eo.search(labels => %(labels)s, label_match => 'at_least', max_results => null)
+        from eo.search(eo.filter(labels => %(labels)s, label_match => 'at_least'), max_results => null)
         """,
         search,
     ).fetchall()

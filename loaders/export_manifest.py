@@ -39,7 +39,7 @@ from loaders.export_packs import ARCHIVE_BYTES, ENTRY_BYTES, SUFFIXES, ZSTD_GROW
 from loaders.names import is_plain_name
 from loaders.patches import Product
 from loaders.progress import progress
-from loaders.search_options import SEARCH, search_parameters
+from loaders.search_options import search_call, within_collections
 from pyfuncs.errors import PgearthError
 
 MANIFEST = "metadata.parquet"
@@ -95,7 +95,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be exported and how; `filters` are arguments of eo.search, `area` among them as EWKT.
+    """What is to be exported and how; `filters` are arguments of eo.filter, `area` among them as EWKT.
 
     `collections` are names of the calling role's collections, None for no such limit; `shard_size` is in bytes.
     """
@@ -141,12 +141,13 @@ select p.patch_id, p.cell, p.name, p.source, product.name as product, parent.nam
            where r.patch_id = p.patch_id and r.cell = p.cell
            order by r.resolution
        ) as rasters
-from {search} p
+from {search} found
+join eo.patch p on p.patch_id = found.patch_id and p.cell = found.cell
 join eo.product on product.product_id = p.product_id
 left join eo.product parent on parent.product_id = product.derived_from
 order by product.name collate "C", p.source collate "C", p.name collate "C"
 """
-).format(search=SEARCH)
+)
 
 
 def write_manifest(destination: Path, order: Order) -> None:
@@ -157,7 +158,6 @@ def write_manifest(destination: Path, order: Order) -> None:
         divide = Divider(connection, order)
         extent = Extent()
         patches = 0
-        parameters = search_parameters(order.filters, order.collections)
         with (
             connection.transaction(),
             pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
@@ -165,7 +165,9 @@ def write_manifest(destination: Path, order: Order) -> None:
             progress(range(0), "listing", "patches") as bar,
         ):
             cursor.itersize = ROWS_PER_BATCH
-            rows = (divide(row) for row in cursor.execute(SELECT_PATCHES, parameters))
+            filters = within_collections(connection, order.filters, order.collections)
+            query = SELECT_PATCHES.format(search=search_call(filters))
+            rows = (divide(row) for row in cursor.execute(query, filters))
             while batch := list(islice(rows, ROWS_PER_GROUP)):
                 writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
                 extent.add(shapely.from_wkb([row["geometry"] for row in batch]))

@@ -120,6 +120,48 @@ class LabelSpelling(Base):
     label_id: Mapped[int] = mapped_column(ForeignKey("eo.label.label_id", ondelete="CASCADE"))
 
 
+class LabelSynonym(Base):
+    """A word that people type for a label."""
+
+    __tablename__ = "label_synonym"
+    __table_args__ = ({"schema": "eo"},)
+
+    scheme: Mapped[str]
+    synonym: Mapped[str] = mapped_column(primary_key=True)
+    label_id: Mapped[int] = mapped_column(ForeignKey("eo.label.label_id", ondelete="CASCADE"), primary_key=True)
+
+
+class Country(Base):
+    """A country of ISO 3166-1."""
+
+    __tablename__ = "country"
+    __table_args__ = (UniqueConstraint("alpha3"), UniqueConstraint("name"), {"schema": "eo"})
+
+    code: Mapped[str] = mapped_column(primary_key=True)
+    alpha3: Mapped[str]
+    name: Mapped[str]
+
+
+class CountryName(Base):
+    """Another name of a country."""
+
+    __tablename__ = "country_name"
+    __table_args__ = ({"schema": "eo"},)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    code: Mapped[str] = mapped_column(ForeignKey("eo.country.code", ondelete="CASCADE"))
+
+
+class PlaceName(Base):
+    """An English name of a NUTS region."""
+
+    __tablename__ = "place_name"
+    __table_args__ = ({"schema": "eo"},)
+
+    english_name: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
 def season_column() -> Mapped[str]:
     """The season of sensing, which the database computes."""
     return mapped_column(
@@ -171,7 +213,7 @@ class Patch(Base):
         Index("patch_footprint", "footprint", postgresql_using="gist"),
         Index("patch_label_ids", "label_ids", postgresql_using="gin"),
         Index("patch_country_codes", "country_codes", postgresql_using="gin"),
-        Index("patch_sensing_time", "sensing_time"),
+        Index("patch_sensing_time", "sensing_time", "patch_id"),
         Index("patch_without_labels", "cell", postgresql_where=text("label_ids is null")),
         Index("patch_without_regions", "cell", postgresql_where=text("nuts_ids is null")),
         Index("patch_cell_prefix", "cell", postgresql_using="spgist"),

@@ -21,7 +21,7 @@ from pyfuncs.errors import PgearthError
 
 
 def load_nomenclature(connection: Connection) -> int:
-    """Store (or bring up to date) all labels, their spellings and their closure; return the number of labels."""
+    """Store (or bring up to date) all labels, their spellings, synonyms and closure; return the number of labels."""
     labels = data_file("labels.csv")
     for label in labels:
         label["clc_codes"] = label["clc_codes"] or None
@@ -30,6 +30,8 @@ def load_nomenclature(connection: Connection) -> int:
         cursor.execute("delete from eo.label_spelling")
         cursor.execute(STORE_NAMES)
         cursor.executemany(STORE_SPELLING, data_file("label_spellings.csv"))
+        cursor.execute("delete from eo.label_synonym")
+        cursor.executemany(STORE_SYNONYM, data_file("label_synonyms.csv"))
         cursor.execute("delete from eo.label_closure")
         cursor.execute(STORE_CLOSURE)
         cursor.execute("select eo.store_map_styles()")
@@ -63,6 +65,13 @@ STORE_SPELLING = """
 insert into eo.label_spelling (scheme, spelling, label_id)
 select scheme, %(spelling)s, label_id from eo.label where scheme = %(scheme)s and code = %(code)s
 on conflict do nothing
+"""
+
+# What people type, not what data sets call their classes. Of BigEarthNet's classes those are given that lie in none of
+# the CORINE classes beside them.
+STORE_SYNONYM = """
+insert into eo.label_synonym (scheme, synonym, label_id)
+select scheme, %(synonym)s, label_id from eo.label where scheme || ':' || code = any (string_to_array(%(labels)s, ' '))
 """
 
 STORE_CLOSURE = """

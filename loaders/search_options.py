@@ -1,4 +1,4 @@
-"""The filters of eo.search as options of a command."""
+"""The filter of patches as options of a command."""
 
 from __future__ import annotations
 
@@ -10,41 +10,39 @@ from typing import Any
 import click
 import shapely
 import shapely.errors
-from psycopg.sql import SQL
+from psycopg import Connection
+from psycopg.sql import SQL, Composed, Placeholder
 from shapely.geometry import shape
 
-from pyfuncs.db import FILTERS
+from pyfuncs.db import filter_call
 from pyfuncs.documents import parse_json, read_document
 from pyfuncs.errors import PgearthError
 
-SEARCH = SQL(
+SEARCH = SQL("eo.search({filter}, max_results => {max_results}, after_patch_id => {after_patch_id})")
+
+
+def search_call(filters: Mapping[str, Any]) -> Composed:
+    """The call of eo.search by arguments of eo.filter, max_results (None or missing: all) and after_patch_id.
+
+    `filters` are the query's parameters, too.
     """
-eo.search(
-    area => ST_GeomFromEWKT(%(area)s::text), from_time => %(from_time)s::timestamptz,
-    to_time => %(to_time)s::timestamptz, platforms => %(platforms)s::text[], seasons => %(seasons)s::text[],
-    labels => %(labels)s::text[], label_match => coalesce(%(label_match)s::eo.label_match, 'some'),
-    countries => %(countries)s::text[], splits => %(splits)s::text[], sources => %(sources)s::text[],
-    seasonal_snow => %(seasonal_snow)s::boolean, cloud_or_shadow => %(cloud_or_shadow)s::boolean,
-    max_cloud => %(max_cloud)s::real, scene_classes => %(scene_classes)s::text[], cells => %(cells)s::text[],
-    patch_ids => case
-        when %(collections)s::text[] is null then %(patch_ids)s::bigint[]
-        else array(
-            select c.patch_id
-            from eo.collection_patches(%(collections)s::text[]) c
-            where %(patch_ids)s::bigint[] is null or c.patch_id = any (%(patch_ids)s::bigint[])
-        )
-    end,
-    max_results => %(max_results)s::integer, after_patch_id => %(after_patch_id)s::bigint
-)
-"""
-)
-"""The call of eo.search with the parameters of `search_parameters`."""
+    page = {
+        name: Placeholder(name) if filters.get(name) is not None else SQL("null")
+        for name in ("max_results", "after_patch_id")
+    }
+    return SEARCH.format(filter=filter_call(filters), **page)
 
 
-def search_parameters(filters: Mapping[str, Any], collections: list[str] | None = None) -> dict[str, Any]:
-    """Parameters of SEARCH: such arguments of eo.search as are given, and the user's collections that narrow it."""
-    nothing = dict.fromkeys((*FILTERS, "max_results", "after_patch_id"))
-    return {**nothing, **filters, "collections": collections}
+def within_collections(
+    connection: Connection, filters: Mapping[str, Any], collections: list[str] | None
+) -> Mapping[str, Any]:
+    """Filters that let only such patches pass as are in one of the user's collections; None: no such limit."""
+    if collections is None:
+        return filters
+    rows = connection.execute("select patch_id from eo.collection_patches(%s)", (collections,)).fetchall()
+    members = {patch_id for (patch_id,) in rows}
+    wanted = filters.get("patch_ids")
+    return {**filters, "patch_ids": sorted(members if wanted is None else members.intersection(wanted))}
 
 
 def parse_time(text: str) -> str:
@@ -104,12 +102,12 @@ def area_of_geojson(document: Any) -> shapely.Geometry:
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command all filters of eo.search as options; it takes them by the names of its arguments."""
+    """Give a command all filters as options; it takes them by the names of its arguments."""
     several: dict[str, tuple[str, str]] = {
-        "--platform": ("platforms", "Such as sentinel-2a."),
+        "--platform": ("platforms", "Such as sentinel-2a, S2A or sentinel-2."),
         "--season": ("seasons", "winter, spring, summer or autumn."),
         "--label": ("labels", "Name, CORINE code or scheme:code; an upper level means any class below it."),
-        "--country": ("countries", "ISO 3166-1 alpha-2."),
+        "--country": ("countries", "Name, or ISO 3166-1 code."),
         "--split": ("splits", "train, validation or test."),
         "--source": ("sources", "Such as bigearthnet-v2 or product."),
         "--scene-class": ("scene_classes", "Name or code of a Sentinel-2 scene class that is present."),
@@ -132,6 +130,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--cloud-or-shadow/--no-cloud-or-shadow", default=None, help="With or without the flag."),
         click.option("--max-cloud", type=click.FloatRange(0, 100), help="Cloud cover of the product, per cent."),
         click.option("--patch-id", "patch_ids", type=int, multiple=True, help="Only this patch. May be repeated."),
+        click.option("--patch-name", "names", multiple=True, help="Only the patch of this name. May be repeated."),
         click.option("--max-results", type=click.IntRange(min=1), help="The first so many patches by patch_id."),
         click.option("--after-patch-id", type=int, help="Only patches after this one by patch_id."),
     ]
@@ -141,7 +140,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_filters(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What filter_options gave a command, as arguments of eo.search; None where an option was not given.
+    """What filter_options gave a command, as arguments of eo.filter and eo.search; None where an option was not given.
 
     Raises PgearthError for a text that is no time or no area.
     """

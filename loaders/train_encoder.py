@@ -57,7 +57,7 @@ from (
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained, on what: `filters` are arguments of eo.search; see choose_patches, ArchiveDataset."""
+    """What is to be trained, on what: `filters` are arguments of eo.filter; see choose_patches, ArchiveDataset."""
 
     settings: Settings
     bands: Sequence[str]

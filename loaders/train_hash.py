@@ -50,7 +50,7 @@ copy (
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained, on what: `filters` are arguments of eo.search; see choose_patches, ArchiveDataset.
+    """What is to be trained, on what: `filters` are arguments of eo.filter; see choose_patches, ArchiveDataset.
 
     `bits` None: DEFAULT_BITS, and of the method `sign` as many as the vectors have features. `milan`: what MiLaN's
     Settings are to have other than by default.

@@ -13,7 +13,7 @@ from psycopg import Connection
 from psycopg.sql import SQL
 
 import pyfuncs
-from loaders.search_options import SEARCH, search_parameters
+from loaders.search_options import search_call
 from pyfuncs.errors import PgearthError
 
 MAY_REGISTER = """
@@ -34,13 +34,13 @@ class Chosen:
 def choose_patches(
     connection: Connection, filters: Mapping[str, Any], validation_fraction: float | None = None, seed: int = 0
 ) -> Chosen:
-    """Divide the patches that pass `filters`, arguments of eo.search, by the splits that the archive has them in.
+    """Divide the patches that pass `filters`, arguments of eo.filter, by the splits that the archive has them in.
 
     With `validation_fraction` it is by place instead: that share of the cells, at random, is for validation, the others
     are for training, so that no place is in both. Raises PgearthError where one of the two gets no patch.
     """
-    query = SQL("select p.patch_id, p.cell, p.split from {search} p").format(search=SEARCH)
-    rows = connection.execute(query, search_parameters(filters)).fetchall()
+    query = SQL("select p.patch_id, p.cell, p.split from {search} p").format(search=search_call(filters))
+    rows = connection.execute(query, filters).fetchall()
     if not rows:
         raise PgearthError("No patch passes the filters.", "Count them first: select eo.count_patches(...).")
     if validation_fraction is None:

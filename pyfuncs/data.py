@@ -17,6 +17,7 @@ import numpy as np
 import psycopg
 import torch
 from numpy.typing import NDArray
+from psycopg.sql import SQL
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -78,9 +79,9 @@ class ArchiveDataset(IterableDataset[Sample]):
         In a torch.distributed run each rank gets its share of the list that rank 0 found. `rank` and `world_size`
         say otherwise; then each makes its own list, and they fit together if the archive did not change in between.
 
-        `filters` are those of eo.search, with the same names; areas as EWKT, such as 'SRID=4326;POLYGON(...)'. Raises
+        `filters` are those of eo.filter, with the same names; areas as EWKT, such as 'SRID=4326;POLYGON(...)'. Raises
         PgearthError where no patch is left and for what does not exist: band, scheme, level, filter; psycopg's errors
-        for filters that eo.search refuses.
+        for filters that eo.filter refuses.
         """
         unknown = sorted(set(filters) - set(db.FILTERS))
         if unknown:
@@ -234,14 +235,14 @@ def find(dsn: str, bands: Sequence[str], scheme: str | None, level: int | None, 
         positions: dict[int, list[int]] = {}
         if scheme is not None:
             classes, positions = find_classes(connection, scheme, level)
+        query = SQL(db.TRAINING_PATCHES_QUERY).format(filter=db.filter_call(filters))
         parameters = {
-            **dict.fromkeys(db.FILTERS),
             **filters,
             "bands": list(bands),
             "scheme": scheme,
             "label_ids": list(positions),
         }
-        row = connection.execute(db.TRAINING_PATCHES_QUERY, parameters).fetchone()
+        row = connection.execute(query, parameters).fetchone()
     assert row is not None
     ids, found, without_bands, without_labels, with_classes, stored = row
     if found == 0:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from psycopg.sql import Composed
+
     from pyfuncs.encoders import Encoder
 
 ENCODER_QUERY = """
@@ -61,11 +63,26 @@ from (
     limit $3
 ) patches
 """
-FILTERS = (
-    "area", "from_time", "to_time", "platforms", "seasons", "labels", "label_match", "countries", "splits", "sources",
-    "seasonal_snow", "cloud_or_shadow", "max_cloud", "scene_classes", "cells", "patch_ids",
-)  # fmt: skip
-"""Arguments of eo.patches."""
+FILTERS = {
+    "area": "public.geometry",
+    "from_time": "timestamptz",
+    "to_time": "timestamptz",
+    "platforms": "text[]",
+    "seasons": "text[]",
+    "labels": "text[]",
+    "label_match": "eo.label_match",
+    "countries": "text[]",
+    "splits": "text[]",
+    "sources": "text[]",
+    "seasonal_snow": "boolean",
+    "cloud_or_shadow": "boolean",
+    "max_cloud": "real",
+    "scene_classes": "text[]",
+    "cells": "text[]",
+    "patch_ids": "bigint[]",
+    "names": "text[]",
+}
+"""Arguments of eo.filter and their types."""
 TRAINING_CLASSES_QUERY = """
 select l.name, array_agg(c.descendant_id)
 from eo.label l
@@ -80,10 +97,7 @@ TRAINING_PATCHES_QUERY = """
 with found as materialized (
     select p.patch_id, p.cell,
            case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
-    from eo.patches(%(area)s::public.geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(seasons)s, %(labels)s,
-                    coalesce(%(label_match)s::eo.label_match, 'some'), %(countries)s, %(splits)s, %(sources)s,
-                    %(seasonal_snow)s, %(cloud_or_shadow)s, %(max_cloud)s::real, %(scene_classes)s, %(cells)s,
-                    %(patch_ids)s) p
+    from eo.patches({filter}) p
 ),
 checked as (
     select f.patch_id, f.label_ids, r.bands = cardinality(%(bands)s::text[]) as complete,
@@ -122,6 +136,21 @@ copy (
 SIZE_OF_FEATURES_QUERY = "select bits, dimension from eo.encoder where encoder_id = $1"
 LABELLED_FEATURES_QUERY = "select * from eo_internal.labelled_features($1, $2, $3, $4)"
 DATABASE_QUERY = "select oid::bigint from pg_database where datname = current_database()"
+
+
+def filter_call(filters: Mapping[str, Any]) -> Composed:
+    """The call of eo.filter by which patches are chosen: values (area as EWKT) are parameters of the query, by name.
+
+    A filter that is None is left out.
+    """
+    from psycopg.sql import SQL, Identifier, Placeholder
+
+    given = [
+        SQL("{} => {}::{}").format(Identifier(name), Placeholder(name), SQL(type_name))
+        for name, type_name in FILTERS.items()
+        if filters.get(name) is not None
+    ]
+    return SQL("eo.filter({})").format(SQL(", ").join(given))
 
 
 def encoder_from_row(row: Mapping[str, Any]) -> Encoder:

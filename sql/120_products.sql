@@ -1,48 +1,35 @@
 -- Selection of products: the least clouded of each tile and season, and statistics of what a selection holds.
 
-create or replace function eo_internal.products(
-    area public.geometry,
-    from_time timestamptz,
-    to_time timestamptz,
-    platforms text[],
-    levels text[],
-    tiles text[],
-    seasons text[],
-    max_cloud real,
-    product_ids bigint[]
+create or replace function eo_internal.products(filter eo.product_filter)
+returns table (
+    product_id bigint, name text, platform text, level text, sensing_time timestamptz, mgrs_tile text, cloud_cover real,
+    footprint public.geometry, source_path text, processed_at timestamptz, processing_baseline text, bytes bigint,
+    season eo.season
 )
-returns setof eo.product
 language sql
 stable parallel safe
 security invoker
 rows 1000
 begin atomic
-    select p.*
+    select p.product_id, p.name, p.platform, p.level, p.sensing_time, p.mgrs_tile, p.cloud_cover, p.footprint, p.source_path,
+           p.processed_at, p.processing_baseline, p.bytes, p.season
     from eo.product p
     -- Footprints are cut at the antimeridian, as areas are.
-    where (area is null
-           or p.footprint operator(public.&&) eo_internal.search_area(area)
-              and eo_internal.relation(p.footprint, eo_internal.search_area(area)) <> 'disjoint')
-      and (from_time is null or p.sensing_time >= from_time)
-      and (to_time is null or p.sensing_time < to_time)
-      and (platforms is null or p.platform = any (platforms))
-      and (levels is null or p.level = any (levels))
-      and (tiles is null or p.mgrs_tile = any (tiles))
-      and (seasons is null or p.season = any (eo_internal.seasons(seasons)))
-      and (max_cloud is null or p.cloud_cover <= max_cloud)
-      and (product_ids is null or p.product_id = any (product_ids));
+    where ((filter).area is null
+           or p.footprint operator(public.&&) eo_internal.search_area((filter).area)
+              and eo_internal.relation(p.footprint, eo_internal.search_area((filter).area)) <> 'disjoint')
+      and ((filter).from_time is null or p.sensing_time >= (filter).from_time)
+      and ((filter).to_time is null or p.sensing_time < (filter).to_time)
+      and ((filter).platforms is null or p.platform = any ((filter).platforms))
+      and ((filter).levels is null or p.level = any ((filter).levels))
+      and ((filter).tiles is null or p.mgrs_tile = any ((filter).tiles))
+      and ((filter).seasons is null or p.season = any (eo_internal.seasons((filter).seasons)))
+      and ((filter).max_cloud is null or p.cloud_cover <= (filter).max_cloud)
+      and ((filter).product_ids is null or p.product_id = any ((filter).product_ids));
 end;
 
 create or replace function eo.select_products(
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    levels text[] default null,
-    tiles text[] default null,
-    seasons text[] default null,
-    max_cloud real default null,
-    product_ids bigint[] default null,
+    filter eo.product_filter default null,
     per_season integer default 1,
     each_year boolean default false
 )
@@ -67,7 +54,7 @@ begin
         with found as (
             -- December belongs to the season of the next January, in either hemisphere.
             select p.*, extract(year from p.sensing_time at time zone 'UTC' + interval '1 month')::integer as year
-            from eo_internal.products(area, from_time, to_time, platforms, levels, tiles, select_products.seasons, max_cloud, product_ids) p
+            from eo_internal.products(filter) p
             -- Milliseconds of the start of sensing differ from one processing to the next. Baseline 99.99 is what those
             -- write who process for themselves.
             where p.mgrs_tile is not null
@@ -95,19 +82,11 @@ begin
         order by r.mgrs_tile collate "C", case when each_year then r.year end, r.season, r.rank;
 end
 $$;
-comment on function eo.select_products(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[], integer, boolean) is
-'The products with the least cloud of each MGRS tile and season: per_season of them (null: all, ranked), of the whole time asked for or, with each_year, of each year''s season; year is that of the season''s January or later months, so December belongs to the next one. Equal cloud cover: the larger footprint (m2 on the ellipsoid) first, then the one processed last, then by name; unknown cloud cover comes last. Of an acquisition that the archive has by several processing baselines (same tile, platform, level and second of sensing) only the newest counts (99.99, of those who process for themselves, is older than all), whether it passes the filters or not. Products without an MGRS tile are left out. The filters are those of eo.patches, for products, a filter left null lets all pass: area, which the footprint meets; from_time (inclusive) to to_time (exclusive); platforms; levels, such as L2A; tiles, such as 33UUP; seasons; max_cloud, per cent; product_ids: only these. By tile, year with each_year, season and rank. Raises invalid_parameter_value for per_season below 1, an unknown season and an area that is not valid.';
+comment on function eo.select_products(eo.product_filter, integer, boolean) is
+'The products with the least cloud of each MGRS tile and season: per_season of them (null: all, ranked), of the whole time asked for or, with each_year, of each year''s season; year is that of the season''s January or later months, so December belongs to the next one. Equal cloud cover: the larger footprint (m2 on the ellipsoid) first, then the one processed last, then by name; unknown cloud cover comes last. Of an acquisition that the archive has by several processing baselines (same tile, platform, level and second of sensing) only the newest counts (99.99, of those who process for themselves, is older than all), whether it passes the filters or not. Products without an MGRS tile are left out. By tile, year with each_year, season and rank. Raises invalid_parameter_value for per_season below 1.';
 
 create or replace function eo.product_statistics(
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    levels text[] default null,
-    tiles text[] default null,
-    seasons text[] default null,
-    max_cloud real default null,
-    product_ids bigint[] default null
+    filter eo.product_filter default null
 )
 returns table (
     platform text, level text, season eo.season, products bigint, tiles_covered bigint, total_bytes numeric,
@@ -124,10 +103,10 @@ begin
     return query
         select p.platform, p.level, p.season, count(*), count(distinct p.mgrs_tile), sum(p.bytes), avg(p.bytes)::double precision,
                min(p.cloud_cover), avg(p.cloud_cover), max(p.cloud_cover)
-        from eo_internal.products(area, from_time, to_time, platforms, levels, tiles, product_statistics.seasons, max_cloud, product_ids) p
+        from eo_internal.products(filter) p
         group by grouping sets ((p.platform, p.level, p.season), (p.platform, p.level), (p.season), ())
         order by p.platform collate "C" nulls last, p.level collate "C" nulls last, p.season nulls last;
 end
 $$;
-comment on function eo.product_statistics(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
-'How many products pass the filters of eo.select_products (of all baselines), of how many MGRS tiles, their size in bytes, in total and on average, and their least, mean and greatest cloud cover in per cent: by platform, level and season; null in one of these three columns means all of them, so that there are totals of each platform and level, of each season, and, in the last row, of everything. Unknown sizes and cloud covers are left out. Of a selection: product_ids => array(select product_id from eo.select_products(...)).';
+comment on function eo.product_statistics(eo.product_filter) is
+'How many products a filter lets pass (of all baselines), of how many MGRS tiles, their size in bytes, in total and on average, and their least, mean and greatest cloud cover in per cent: by platform, level and season; null in one of these three columns means all of them, so that there are totals of each platform and level, of each season, and, in the last row, of everything. Unknown sizes and cloud covers are left out. Of a selection: eo.product_filter(product_ids => array(select product_id from eo.select_products(...))).';

@@ -194,12 +194,15 @@ end
 $$;
 
 create or replace function eo_internal.unannotated(what text[], source text, "replace" boolean)
-returns setof eo.patch
+returns table (
+    patch_id bigint, cell text, srid integer, west double precision, south double precision, east double precision,
+    north double precision, label_ids smallint[], nuts_ids text[]
+)
 language sql
 stable parallel safe
 security invoker
 begin atomic
-    select p.*
+    select p.patch_id, p.cell, p.srid, p.west, p.south, p.east, p.north, p.label_ids, p.nuts_ids
     from eo.patch p
     where (unannotated.source is null or p.source = unannotated.source)
       and ('land_cover' = any (what) and ("replace" or p.label_ids is null)
@@ -210,7 +213,10 @@ begin atomic
 end;
 
 create or replace function eo_internal.unannotated_in(cells text[], what text[], source text, "replace" boolean)
-returns setof eo.patch
+returns table (
+    patch_id bigint, cell text, srid integer, west double precision, south double precision, east double precision,
+    north double precision, label_ids smallint[], nuts_ids text[]
+)
 language sql
 stable parallel safe
 security invoker
@@ -221,7 +227,7 @@ begin atomic
     cross join lateral (
         select u.*
         from eo_internal.unannotated(what, unannotated_in.source, "replace") u
-        where u.cell = c.cell
+        where u.cell = c.cell collate "C"
         offset 0
     ) p;
 end;

@@ -52,22 +52,7 @@ begin atomic
 end;
 
 -- What of a filter the packed patches know to test (pyfuncs.packed_patches): no patch that passes the filter fails it.
-create or replace function eo_internal.packed_conditions(
-    area public.geometry,
-    from_time timestamptz,
-    to_time timestamptz,
-    platforms text[],
-    seasons text[],
-    labels text[],
-    label_match eo.label_match,
-    countries text[],
-    splits text[],
-    sources text[],
-    seasonal_snow boolean,
-    cloud_or_shadow boolean,
-    cells text[],
-    patch_ids bigint[]
-)
+create or replace function eo_internal.packed_conditions(filter eo.filter)
 returns jsonb
 language sql
 stable parallel safe
@@ -75,28 +60,31 @@ security invoker
 begin atomic
     select jsonb_strip_nulls(jsonb_build_object(
         'boxes', case
-            when area is not null then (
+            when (filter).area is not null then (
                 select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(part.geom::public.box3d), public.ST_YMin(part.geom::public.box3d), public.ST_XMax(part.geom::public.box3d), public.ST_YMax(part.geom::public.box3d))), '[]')
-                from (select eo_internal.search_area(area) as geom) whole,
+                from (select eo_internal.search_area((filter).area) as geom) whole,
                      public.ST_Dump(case when public.ST_NumGeometries(whole.geom) > 20 then public.ST_Envelope(whole.geom) else whole.geom end) as part
             )
-            when cells is not null then (
+            when (filter).cells is not null then (
                 select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(box::public.box3d), public.ST_YMin(box::public.box3d), public.ST_XMax(box::public.box3d), public.ST_YMax(box::public.box3d))), '[]')
-                from unnest(eo_internal.cell_prefixes(cells, 12)) as cell, eo.cell_box(cell) as box
+                from unnest(eo_internal.cell_prefixes((filter).cells, 12)) as cell, eo.cell_box(cell) as box
             )
         end,
-        'from_time', case when isfinite(from_time) then (extract(epoch from from_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
-        'to_time', case when isfinite(to_time) then (extract(epoch from to_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
-        'platforms', to_jsonb(platforms),
-        'seasons', to_jsonb(seasons),
-        'splits', to_jsonb(splits),
-        'sources', to_jsonb(sources),
-        'countries', to_jsonb(countries),
-        'seasonal_snow', to_jsonb(packed_conditions.seasonal_snow),
-        'cloud_or_shadow', to_jsonb(packed_conditions.cloud_or_shadow),
-        'label_groups', (select jsonb_agg(to_jsonb(g.member_ids)) from unnest(eo_internal.label_groups(labels)) as g),
-        'label_match', label_match,
-        'patch_ids', to_jsonb(array_remove(packed_conditions.patch_ids, null))
+        'from_time', case when isfinite((filter).from_time) then (extract(epoch from (filter).from_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
+        'to_time', case when isfinite((filter).to_time) then (extract(epoch from (filter).to_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
+        'platforms', to_jsonb((filter).platforms),
+        'seasons', to_jsonb((filter).seasons),
+        'splits', to_jsonb((filter).splits),
+        'sources', to_jsonb((filter).sources),
+        'countries', to_jsonb((filter).countries),
+        'seasonal_snow', to_jsonb((filter).seasonal_snow),
+        'cloud_or_shadow', to_jsonb((filter).cloud_or_shadow),
+        'label_groups', (select jsonb_agg(to_jsonb(g.member_ids)) from unnest(eo_internal.label_groups((filter).labels)) as g),
+        'label_match', coalesce((filter).label_match, 'some'),
+        'patch_ids', case
+            when (filter).names is not null then to_jsonb(array(select p.patch_id from eo.patch p where p.name = any ((filter).names)))
+            else to_jsonb(array_remove((filter).patch_ids, null))
+        end
     ));
 end;
 
@@ -107,22 +95,7 @@ create or replace function eo_internal.nearest_patches_filtered(
     max_results integer,
     radius integer,
     left_out bigint[],
-    area public.geometry,
-    from_time timestamptz,
-    to_time timestamptz,
-    platforms text[],
-    seasons text[],
-    labels text[],
-    label_match eo.label_match,
-    countries text[],
-    splits text[],
-    sources text[],
-    seasonal_snow boolean,
-    cloud_or_shadow boolean,
-    max_cloud real,
-    scene_classes text[],
-    cells text[],
-    patch_ids bigint[]
+    filter eo.filter
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -141,9 +114,7 @@ declare
     reached integer := -2147483648;
     found_before bigint := 0;
     found_now bigint;
-    conditions jsonb := eo_internal.packed_conditions(
-        area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-        nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, cells, nearest_patches_filtered.patch_ids);
+    conditions jsonb := eo_internal.packed_conditions(filter);
 begin
     -- First choice: the packed patches propose, nearest first, patches that may pass; those that do are taken.
     loop
@@ -154,8 +125,7 @@ begin
             from (
                 select p.patch_id, p.cell, p.name, near.distance
                 from unnest(step.patch_ids, step.distances) as near (patch_id, distance)
-                join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids) p
+                join eo.patches(filter) p
                     on p.patch_id = near.patch_id
                 join eo.patch_bucket pb
                     on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
@@ -184,8 +154,7 @@ begin
                 select p.patch_id, p.cell, p.name, b.distance
                 from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
                 join eo.patch_bucket pb on pb.encoder_id = used_encoder and pb.bucket_no = b.bucket_no and pb.segment = 0
-                join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids) p
+                join eo.patches(filter) p
                     on p.patch_id = pb.patch_id and p.cell = pb.cell
                 where b.distance > reached and p.patch_id <> all (left_out)
                 order by b.distance, p.patch_id
@@ -199,15 +168,13 @@ begin
         end if;
         reached := step.distances[cardinality(step.distances)];
         wanted := 8 * wanted;
-        passing := coalesce(passing, eo.count_patches(false, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                                      nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids));
+        passing := coalesce(passing, eo.count_patches(filter, exact => false));
     end loop;
     return query
         select found_before + row_number() over (order by found.distance, found.patch_id), found.*
         from (
             select p.patch_id, p.cell, p.name, eo_internal.code_score(b.code, positives, negatives) as distance
-            from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                            nearest_patches_filtered.seasonal_snow, nearest_patches_filtered.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches_filtered.patch_ids) p
+            from eo.patches(filter) p
             join eo.patch_bucket pb
                 on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
             join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
@@ -228,22 +195,7 @@ create or replace function eo_internal.nearest_patches(
     max_results integer,
     radius integer,
     left_out bigint[],
-    area public.geometry,
-    from_time timestamptz,
-    to_time timestamptz,
-    platforms text[],
-    seasons text[],
-    labels text[],
-    label_match eo.label_match,
-    countries text[],
-    splits text[],
-    sources text[],
-    seasonal_snow boolean,
-    cloud_or_shadow boolean,
-    max_cloud real,
-    scene_classes text[],
-    cells text[],
-    patch_ids bigint[]
+    filter eo.filter
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -262,16 +214,11 @@ declare
     found_before bigint := 0;
     found_now bigint;
 begin
-    if num_nonnulls(area, from_time, to_time, platforms, seasons, labels, countries, splits, sources,
-                    nearest_patches.seasonal_snow, nearest_patches.cloud_or_shadow, max_cloud, scene_classes, cells,
-                    nearest_patches.patch_ids) > 0
-    then
+    if not (filter is null) then
         return query
             select *
             from eo_internal.nearest_patches_filtered(
-                used_encoder, positives, negatives, max_results, radius, left_out,
-                area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                nearest_patches.seasonal_snow, nearest_patches.cloud_or_shadow, max_cloud, scene_classes, cells, nearest_patches.patch_ids);
+                used_encoder, positives, negatives, max_results, radius, left_out, filter);
         return;
     end if;
     loop
@@ -308,24 +255,9 @@ $$;
 
 create or replace function eo.similar_to_code(
     code bit varying,
+    filter eo.filter default null,
     max_results integer default 10,
-    encoder text default null,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    encoder text default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -341,34 +273,17 @@ begin
     return query
         select *
         from eo_internal.nearest_patches(
-            used_encoder, array[code], '{}', max_results, null, '{}',
-            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-            similar_to_code.seasonal_snow, similar_to_code.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_code.patch_ids);
+            used_encoder, array[code], '{}', max_results, null, '{}', filter);
 end
 $$;
-comment on function eo.similar_to_code(bit varying, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the current one. Exact.';
+comment on function eo.similar_to_code(bit varying, eo.filter, integer, text) is
+'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact.';
 
 create or replace function eo.within_distance(
     code bit varying,
     radius integer,
-    encoder text default null,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    filter eo.filter default null,
+    encoder text default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -385,13 +300,11 @@ begin
     return query
         select *
         from eo_internal.nearest_patches(
-            used_encoder, array[code], '{}', null, radius, '{}',
-            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-            within_distance.seasonal_snow, within_distance.cloud_or_shadow, max_cloud, scene_classes, cells, within_distance.patch_ids);
+            used_encoder, array[code], '{}', null, radius, '{}', filter);
 end
 $$;
-comment on function eo.within_distance(bit varying, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'All patches whose hash codes differ from a code in at most radius bits and that pass the filters of eo.patches, nearest first. Exact.';
+comment on function eo.within_distance(bit varying, integer, eo.filter, text) is
+'All patches whose hash codes differ from a code in at most radius bits and that the filter lets pass, nearest first. Exact.';
 
 create or replace function eo_internal.example_code(patch text, encoder_id smallint)
 returns eo_internal.example
@@ -425,25 +338,10 @@ $$;
 
 create or replace function eo.similar(
     patch text,
+    filter eo.filter default null,
     max_results integer default 10,
     encoder text default null,
-    exclude_same_place boolean default false,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    exclude_same_place boolean default false
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -462,35 +360,18 @@ begin
     return query
         select *
         from eo_internal.nearest_patches(
-            used_encoder, array[example.code], '{}', max_results, null, left_out,
-            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-            "similar".seasonal_snow, "similar".cloud_or_shadow, max_cloud, scene_classes, cells, "similar".patch_ids);
+            used_encoder, array[example.code], '{}', max_results, null, left_out, filter);
 end
 $$;
-comment on function eo.similar(text, integer, text, boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that pass the filters of eo.patches. exclude_same_place: leave out also all patches that overlap it, such as its other dates. See eo.similar_to_code.';
+comment on function eo.similar(text, eo.filter, integer, text, boolean) is
+'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap it, such as its other dates. See eo.similar_to_code.';
 
 create or replace function eo.similar_to_image(
     image bytea,
+    filter eo.filter default null,
     max_results integer default 10,
     encoder text default null,
-    bands text[] default null,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    bands text[] default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -507,36 +388,19 @@ begin
     return query
         select *
         from eo_internal.nearest_patches(
-            used_encoder, array[eo.hash(eo.encode_image(image, parent, bands), encoder)], '{}', max_results, null, '{}',
-            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-            similar_to_image.seasonal_snow, similar_to_image.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_image.patch_ids);
+            used_encoder, array[eo.hash(eo.encode_image(image, parent, bands), encoder)], '{}', max_results, null, '{}', filter);
 end
 $$;
-comment on function eo.similar_to_image(bytea, integer, text, text[], public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Query by an uploaded image: encodes and hashes a GeoTIFF (see eo.encode_image for its bands) and returns the max_results patches most similar to it, among those that pass the filters of eo.patches. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
+comment on function eo.similar_to_image(bytea, eo.filter, integer, text, text[]) is
+'Query by an uploaded image: encodes and hashes a GeoTIFF (see eo.encode_image for its bands) and returns the max_results patches most similar to it, among those that the filter lets pass. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
 
 create or replace function eo.similar_to_examples(
     positives text[],
     negatives text[] default '{}',
+    filter eo.filter default null,
     max_results integer default 10,
     encoder text default null,
-    exclude_same_place boolean default false,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    exclude_same_place boolean default false
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -565,10 +429,8 @@ begin
     return query
         select *
         from eo_internal.nearest_patches(
-            used_encoder, wanted, unwanted, max_results, null, examples,
-            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-            similar_to_examples.seasonal_snow, similar_to_examples.cloud_or_shadow, max_cloud, scene_classes, cells, similar_to_examples.patch_ids);
+            used_encoder, wanted, unwanted, max_results, null, examples, filter);
 end
 $$;
-comment on function eo.similar_to_examples(text[], text[], integer, text, boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Query by several examples, names of stored patches: the max_results patches with the least sum of Hamming distances to the positive ones less that to the negative ones, the examples themselves left out, among those that pass the filters of eo.patches. exclude_same_place: leave out also all patches that overlap an example. Exact.';
+comment on function eo.similar_to_examples(text[], text[], eo.filter, integer, text, boolean) is
+'Query by several examples, names of stored patches: the max_results patches with the least sum of Hamming distances to the positive ones less that to the negative ones, the examples themselves left out, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap an example. Exact.';

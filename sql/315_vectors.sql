@@ -62,22 +62,7 @@ create or replace function eo_internal.vector_candidates(
     encoder_id smallint,
     max_candidates bigint,
     left_out bigint[],
-    area public.geometry,
-    from_time timestamptz,
-    to_time timestamptz,
-    platforms text[],
-    seasons text[],
-    labels text[],
-    label_match eo.label_match,
-    countries text[],
-    splits text[],
-    sources text[],
-    seasonal_snow boolean,
-    cloud_or_shadow boolean,
-    max_cloud real,
-    scene_classes text[],
-    cells text[],
-    patch_ids bigint[]
+    filter eo.filter
 )
 returns bigint[]
 language plpgsql
@@ -106,15 +91,14 @@ begin
          from (
              select e.patch_id
              from eo.%I e
-             join eo.patches($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) p
+             join eo.patches($4) p
                  on p.patch_id = e.patch_id and p.cell = e.cell
              where $3 is null or e.patch_id <> all ($3)
              order by e.embedding::public.halfvec(%s) operator(public.<->) $1::public.halfvec
              limit $2
          ) nearest', 'embedding__' || encoder_id, dimension)
         into candidates
-        using vec, max_candidates, left_out, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits,
-              sources, seasonal_snow, cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids;
+        using vec, max_candidates, left_out, filter;
     perform set_config('hnsw.ef_search', breadth, true),
             set_config('hnsw.iterative_scan', iteration, true),
             set_config('hnsw.max_scan_tuples', longest_scan, true);
@@ -124,27 +108,12 @@ $$;
 
 create or replace function eo.similar_to_vector(
     vec public.vector,
+    filter eo.filter default null,
     max_results integer default 10,
     encoder text default null,
     approximate boolean default false,
     exclude text[] default null,
-    exclude_same_place boolean default false,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    exclude_same_place boolean default false
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance double precision)
 language plpgsql
@@ -158,9 +127,7 @@ declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
     wanted integer := (select e.dimension from eo.encoder e where e.encoder_id = used_encoder);
     left_out bigint[] := eo_internal.left_out(exclude, exclude_same_place);
-    filtered boolean := num_nonnulls(area, from_time, to_time, platforms, seasons, labels, countries, splits, sources,
-                                     similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud,
-                                     scene_classes, cells, patch_ids) > 0;
+    filtered boolean := not (filter is null);
     vector_index regclass := to_regclass(format('eo.%I', eo_internal.vector_index_name(used_encoder)));
     max_candidates bigint := 4 * max_results::bigint;
     few bigint;
@@ -182,17 +149,12 @@ begin
         few := 2 * sqrt(max_candidates * (select greatest(c.reltuples, 0) from pg_class c where c.oid = vector_index));
         approximate := (select count(*) = few
                         from (select
-                              from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits,
-                                              sources, similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow,
-                                              max_cloud, scene_classes, cells, patch_ids)
+                              from eo.patches(filter)
                               limit few) passing);
     end if;
     if approximate then
         candidates := eo_internal.vector_candidates(
-            vec, used_encoder, max_candidates, left_out,
-            area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-            similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud, scene_classes, cells,
-            patch_ids);
+            vec, used_encoder, max_candidates, left_out, filter);
         if coalesce(cardinality(candidates), 0) < max_results then
             candidates := null;
         end if;
@@ -218,9 +180,7 @@ begin
             from (
                 select p.patch_id, p.cell, p.name, e.embedding operator(public.<->) vec as distance
                 from eo.embedding e
-                join eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                similar_to_vector.seasonal_snow, similar_to_vector.cloud_or_shadow, max_cloud, scene_classes,
-                                cells, patch_ids) p
+                join eo.patches(filter) p
                     on p.patch_id = e.patch_id and p.cell = e.cell
                 where e.encoder_id = used_encoder
                   and (left_out is null or e.patch_id <> all (left_out))
@@ -231,8 +191,8 @@ begin
     end if;
 end
 $$;
-comment on function eo.similar_to_vector(public.vector, integer, text, boolean, text[], boolean, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that pass the filters of eo.patches. encoder: a name or name:version; null: the current one. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
+comment on function eo.similar_to_vector(public.vector, eo.filter, integer, text, boolean, text[], boolean) is
+'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that the filter lets pass. encoder: a name or name:version; null: the current one. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
 
 create or replace function eo_internal.example_embedding(patch text, encoder_id smallint)
 returns public.vector

@@ -48,24 +48,9 @@ $$;
 
 create or replace function eo.similar_to_regions(
     codes bit varying[],
+    filter eo.filter default null,
     max_results integer default 10,
-    encoder text default null,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    encoder text default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -89,20 +74,18 @@ begin
     perform eo_internal.check_code(code, used_encoder) from unnest(codes) as code;
     candidates := array(
         select p.patch_id
-        from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                        similar_to_regions.seasonal_snow, similar_to_regions.cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids) p
+        from eo.patches(filter) p
         limit few
     );
     if cardinality(candidates) = few then
-        near := patch_ids;
+        near := filter.patch_ids;
         if max_results <= few then
             -- Of n least distances that sum to s, one is at most s / n. So the sums of any max_results patches bound how near
             -- to one of the codes a better patch must have a region; patches with regions near to the codes bound it closely.
-            near := eo_internal.near_regions(used_encoder, codes, 10 * max_results, null, patch_ids);
+            near := eo_internal.near_regions(used_encoder, codes, 10 * max_results, null, filter.patch_ids);
             candidates := array(
                 select p.patch_id
-                from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                similar_to_regions.seasonal_snow, similar_to_regions.cloud_or_shadow, max_cloud, scene_classes, cells, near) p
+                from eo.patches(eo_internal.among(filter, near)) p
             );
             bound := (
                 select max(nearest.distance)
@@ -110,13 +93,12 @@ begin
                       order by d.distance limit max_results) nearest
                 having count(*) = max_results
             );
-            near := case when bound is null then patch_ids
-                         else eo_internal.near_regions(used_encoder, codes, null, bound / cardinality(codes), patch_ids) end;
+            near := case when bound is null then filter.patch_ids
+                         else eo_internal.near_regions(used_encoder, codes, null, bound / cardinality(codes), filter.patch_ids) end;
         end if;
         candidates := array(
             select p.patch_id
-            from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                            similar_to_regions.seasonal_snow, similar_to_regions.cloud_or_shadow, max_cloud, scene_classes, cells, near) p
+            from eo.patches(eo_internal.among(filter, near)) p
         );
     end if;
     return query
@@ -131,29 +113,14 @@ begin
         order by 1;
 end
 $$;
-comment on function eo.similar_to_regions(bit varying[], integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Multi-code search: the max_results patches with the least sum, over the given hash codes of regions, of the Hamming distance to the nearest of the patch''s regions (null: all patches with codes of regions), among those that pass the filters of eo.patches. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --regions (windows of a grid) or --segments (superpixels) makes codes of regions.';
+comment on function eo.similar_to_regions(bit varying[], eo.filter, integer, text) is
+'Multi-code search: the max_results patches with the least sum, over the given hash codes of regions, of the Hamming distance to the nearest of the patch''s regions (null: all patches with codes of regions), among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --regions (windows of a grid) or --segments (superpixels) makes codes of regions.';
 
 create or replace function eo.similar_regions(
     patch text,
+    filter eo.filter default null,
     max_results integer default 10,
-    encoder text default null,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    encoder text default null
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -186,15 +153,14 @@ begin
     end if;
     return query
         select row_number() over (order by s.rank), s.patch_id, s.cell, s.name, s.distance
-        from eo.similar_to_regions(codes, max_results + 1, encoder, area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                                   similar_regions.seasonal_snow, similar_regions.cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids) s
+        from eo.similar_to_regions(codes, filter, max_results + 1, encoder) s
         where s.patch_id <> example
         order by 1
         limit max_results;
 end
 $$;
-comment on function eo.similar_regions(text, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Multi-code query by example: the max_results patches whose regions are most similar to those of a stored patch, itself left out, among those that pass the filters of eo.patches. See eo.similar_to_regions.';
+comment on function eo.similar_regions(text, eo.filter, integer, text) is
+'Multi-code query by example: the max_results patches whose regions are most similar to those of a stored patch, itself left out, among those that the filter lets pass. See eo.similar_to_regions.';
 
 create or replace function eo.region_codes(image bytea, encoder text default null, bands text[] default null)
 returns bit varying[]

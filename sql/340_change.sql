@@ -51,24 +51,9 @@ comment on column eo.change.elapsed is 'Time between the two';
 create or replace function eo.similar_change(
     before text,
     after text,
+    filter eo.filter default null,
     max_results integer default 10,
-    encoder text default null,
-    area public.geometry default null,
-    from_time timestamptz default null,
-    to_time timestamptz default null,
-    platforms text[] default null,
-    seasons text[] default null,
-    labels text[] default null,
-    label_match eo.label_match default 'some',
-    countries text[] default null,
-    splits text[] default null,
-    sources text[] default null,
-    seasonal_snow boolean default null,
-    cloud_or_shadow boolean default null,
-    max_cloud real default null,
-    scene_classes text[] default null,
-    cells text[] default null,
-    patch_ids bigint[] default null
+    encoder text default null
 )
 returns table (
     rank bigint, before_patch_id bigint, after_patch_id bigint, cell text, before_name text, after_name text,
@@ -88,8 +73,7 @@ begin
     return query
         with passing as materialized (
             select p.patch_id, p.cell
-            from eo.patches(area, from_time, to_time, platforms, seasons, labels, label_match, countries, splits, sources,
-                            similar_change.seasonal_snow, similar_change.cloud_or_shadow, max_cloud, scene_classes, cells, patch_ids) p
+            from eo.patches(filter) p
         )
         select row_number() over (order by found.distance, found.after_patch_id, found.before_patch_id), found.*
         from (
@@ -110,5 +94,5 @@ begin
         order by 1;
 end
 $$;
-comment on function eo.similar_change(text, text, integer, text, public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[]) is
-'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch passes the filters of eo.patches. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the current one. Exact.';
+comment on function eo.similar_change(text, text, eo.filter, integer, text) is
+'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch the filter lets pass. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the current one. Exact.';

@@ -11,46 +11,16 @@ begin atomic
         encoder, exists (select from eo.encoder e where e.bits is not null and encoder in (e.name, e.name || ':' || e.version)));
 end;
 
-create or replace function eo_internal.filtered_patch_ids(filters jsonb)
+create or replace function eo_internal.filtered_patch_ids(filter eo.filter)
 returns bigint[]
 language plpgsql
-stable parallel unsafe
+stable parallel safe
 security invoker
 set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
-declare
-    area public.geometry;
-    known text[] := (select p.proargnames from pg_proc p where p.oid = 'eo.patches'::regproc);
-    unknown text;
-    f record;
 begin
-    if jsonb_typeof(filters) is distinct from 'object' then
-        raise exception 'filters are a JSON object, not %', coalesce(filters::text, 'null')
-            using errcode = 'invalid_parameter_value', hint = 'Pass such as {"splits": ["test"]}, or {} for all patches.';
-    end if;
-    select key into unknown from jsonb_object_keys(filters) as key where key <> all (known) limit 1;
-    if found then
-        raise exception 'there is no filter "%"', unknown
-            using errcode = 'invalid_parameter_value', hint = 'Filters are those of eo.patches: ' || array_to_string(known, ', ') || '.';
-    end if;
-    select * into f
-    from jsonb_to_record(filters) as given (
-        area text, from_time timestamptz, to_time timestamptz, platforms text[], seasons text[], labels text[],
-        label_match eo.label_match, countries text[], splits text[], sources text[], seasonal_snow boolean,
-        cloud_or_shadow boolean, max_cloud real, scene_classes text[], cells text[], patch_ids bigint[]);
-    begin
-        area := f.area;
-    exception when internal_error then  -- PostGIS knows no other
-        raise exception '"%" is no area', left(f.area, 100)
-            using errcode = 'invalid_text_representation', hint = 'Write it as EWKT, such as "SRID=4326;POINT(9 50)", or as GeoJSON in a text.';
-    end;
-    return array(
-        select p.patch_id
-        from eo.patches(area, f.from_time, f.to_time, f.platforms, f.seasons, f.labels, coalesce(f.label_match, 'some'),
-                        f.countries, f.splits, f.sources, f.seasonal_snow, f.cloud_or_shadow, f.max_cloud, f.scene_classes,
-                        f.cells, f.patch_ids) p
-        order by p.patch_id);
+    return array(select p.patch_id from eo.patches(filter) p order by p.patch_id);
 end
 $$;
 
@@ -94,8 +64,8 @@ end;
 
 create or replace function eo.retrieval_metrics(
     encoder text,
-    queries jsonb default '{}',
-    archive jsonb default '{}',
+    queries eo.filter default null,
+    archive eo.filter default null,
     k integer default 20,
     relevance text default 'any',
     scheme text default 'ben19',
@@ -136,13 +106,13 @@ begin
             k, relevance, max_queries, seed) m;
 end
 $$;
-comment on function eo.retrieval_metrics(text, jsonb, jsonb, integer, text, text, integer, integer, integer) is
-'How well an encoder or hash function (encoder: a name or name:version) retrieves patches like the query, in the archive. It ranks as the searches do: an encoder by the Euclidean distance of vectors, a hash function by the Hamming distance of codes; exactly, tied patches in every order alike (the expected value). queries, archive: which patches, filters of eo.patches as JSON, such as {"splits": ["test"]}; a query''s own patch is none of its results. k: so many results of each query count. relevance: what makes a result relevant: any (it shares a label with the query), jaccard:T (at least the share T of the labels of both is shared), same (it has the same labels). scheme, level: labels are the classes of this level (null: the deepest) of a nomenclature that a patch bears, itself or by a descendant; patches of which no labels are known are left out, and so are queries without any or without a relevant patch in the archive. max_queries: so many of the queries, drawn by seed. Returns a row per measure, with its mean over the queries and its chance level, which a random order would have: map (mean average precision by the denominator min(k, relevant patches)), map_hits_found (by the relevant patches among the k), precision, recall, f1, ndcg, acg (mean number of shared labels), wap and wap_hits_found (weighted mean average precision, by both denominators); of hash functions also radius_precision and radius_empty, of lookups of all codes that differ in at most two bits; then how many patches were queries and the archive, and how many were left out. docs/evaluation.md defines them. Raises undefined_object for an unknown encoder or nomenclature, invalid_parameter_value for an unknown filter or relevance and where nothing is left to evaluate.';
+comment on function eo.retrieval_metrics(text, eo.filter, eo.filter, integer, text, text, integer, integer, integer) is
+'How well an encoder or hash function (encoder: a name or name:version) retrieves patches like the query, in the archive. It ranks as the searches do: an encoder by the Euclidean distance of vectors, a hash function by the Hamming distance of codes; exactly, tied patches in every order alike (the expected value). queries, archive: which patches, such as eo.filter(splits => ''{test}''); a query''s own patch is none of its results. k: so many results of each query count. relevance: what makes a result relevant: any (it shares a label with the query), jaccard:T (at least the share T of the labels of both is shared), same (it has the same labels). scheme, level: labels are the classes of this level (null: the deepest) of a nomenclature that a patch bears, itself or by a descendant; patches of which no labels are known are left out, and so are queries without any or without a relevant patch in the archive. max_queries: so many of the queries, drawn by seed. Returns a row per measure, with its mean over the queries and its chance level, which a random order would have: map (mean average precision by the denominator min(k, relevant patches)), map_hits_found (by the relevant patches among the k), precision, recall, f1, ndcg, acg (mean number of shared labels), wap and wap_hits_found (weighted mean average precision, by both denominators); of hash functions also radius_precision and radius_empty, of lookups of all codes that differ in at most two bits; then how many patches were queries and the archive, and how many were left out. docs/evaluation.md defines them. Raises undefined_object for an unknown encoder or nomenclature, invalid_parameter_value for an unknown filter or relevance and where nothing is left to evaluate.';
 
 create or replace function eo.evaluate(
     encoder text,
-    queries jsonb default '{}',
-    archive jsonb default '{}',
+    queries eo.filter default null,
+    archive eo.filter default null,
     k integer default 20,
     relevance text default 'any',
     scheme text default 'ben19',
@@ -166,17 +136,17 @@ begin
         stored as (
             insert into eo.evaluation (encoder_id, k, relevance, scheme, level, queries, archive, max_queries, seed, metrics)
             select eo_internal.ranking_id(encoder), evaluate.k, evaluate.relevance, evaluate.scheme, evaluate.level,
-                   evaluate.queries, evaluate.archive, evaluate.max_queries, evaluate.seed,
+                   coalesce(jsonb_strip_nulls(to_jsonb(evaluate.queries)), '{}'), coalesce(jsonb_strip_nulls(to_jsonb(evaluate.archive)), '{}'), evaluate.max_queries, evaluate.seed,
                    jsonb_object_agg(m.metric, jsonb_strip_nulls(jsonb_build_object('value', m.value, 'chance', m.chance)))
             from measured m
         )
         select m.metric, m.value, m.chance from measured m order by m.number;
 end
 $$;
-comment on function eo.evaluate(text, jsonb, jsonb, integer, text, text, integer, integer, integer) is
+comment on function eo.evaluate(text, eo.filter, eo.filter, integer, text, text, integer, integer, integer) is
 'Measures as eo.retrieval_metrics does, stores the result in eo.evaluation and returns it. (writer)';
 
-create or replace function eo.code_statistics(encoder text default null, patches jsonb default '{}')
+create or replace function eo.code_statistics(encoder text default null, patches eo.filter default null)
 returns table (statistic text, value double precision)
 language plpgsql
 stable parallel unsafe
@@ -192,8 +162,8 @@ begin
         select s.statistic, s.value from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
 end
 $$;
-comment on function eo.code_statistics(text, jsonb) is
-'What the codes of a hash function (a name or name:version; null: the current one) are like, over the patches that pass filters of eo.patches, given as JSON: patches; distinct_codes; constant_bits (the same in all patches); bit_balance_mean and bit_balance_worst, where a bit that is set in half of the patches has the balance 1 and a constant one 0; bit_correlation_mean, the mean absolute correlation between two bits that are not constant; bucket_size_mean, _p50, _p95 and _max, of patches per distinct code.';
+comment on function eo.code_statistics(text, eo.filter) is
+'What the codes of a hash function (a name or name:version; null: the current one) are like, over the patches that a filter lets pass: patches; distinct_codes; constant_bits (the same in all patches); bit_balance_mean and bit_balance_worst, where a bit that is set in half of the patches has the balance 1 and a constant one 0; bit_correlation_mean, the mean absolute correlation between two bits that are not constant; bucket_size_mean, _p50, _p95 and _max, of patches per distinct code.';
 
 -- What is stored of a patch's bands, each from the finest resolution that has it, in words and as the mean.
 create or replace function eo_internal.band_statistics(patch_id bigint, cell text)

@@ -109,7 +109,11 @@ comment on function eo.remove_from_collection(text, bigint[]) is
 'Removes patches from a collection of the calling role; returns how many were in it.';
 
 create or replace function eo.collection_patches(collections text[])
-returns setof eo.patch
+returns table (
+    patch_id bigint, name text, sensing_time timestamptz, season eo.season, platform text, labels text[], countries text[],
+    cell text, source text, split text, seasonal_snow boolean, cloud_or_shadow boolean, product_id bigint,
+    label_ids smallint[], footprint public.geometry
+)
 language plpgsql
 stable parallel safe
 security invoker
@@ -120,11 +124,10 @@ declare
     own_ids bigint[] := array(select eo_internal.own_collection(wanted) from unnest(collections) as wanted);
 begin
     return query
-        select p.*
-        from eo.patch p
-        where (p.patch_id, p.cell) in (select cp.patch_id, cp.cell from eo.collection_patch cp where cp.collection_id = any (own_ids))
-        order by p.patch_id;
+        select *
+        from eo.search(eo.filter(patch_ids => array(select cp.patch_id from eo.collection_patch cp where cp.collection_id = any (own_ids))),
+                       max_results => null);
 end
 $$;
 comment on function eo.collection_patches(text[]) is
-'The patches of one or several collections of the calling role, each once, by patch_id: the list to export.';
+'The patches of one or several collections of the calling role, each once, by patch_id, with the columns of eo.search: the list to export.';

@@ -38,16 +38,16 @@ CODE = f"(select code from eo.patch p join eo.patch_bucket using (patch_id) join
 VECTOR = f"(select embedding from eo.patch p join eo.embedding using (patch_id) where p.name = '{PATCH}')"
 # Asked by a reader.
 SEARCHES = [
-    "select name from eo.search(area => st_makeenvelope(-30, 30, 40, 70, 4326)) order by 1",
-    "select eo.count_patches(labels => '{clc:3}')",
+    "select name from eo.search(eo.filter(area => st_makeenvelope(-30, 30, 40, 70, 4326))) order by 1",
+    "select eo.count_patches(eo.filter(labels => '{clc:3}'))",
     "select * from eo.label_statistics()",
     "select * from eo.patch_statistics('season')",
     "select * from eo.product_statistics()",
-    f"select patch_id, distance from eo.similar('{PATCH}', 5)",
-    f"select patch_id, distance from eo.similar('{PATCH}', 5, seasons => '{{summer}}')",
-    f"select patch_id, distance from eo.similar_to_code({CODE}, 4, labels => '{{clc:3}}')",
+    f"select patch_id, distance from eo.similar('{PATCH}', max_results => 5)",
+    f"select patch_id, distance from eo.similar('{PATCH}', eo.filter(seasons => '{{summer}}'), max_results => 5)",
+    f"select patch_id, distance from eo.similar_to_code({CODE}, eo.filter(labels => '{{clc:3}}'), 4)",
     f"select patch_id, distance from eo.within_distance({CODE}, 60)",
-    f"select patch_id, distance from eo.similar_to_vector({VECTOR}, 5)",
+    f"select patch_id, distance from eo.similar_to_vector({VECTOR}, max_results => 5)",
     f"select patch_id, distance from eo.similar_regions('{PATCH}')",
     f"select patch_id from eo.similar_to_examples(array['{PATCH}'], max_results => 5)",
     "select patch_id, resolution, bands, band_mean, st_aswkb(rast) from eo.patch_raster order by 1, 2",

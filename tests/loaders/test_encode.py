@@ -174,7 +174,9 @@ def test_region_codes_of_an_uploaded_image(archive: psycopg.Connection, sample: 
     assert [len(code) for code in row[0]] == [128] * 4
     for code, like, other in zip(row[0], stored_codes, stored_codes[1:] + stored_codes[:1], strict=True):
         assert distance(code, like) < 8 < distance(code, other)
-    found = archive.execute("select name from eo.similar_to_regions(eo.region_codes(%s), 3)", (image,)).fetchall()
+    found = archive.execute(
+        "select name from eo.similar_to_regions(eo.region_codes(%s), max_results => 3)", (image,)
+    ).fetchall()
     assert found[0] == (folder.name,)
     for query, error, message in [
         ("eo.region_codes(null)", errors.NullValueNotAllowed, "no image"),

@@ -148,7 +148,7 @@ def test_a_model_of_ones_own_from_file_to_search(
     ):
         np.testing.assert_allclose(vector, stored[name], rtol=1e-5, atol=1e-5)
     nearest = archive.execute(
-        "select name from eo.similar_to_vector(eo.example_vector(array[%s]), 3)", (min(folders),)
+        "select name from eo.similar_to_vector(eo.example_vector(array[%s]), max_results => 3)", (min(folders),)
     ).fetchall()
     distances = {name: np.linalg.norm(stored[name] - stored[min(folders)]) for name in folders}
     assert [name for (name,) in nearest] == sorted(folders, key=lambda name: distances[name])[:3]
@@ -184,9 +184,9 @@ def test_an_uploaded_image_by_a_hash_of_ones_own_model(
     row = archive.execute("select eo.encode_image(%s, 'own:1')::real[]", (image,)).fetchone()
     assert row is not None
     np.testing.assert_allclose(row[0], by_torch(network(2), folder), rtol=1e-4, atol=1e-4)
-    assert archive.execute("select name, distance from eo.similar_to_image(%s, 1)", (image,)).fetchall() == [
-        (folder.name, 0)
-    ]
+    assert archive.execute(
+        "select name, distance from eo.similar_to_image(%s, max_results => 1)", (image,)
+    ).fetchall() == [(folder.name, 0)]
 
 
 def test_scale_of_mean_and_deviation(

@@ -79,10 +79,14 @@ def test_a_tile_across_the_antimeridian(fiji: psycopg.Connection, sample: Path) 
         "st_point(-179.96, -16.8, 4326)": shapely.Point(180.04, -16.8),
     }.items():
         expected = [patch_id for patch_id, outline in outlines.items() if outline.intersects(there)]
-        found = fiji.execute(f"select patch_id from eo.search({area}, max_results => null)".encode()).fetchall()
+        found = fiji.execute(
+            f"select patch_id from eo.search(eo.filter({area}), max_results => null)".encode()
+        ).fetchall()
         assert [patch_id for (patch_id,) in found] == expected
         assert bool(expected) == ("28" not in area)
-        products = fiji.execute(f"select count(*) from eo.select_products({area})".encode()).fetchone()
+        products = fiji.execute(
+            f"select count(*) from eo.select_products(eo.product_filter({area}))".encode()
+        ).fetchone()
         assert products == (bool(expected),)
     # Every client draws parts, in either reference system of the map layers.
     assert fiji.execute(
@@ -113,7 +117,9 @@ def test_export_and_load_again(fiji: psycopg.Connection, run_pgearth: Run, tmp_p
             {"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(shapely.MultiPolygon(parts))}
         )
     )
-    expected = fiji.execute("select count(*) from eo.patches(eo.rectangle(179.5, -17, -179.5, -16.3))").fetchone()
+    expected = fiji.execute(
+        "select count(*) from eo.patches(eo.filter(eo.rectangle(179.5, -17, -179.5, -16.3)))"
+    ).fetchone()
     result = run_pgearth(fiji, "export", tmp_path / "out", "--area", area)
     assert result.exit_code == 0, result.output
     table = pq.read_table(tmp_path / "out" / "metadata.parquet")
@@ -152,7 +158,9 @@ def test_ways_to_write_an_area(fiji: psycopg.Connection, run_pgearth: Run, tmp_p
         text = str(tmp_path / "area.geojson")
     result = run_pgearth(fiji, "export", tmp_path / "out", "--area", text, "--format", "geoparquet")
     assert result.exit_code == 0, result.output
-    expected = fiji.execute("select count(*) from eo.patches(eo.rectangle(179.5, -17, -179.5, -16.3))").fetchone()
+    expected = fiji.execute(
+        "select count(*) from eo.patches(eo.filter(eo.rectangle(179.5, -17, -179.5, -16.3)))"
+    ).fetchone()
     assert (pq.read_table(tmp_path / "out" / "metadata.parquet").num_rows,) == expected
 
 
@@ -164,7 +172,9 @@ def test_an_area_with_a_leap_is_refused(fiji: psycopg.Connection, run_pgearth: R
     assert result.exit_code != 0 and "longer than 180 degrees" in str(result.exception)
     for centre in ("180, -17", "40, 89.9"):
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="longer than 180 degrees") as caught:
-            fiji.execute(f"select * from eo.search(st_buffer(st_point({centre})::geography, 30000)::geometry)".encode())
+            fiji.execute(
+                f"select * from eo.search(eo.filter(st_buffer(st_point({centre})::geography, 30000)::geometry))".encode()
+            )
         assert "eo.circle" in (caught.value.diag.message_hint or "")
 
 
@@ -215,7 +225,7 @@ def test_grids_without_a_footprint(archive: psycopg.Connection, tmp_path: Path, 
             longitude, latitude = to_degrees.transform(x, y)
             point = ((longitude + 180) % 360 - 180, latitude)
             found = archive.execute(
-                "select tile_column, tile_row from eo.search(st_point(%s, %s, 4326))", point
+                "select tile_column, tile_row from eo.patches(eo.filter(st_point(%s, %s, 4326)))", point
             ).fetchall()
             assert found == [(column, line)]
 

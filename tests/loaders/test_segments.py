@@ -117,7 +117,7 @@ def test_an_uploaded_image_is_cut_alike(module_archive: psycopg.Connection, segm
     assert row is not None
     assert row[0] == by_hand(module_archive, upload)
     found = module_archive.execute(
-        "select name from eo.similar_to_regions(eo.region_codes(%s), 1)", (image,)
+        "select name from eo.similar_to_regions(eo.region_codes(%s), max_results => 1)", (image,)
     ).fetchone()
     assert found == (name,)
 

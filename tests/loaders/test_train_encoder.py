@@ -317,7 +317,7 @@ def test_statistics_are_those_of_all_valid_pixels(archive: psycopg.Connection) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--platform", "sentinel-9"), "No patch passes the filters"),
+        (("--platform", "landsat-8"), "No patch passes the filters"),
         (("--split", "train"), "26 are of the split train, 0 of the split validation: both are needed"),
         (("--split", "test", "--validation-fraction", 0.5), "in 0 cells .*: there are no places to set aside"),
         (("--bands", "B04,B99"), "none of the 26 patches found has all of the bands B04, B99"),

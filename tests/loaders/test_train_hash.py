@@ -276,7 +276,7 @@ def test_the_archive_is_encoded_with_it(
     assert run_pgearth(archive, "train", "hash", "kept", *options).exit_code == 0
     result = run_pgearth(archive, "encode", "--encoder", "kept")
     assert result.exit_code == 0, result.output
-    found = archive.execute("select name, distance from eo.similar('120', 5)").fetchall()
+    found = archive.execute("select name, distance from eo.similar('120', max_results => 5)").fetchall()
     codes = hash_codes(find(archive, "kept", hashing=True), np.delete(data[0], 117, axis=0))
     distances = [sum(one != other for one, other in zip(codes[119], code, strict=True)) for code in codes]
     assert [distance for _, distance in found] == sorted(distances)[1:6]

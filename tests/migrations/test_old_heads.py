@@ -227,8 +227,13 @@ def test_an_older_head_upgrades_to_the_fresh_schema(
     with begin(url) as connection:
         assert catalogue(connection) == fresh
         assert_kept(before, rows(connection))
-        assert connection.exec_driver_sql("select count(*) from eo.patches(labels => '{Forests}')").scalar() == 5
-        assert connection.exec_driver_sql("select name from eo.similar('patch2', 2)").scalars().all() == [
+        assert (
+            connection.exec_driver_sql("select count(*) from eo.patches(eo.filter(labels => '{Forests}'))").scalar()
+            == 5
+        )
+        assert connection.exec_driver_sql(
+            "select name from eo.similar('patch2', max_results => 2)"
+        ).scalars().all() == [
             "patch4",
             "patch1",
         ]

@@ -72,8 +72,9 @@ def filled(
     module_archive.execute("set role pgearth_qgis")
     module_archive.execute("select eo.create_collection('watered crops')")
     module_archive.execute(
-        "select eo.add_to_collection('watered crops', array(select patch_id from eo.search(labels => '{Inland waters, Permanent crops}',"
-        " label_match => 'at_least', sources => '{bigearthnet-v2}', max_results => null)))"
+        "select eo.add_to_collection('watered crops', array(select patch_id from eo.search("
+        " eo.filter(labels => '{Inland waters, Permanent crops}', label_match => 'at_least', sources => '{bigearthnet-v2}'),"
+        " max_results => null)))"
     )
     module_archive.execute("reset role")
     module_archive.execute("select eo.store_map_styles()")

@@ -69,7 +69,7 @@ def archive(module_archive: psycopg.Connection, vectors: np.ndarray) -> psycopg.
     return module_archive
 
 
-CALL = b"select patch_id, distance from eo.similar_to_vector(%s, %s, approximate => %s)"
+CALL = b"select patch_id, distance from eo.similar_to_vector(%s, max_results => %s, approximate => %s)"
 
 
 @pytest.mark.parametrize("count", [10, 100])

@@ -202,7 +202,7 @@ def test_filters_are_inlined(module_archive: psycopg.Connection) -> None:
     plan = "\n".join(
         line
         for (line,) in module_archive.execute(
-            "explain select * from eo.patches(area => st_makeenvelope(9, 50, 9.1, 50.1, 4326), from_time => '2018-01-01')"
+            "explain select * from eo.patches(eo.filter(area => st_makeenvelope(9, 50, 9.1, 50.1, 4326), from_time => '2018-01-01'))"
         )
     )
     assert "Function Scan" not in plan

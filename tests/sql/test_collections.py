@@ -84,11 +84,15 @@ def test_a_collection_as_a_filter(archive: psycopg.Connection, patch_ids: list[i
     with acting_as(archive, "pgearth_ann"):
         archive.execute("select eo.create_collection('mine')")
         archive.execute("select eo.add_to_collection('mine', %s)", (patch_ids[2:7],))
-        found = archive.execute(f"select patch_id from eo.search({own}, max_results => null)".encode()).fetchall()
+        found = archive.execute(
+            f"select patch_id from eo.search(eo.filter({own}), max_results => null)".encode()
+        ).fetchall()
         assert [patch_id for (patch_id,) in found] == patch_ids[2:7]
-        statistics = archive.execute(f"select code, patches, fraction from eo.label_statistics({own})".encode())
+        statistics = archive.execute(
+            f"select code, patches, fraction from eo.label_statistics(eo.filter({own}))".encode()
+        )
         assert statistics.fetchall() == [("311", 1, 0.2)]
-        assert archive.execute(f"select eo.count_patches({own})".encode()).fetchone() == (5,)
+        assert archive.execute(f"select eo.count_patches(eo.filter({own}))".encode()).fetchone() == (5,)
 
 
 def test_nobody_sees_or_changes_another_ones(archive: psycopg.Connection, patch_ids: list[int]) -> None:

@@ -136,7 +136,7 @@ def test_rasters_as_argument(encoded: psycopg.Connection) -> None:
 
 def test_similar_by_example(encoded: psycopg.Connection) -> None:
     names = [name for (name,) in encoded.execute("select name from eo.patch join eo.embedding using (patch_id)")]
-    found = encoded.execute("select rank, name from eo.similar(%s, 100)", (names[0],)).fetchall()
+    found = encoded.execute("select rank, name from eo.similar(%s, max_results => 100)", (names[0],)).fetchall()
     assert [rank for rank, _ in found] == list(range(1, 11))
     assert {name for _, name in found} == set(names[1:])
 
@@ -199,7 +199,7 @@ def test_similar_to_an_uploaded_copy_finds_the_original(
 ) -> None:
     original = next(path.name for path in sorted((sample / "bigearthnet-v1" / "S2").iterdir()) if path.is_dir())
     found = encoded.execute(
-        "select name, distance from eo.similar_to_image(%s, 3)", (geotiff(patch, BANDS),)
+        "select name, distance from eo.similar_to_image(%s, max_results => 3)", (geotiff(patch, BANDS),)
     ).fetchall()
     assert found[0][0] == original
     assert found[0][1] < found[1][1]
@@ -208,10 +208,12 @@ def test_similar_to_an_uploaded_copy_finds_the_original(
 def test_a_real_upload_with_more_bands_than_the_encoder_reads(encoded: psycopg.Connection, sample: Path) -> None:
     image = (sample / "eurosat" / "MS" / "SeaLake" / "SeaLake_3000.tif").read_bytes()
     names = [f"B{number:02}" for number in range(1, 13)] + ["B8A"]
-    found = encoded.execute("select * from eo.similar_to_image(%s, 4, bands => %s)", (image, names)).fetchall()
+    found = encoded.execute(
+        "select * from eo.similar_to_image(%s, max_results => 4, bands => %s)", (image, names)
+    ).fetchall()
     assert len(found) == 4
     filtered = encoded.execute(
-        "select p.season from eo.similar_to_image(%s, 4, bands => %s, seasons => '{summer}') join eo.patch p using (patch_id)",
+        "select p.season from eo.similar_to_image(%s, eo.filter(seasons => '{summer}'), max_results => 4, bands => %s) join eo.patch p using (patch_id)",
         (image, names),
     ).fetchall()
     assert set(filtered) == {("summer",)}

@@ -87,21 +87,36 @@ WRONG = {
            '["boxes", "patch_ids"]')""",
         "22023",
     ),
-    "unknown SRID": ("select * from eo.search('SRID=999999;POINT(9 50)'::geometry)", "22023"),
+    "unknown SRID": ("select * from eo.search(eo.filter('SRID=999999;POINT(9 50)'::geometry))", "22023"),
     "no SRID": ("select eo.cell_of('POINT(9 50)'::geometry)", "22023"),
     "nowhere": ("select * from eo.cells('SRID=32633;POINT(1e30 0)'::geometry, 3)", "22023"),
     "not finite": ("select * from eo.cells('SRID=32633;POINT(nan 0)'::geometry, 3)", "22023"),
     "latitude 200": ("select eo.cell_of('SRID=4326;POINT(9 200)'::geometry)", "22023"),
-    "a surface": ("select * from eo.search('SRID=4326;TIN(((0 0,0 1,1 1,0 0)))'::geometry)", "22023"),
+    "a surface": ("select * from eo.search(eo.filter('SRID=4326;TIN(((0 0,0 1,1 1,0 0)))'::geometry))", "22023"),
     "a surface among others": (
-        "select * from eo.search('SRID=4326;GEOMETRYCOLLECTION(POINT(0 0),TIN(((0 0,0 1,1 1,0 0))))'::geometry)",
+        "select * from eo.search(eo.filter('SRID=4326;GEOMETRYCOLLECTION(POINT(0 0),TIN(((0 0,0 1,1 1,0 0))))'::geometry))",
         "22023",
     ),
     "a cell of no precision": ("select eo.cell_of('SRID=4326;POINT(9 50)'::geometry, 0)", "22023"),
     "a cell too precise": ("select eo.cell_of('SRID=4326;POINT(9 50)'::geometry, 2147483647)", "22023"),
     "pieces of nowhere": ("select eo.derive_corine_parts('{32633}', 'SRID=4326;POINT(9000 50)'::geometry)", "22023"),
     "no layer": ("select eo.drop_raster_layer('')", "22023"),
-    "a number as area": ("""select * from eo.code_statistics('lsh', '{"area": 3}')""", "22P02"),
+    "a number as area": ("""select * from eo.code_statistics('lsh', eo.filter(jsonb '{"area": 3}'))""", "22023"),
+    "an area that is null": (
+        "select * from eo.search(eo.filter((select st_union(geom) from eo.nuts where nuts_id = 'XX')))",
+        "22004",
+    ),
+    "a null among labels": ("select * from eo.search(eo.filter(labels => '{Forests,null}'))", "22004"),
+    "an order that is none": ("select * from eo.search(order_by => 'name')", "22023"),
+    "a page after no patch": ("select * from eo.search(order_by => 'newest', after_patch_id => -1)", "P0002"),
+    "a nomenclature that is none": ("select * from eo.label_statistics(nomenclature => 'x')", "42704"),
+    "a null among tiles": ("select * from eo.product_statistics(eo.product_filter(tiles => '{null}'))", "22004"),
+    "a null among levels": ("select * from eo.select_products(eo.product_filter(levels => '{L2A,null}'))", "22004"),
+    "a null among a product's seasons": (
+        "select * from eo.select_products(eo.product_filter(seasons => '{null}'))",
+        "22004",
+    ),
+    "a product's area that is null": ("select * from eo.select_products(eo.product_filter(null))", "22004"),
     "relevance that is none": ("select * from eo.retrieval_metrics('lsh', relevance => 'jaccard:much')", "22023"),
     "WKB that is none": (
         "select * from eo_internal.encode(1::smallint, array[1], array['B02'], array['x'::bytea])",
@@ -279,7 +294,7 @@ def test_what_we_did_not_expect(encoded: psycopg.Connection, exception: str, sql
 def test_a_package_that_is_not_found(encoded: psycopg.Connection, sample: Path) -> None:
     """Searches run in plain SQL, all else says what is to be done; a session's modules are as if it were not installed."""
     with psycopg.connect(encoded.info.dsn, autocommit=True) as connection:
-        query = "select * from eo.similar(%s, 5)"
+        query = "select * from eo.similar(%s, max_results => 5)"
         expected = connection.execute(query, (PATCH,)).fetchall()
         connection.execute("do language plpython3u $$ import sys; sys.modules['pyfuncs'] = None $$")
         error = error_of(connection, "select eo.rgb(%s)", PATCH)

@@ -117,7 +117,7 @@ def evaluate(
 ) -> dict[str, tuple[float, float | None]]:
     options = "".join(f", {name} => %({name})s" for name in more)
     rows = archive.connection.execute(
-        f"select * from eo.{function}(%(encoder)s, %(queries)s, %(patches)s{options})".encode(),
+        f"select * from eo.{function}(%(encoder)s, eo.filter(%(queries)s::jsonb), eo.filter(%(patches)s::jsonb){options})".encode(),
         {"encoder": encoder, "queries": Jsonb(queries), "patches": Jsonb(patches), **more},
     ).fetchall()
     return {metric: (value, chance) for metric, value, chance in rows}
@@ -219,13 +219,18 @@ def test_some_queries_by_seed(archive: Archive) -> None:
     ("filters", "condition"),
     [
         ({"from_time": "2018-06-01", "seasons": ["summer", "autumn"]}, "season in ('summer', 'autumn')"),
-        ({"area": "SRID=4326;POLYGON((15 45,15.2 45,15.2 46,15 46,15 45))"}, "ST_XMin(footprint) <= 15.2"),
+        (
+            {"area": {"type": "Polygon", "coordinates": [[[15, 45], [15.2, 45], [15.2, 46], [15, 46], [15, 45]]]}},
+            "ST_XMin(footprint) <= 15.2",
+        ),
         ({"labels": ["Coniferous forest"], "label_match": "at_least"}, "312 = any (label_ids)"),
         ({"max_cloud": None, "platforms": ["sentinel-2b"]}, "false"),
     ],
 )
 def test_filters(archive: Archive, filters: dict, condition: str) -> None:
-    found = archive.connection.execute("select eo_internal.filtered_patch_ids(%s)", (Jsonb(filters),)).fetchone()
+    found = archive.connection.execute(
+        "select eo_internal.filtered_patch_ids(eo.filter(%s::jsonb))", (Jsonb(filters),)
+    ).fetchone()
     wanted = f"select array(select patch_id from eo.patch where {condition} and sensing_time >= %s order by 1)"
     since = filters.get("from_time", "2000-01-01")
     assert found == archive.connection.execute(wanted.encode(), (since,)).fetchone()
@@ -255,20 +260,28 @@ def test_code_statistics(archive: Archive) -> None:
     words = np.packbits(padded, axis=1).view(np.uint64).T
     assert dict(rows) == {name: pytest.approx(value) for name, value in code_statistics(words, BITS).items()}
     assert dict(rows)["distinct_codes"] == len(np.unique(codes, axis=0)) < len(codes) == dict(rows)["patches"]
-    some = archive.connection.execute('select * from eo.code_statistics(null, \'{"splits": ["test"]}\')').fetchall()
+    some = archive.connection.execute(
+        "select * from eo.code_statistics(null, eo.filter(splits => '{test}'))"
+    ).fetchall()
     assert dict(some)["patches"] == PATCHES / 3
 
 
 BAD: list[tuple[str, type[psycopg.Error], str]] = [
     ("'nowhere'", errors.UndefinedObject, 'no encoder "nowhere"'),
-    ("'net', '{\"tiles\": []}'", errors.InvalidParameterValue, 'no filter "tiles"'),
-    ("'net', '{}', '[]'", errors.InvalidParameterValue, "a JSON object, not \\[\\]"),
-    ("'net', '{\"splits\": [\"x\"]}'", errors.InvalidParameterValue, "no patch passes the filters of queries"),
+    ("'net', eo.filter(jsonb '{\"tiles\": []}')", errors.InvalidParameterValue, 'no filter "tiles"'),
+    ("'net', null, eo.filter(jsonb '[]')", errors.InvalidParameterValue, "a JSON object, not \\[\\]"),
     (
-        "'net', archive => '{\"splits\": [\"x\"]}'",
+        "'net', eo.filter(jsonb '{\"splits\": \"test\"}')",
+        errors.InvalidParameterValue,
+        'the filter\'s splits cannot be "test"',
+    ),
+    ("'net', eo.filter(names => '{x}')", errors.InvalidParameterValue, "no patch passes the filters of queries"),
+    (
+        "'net', archive => eo.filter(names => '{x}')",
         errors.InvalidParameterValue,
         "no patch passes the filters of archive",
     ),
+    ("'net', eo.filter(area => null)", errors.NullValueNotAllowed, "the area is null"),
     ("'net', k => 0", errors.InvalidParameterValue, "k is 0"),
     ("'net', max_queries => 0", errors.InvalidParameterValue, "max_queries 0"),
     ("'net', seed => -1", errors.InvalidParameterValue, "seed -1"),
@@ -288,11 +301,6 @@ def test_bad_input(archive: Archive, arguments: str, error: type[psycopg.Error],
         archive.connection.execute(f"select * from eo.evaluate({arguments})".encode())
     assert caught.value.diag.message_hint
     assert archive.connection.execute("select count(*) from eo.evaluation").fetchone() == before
-
-
-def test_a_filter_of_another_type(archive: Archive) -> None:
-    with pytest.raises(errors.InvalidTextRepresentation, match='malformed array literal: "test"'):
-        evaluate(archive, "net", {"splits": "test"})
 
 
 def test_a_retired_encoder_is_not_evaluated(archive: Archive) -> None:

@@ -50,7 +50,11 @@ TIMES = ["infinity", "-infinity", "4713-01-01 BC", "294276-12-31", "epoch", "201
 DOCUMENTS = ["null", "1", "[]", "{}", '"x"', "true", '{"splits": ["test"]}', '{"splits": "test"}', '{"splits": [null, 1]}', '{"area": 3}',
              '{"area": "POINT(1 1)"}', '{"labels": {"a": 1}}', '{"patch_ids": ["x"]}', '{"patch_ids": [1e30]}', '{"from_time": "never"}',
              '{"max_cloud": "much"}', '{"label_match": "maybe"}', '{"unknown": 1}', '{"seasons": ["summer"]}', '{"mean": [], "std": []}',
-             '[{"splits": ["test"]}]', '{"": null}', '{"cells": ["!"]}', '{"seasonal_snow": "perhaps"}']  # fmt: skip
+             '[{"splits": ["test"]}]', '{"": null}', '{"cells": ["!"]}', '{"seasonal_snow": "perhaps"}', '{"area": null}', '{"area": {}}',
+             '{"area": {"type": "Point", "coordinates": [9, 1e30]}}', '{"area": {"type": "Polygon", "coordinates": []}}',
+             '{"area": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 0], [0, 0]]]}}',
+             '{"area": {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": null}]}}',
+             '{"area": {"type": "LineString", "coordinates": [[-179, 10], [179, -10]]}}', '{"from_time": "0000-02-30", "to_time": "24:00"}']  # fmt: skip
 RASTERS = ["null", "st_makeemptyraster(0, 0, 0, 0, 1)", "st_makeemptyraster(9, 9, 0, 0, 1)",
            "st_addband(st_makeemptyraster(1, 1, 0, 0, 1, -1, 0, 0, 4326), '8BUI'::text, 1)",
            "st_addband(st_makeemptyraster(2, 3, 0, 0, 1), '64BF'::text, 'NaN'::float8, 'NaN'::float8)",
@@ -72,6 +76,23 @@ def array_of(elements: SearchStrategy[str]) -> SearchStrategy[str]:
     return st.one_of(lists, elements.map(lambda value: f"array[[{value}], [{value}]]"))
 
 
+def filter_of(kind: str, attributes: dict[str, str], values: dict[str, SearchStrategy[str]]) -> SearchStrategy[str]:
+    """A filter of up to three conditions, mostly as its constructor makes it, else as a row that someone put together."""
+
+    def write(chosen: dict[str, str], by_constructor: bool) -> str:
+        if by_constructor:
+            return f"{kind}({', '.join(f'{name} => {value}::{attributes[name]}' for name, value in chosen.items())})"
+        row = (f"{chosen.get(name, 'null')}::{of}" for name, of in attributes.items())
+        return f"row({', '.join(row)})::{kind}"
+
+    conditions = st.lists(st.sampled_from(sorted(attributes)), max_size=3, unique=True).flatmap(
+        lambda names: st.fixed_dictionaries(
+            {name: st.one_of(values[attributes[name]], values[attributes[name]], st.just("null")) for name in names}
+        )
+    )
+    return st.builds(write, conditions, st.sampled_from([True, True, False]))
+
+
 def mutated(image: bytes) -> SearchStrategy[str]:
     """A file, cut off or with some of its bytes replaced."""
 
@@ -90,8 +111,10 @@ def mutated(image: bytes) -> SearchStrategy[str]:
     )
 
 
-def expressions(image: bytes, patch_ids: list[int]) -> dict[str, SearchStrategy[str]]:
-    """What stands for an argument, by its type."""
+def expressions(
+    image: bytes, patch_ids: list[int], filters: dict[str, dict[str, str]]
+) -> dict[str, SearchStrategy[str]]:
+    """What stands for an argument, by its type; `filters` are types of filters with their attributes' types."""
     integers = one_of(*INTEGERS)
     texts = st.sampled_from(TEXTS).map(literal)
     numbers = one_of("'NaN'", "'Infinity'", "'-Infinity'", "-1", "0", "-0.0", "0.5", "1", "91", "181", "1e30", "1e-40")
@@ -100,7 +123,7 @@ def expressions(image: bytes, patch_ids: list[int]) -> dict[str, SearchStrategy[
         one_of("''", "'1'", f"'{'01' * 64}'", f"'{'1' * 127}'", f"'{'0' * 1000}'"),
         st.text("01", min_size=128, max_size=128).map(literal),
     )
-    return {
+    values = {
         "boolean": one_of("true", "false"),
         "smallint": one_of("-32768", "-1", "0", "1", "2", "32767"),
         "integer": integers,
@@ -127,6 +150,7 @@ def expressions(image: bytes, patch_ids: list[int]) -> dict[str, SearchStrategy[
         "vector": one_of("'[1]'", "'[0,0,0]'", f"'[{','.join(['1e30'] * 128)}]'", f"'[{','.join(['0'] * 128)}]'"),
         "raster[]": array_of(one_of(*RASTERS)),
     }
+    return values | {kind: filter_of(kind, attributes, values) for kind, attributes in filters.items()}
 
 
 @dataclass(frozen=True)
@@ -181,9 +205,18 @@ def archive(module_archive: psycopg.Connection, sample: Path) -> Iterator[Archiv
         """
     ):
         functions.setdefault(name, []).append(Function(name, tuple(zip(names or [], types, strict=True)), defaults))
+    filters: dict[str, dict[str, str]] = {}
+    for kind, attribute, of in module_archive.execute(
+        """
+        select format_type(t.oid, null), a.attname, format_type(a.atttypid, null)
+        from pg_type t join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0
+        where t.oid in ('eo.filter'::regtype, 'eo.product_filter'::regtype) order by t.oid, a.attnum
+        """
+    ):
+        filters.setdefault(kind, {})[attribute] = of
     patch_ids = [patch_id for (patch_id,) in module_archive.execute("select patch_id from eo.patch order by 1 limit 3")]
     image = (sample / "bigearthnet-v1" / "S2" / PATCH / f"{PATCH}_B02.tif").read_bytes()
-    yield Archive(module_archive, functions, expressions(image, patch_ids))
+    yield Archive(module_archive, functions, expressions(image, patch_ids, filters))
     # The server has survived all of it.
     module_archive.execute("reset statement_timeout")
 
@@ -206,7 +239,7 @@ def try_query(connection: psycopg.Connection, query: str) -> None:
     """Run a query and undo it. Fails for an error that is not for people, and where the server goes down."""
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute(query.encode()).fetchall()
+            connection.execute(query.encode())  # and not fetched: Python has no time before the year 1
     except psycopg.Error as error:
         assert not connection.closed, f"the server went down: {query}"
         assert ALLOWED.fullmatch(error.sqlstate or ""), f"{error.sqlstate} {error}\n{query}"

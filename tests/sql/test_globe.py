@@ -160,12 +160,14 @@ def test_an_area_finds_what_meets_it(
             unsure.add(patch_id)
         elif meets:
             expected.add(patch_id)
-    rows = module_archive.execute(f"select patch_id from eo.search({expression}, max_results => null)".encode())
+    rows = module_archive.execute(
+        f"select patch_id from eo.search(eo.filter({expression}), max_results => null)".encode()
+    )
     found = {patch_id for (patch_id,) in rows}
     assert found - unsure == expected
     assert len(unsure) < len(patches) / 10
     assert bool(expected) != (name == "Zambia")
-    inlined = module_archive.execute(f"select patch_id from eo.patches({expression})".encode())
+    inlined = module_archive.execute(f"select patch_id from eo.patches(eo.filter({expression}))".encode())
     assert {patch_id for (patch_id,) in inlined} == found
 
 
@@ -186,7 +188,7 @@ def test_every_patch_is_found_at_its_centre_and_near_its_corners_and_nowhere_els
         select asked.*
         from unnest(%s::bigint[], %s::float8[], %s::float8[], %s::boolean[]) as asked (patch_id, x, y, within)
         where asked.within <> exists (
-            select from eo.search(st_point(asked.x, asked.y, 4326), patch_ids => array[asked.patch_id]))
+            select from eo.search(eo.filter(st_point(asked.x, asked.y, 4326), patch_ids => array[asked.patch_id])))
         """,
         [list(column) for column in zip(*asked, strict=True)],
     ).fetchall()
@@ -207,7 +209,7 @@ def test_cells_are_those_of_the_centre(
         assert stored[patch_id] == cell[:5]
         if patch_id % 5 == 0:
             found = module_archive.execute(
-                "select count(*) from eo.search(cells => array[%s], patch_ids => array[%s::bigint])",
+                "select count(*) from eo.search(eo.filter(cells => array[%s], patch_ids => array[%s::bigint]))",
                 (cell[:7], patch_id),
             ).fetchone()
             assert found == (1,)
@@ -369,7 +371,7 @@ def test_patches_that_begin_at_the_antimeridian_touch_an_area_that_ends_there(
         ("eo.cell_box('80000')", ids),
         ("st_point(180, 0.01, 4326)", ids[:2]),
     ):
-        rows = archive.execute(f"select patch_id from eo.search({area})".encode()).fetchall()
+        rows = archive.execute(f"select patch_id from eo.search(eo.filter({area}))".encode()).fetchall()
         assert [patch_id for (patch_id,) in rows] == expected, area
 
 
@@ -493,7 +495,9 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
     ):
         passing = {
             patch_id
-            for (patch_id,) in archive.execute(f"select patch_id from eo.search({area}, max_results => null)".encode())
+            for (patch_id,) in archive.execute(
+                f"select patch_id from eo.search(eo.filter({area}), max_results => null)".encode()
+            )
         }
         assert 0 < len(passing) < len(ids)
         expected = sorted(
@@ -503,7 +507,7 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
             archive.execute("select set_config('pgearth.code_scan', %s, false)", (scan,))
             for number in (5, 1000):
                 found = archive.execute(
-                    f"select distance, patch_id from eo.similar_to_code(%s::varbit, %s, area => {area})".encode(),
+                    f"select distance, patch_id from eo.similar_to_code(%s::varbit, eo.filter(area => {area}), max_results => %s)".encode(),
                     ("0" * 16, number),
                 ).fetchall()
                 assert found == expected[:number], (area, scan)

@@ -109,7 +109,7 @@ def brute_force(archive: psycopg.Connection, labels: list[str], match: str) -> s
 )
 def test_label_match(labelled: psycopg.Connection, labels: list[str], match: str) -> None:
     found = labelled.execute(
-        "select name from eo.search(labels => %s, label_match => %s, max_results => null)", (labels, match)
+        "select name from eo.search(eo.filter(labels => %s, label_match => %s), max_results => null)", (labels, match)
     )
     assert {name for (name,) in found} == brute_force(labelled, labels, match)
 
@@ -131,7 +131,7 @@ def test_spellings_and_codes_mean_the_same(labelled: psycopg.Connection) -> None
 
 def test_unknown_label(labelled: psycopg.Connection) -> None:
     with pytest.raises(errors.InvalidParameterValue, match='no label "Coniferos forest"') as caught:
-        labelled.execute("select * from eo.search(labels => array['Coniferos forest'])")
+        labelled.execute("select * from eo.search(eo.filter(labels => array['Coniferos forest']))")
     assert "Coniferous forest" in (caught.value.diag.message_hint or "")
 
 
@@ -141,7 +141,7 @@ def test_other_filters(labelled: psycopg.Connection) -> None:
         return {
             name
             for (name,) in labelled.execute(
-                f"select name from eo.search({arguments}, max_results => null)".encode(), filters
+                f"select name from eo.search(eo.filter({arguments}), max_results => null)".encode(), filters
             )
         }
 
@@ -160,7 +160,7 @@ def test_other_filters(labelled: psycopg.Connection) -> None:
         ),
         ({"countries": ["DE"]}, "source_country = 'DE'"),
         ({"splits": ["test"]}, "split = 'test'"),
-        ({"sources": ["other"]}, "false"),
+        ({"sources": ["synthetic"]}, "false"),
         ({"seasonal_snow": False}, "not seasonal_snow"),
         ({"cloud_or_shadow": True}, "cloud_or_shadow"),
         ({"max_cloud": 20}, "product_id in (select product_id from eo.product where cloud_cover <= 20)"),
@@ -188,7 +188,8 @@ def test_area_in_any_srid(labelled: psycopg.Connection) -> None:
         found = {
             name
             for (name,) in labelled.execute(
-                "select name from eo.search(area => st_geomfromtext(%s, %s), max_results => null)", (area, srid)
+                "select name from eo.search(eo.filter(area => st_geomfromtext(%s, %s)), max_results => null)",
+                (area, srid),
             )
         }
         assert found == {name for name, box in boxes.items() if box.intersects(shape)}
@@ -198,20 +199,22 @@ def test_area_in_any_srid(labelled: psycopg.Connection) -> None:
 def test_pages_have_a_stable_order_and_miss_nothing(labelled: psycopg.Connection) -> None:
     seen: list[int] = []
     while page := labelled.execute(
-        "select patch_id from eo.search(labels => array['clc:3'], max_results => 17, after_patch_id => %s)",
+        "select patch_id from eo.search(eo.filter(labels => array['clc:3']), max_results => 17, after_patch_id => %s)",
         (seen[-1] if seen else None,),
     ).fetchall():
         seen += [patch_id for (patch_id,) in page]
-    every = labelled.execute("select patch_id from eo.search(labels => array['clc:3'], max_results => null)").fetchall()
+    every = labelled.execute(
+        "select patch_id from eo.search(eo.filter(labels => array['clc:3']), max_results => null)"
+    ).fetchall()
     assert seen == sorted(patch_id for (patch_id,) in every)
 
 
 def test_label_statistics(labelled: psycopg.Connection) -> None:
     statistics = labelled.execute(
-        "select label_id, patches, fraction, color from eo.label_statistics(labels => array['clc:3'], splits => array['train'])"
+        "select label_id, patches, fraction, color from eo.label_statistics(eo.filter(labels => array['clc:3'], splits => array['train']))"
     ).fetchall()
     chosen = labelled.execute(
-        "select label_ids from eo.search(labels => array['clc:3'], splits => array['train'], max_results => null)"
+        "select label_ids from eo.search(eo.filter(labels => array['clc:3'], splits => array['train']), max_results => null)"
     ).fetchall()
     counts: dict[int, int] = {}
     for (label_ids,) in chosen:
@@ -224,15 +227,15 @@ def test_label_statistics(labelled: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    "filters", ["", "labels => '{clc:3}'", "countries => '{DE}', splits => '{train}'", "sources => '{none}'"]
+    "filters", ["", "labels => '{clc:3}'", "countries => '{DE}', splits => '{train}'", "sources => '{synthetic}'"]
 )
 def test_count_patches(labelled: psycopg.Connection, filters: str) -> None:
     labelled.execute("analyze eo.patch")
     names = labelled.execute(
-        f"select name from eo.search({filters}{', ' if filters else ''}max_results => null)".encode()
+        f"select name from eo.search(eo.filter({filters}), max_results => null)".encode()
     ).fetchall()
-    assert labelled.execute(f"select eo.count_patches({filters})".encode()).fetchone() == (len(names),)
-    row = labelled.execute(f"select eo.count_patches(false{', ' if filters else ''}{filters})".encode()).fetchone()
+    assert labelled.execute(f"select eo.count_patches(eo.filter({filters}))".encode()).fetchone() == (len(names),)
+    row = labelled.execute(f"select eo.count_patches(eo.filter({filters}), exact => false)".encode()).fetchone()
     assert row is not None
     if not filters:
         assert row == (PATCHES,)
@@ -252,11 +255,9 @@ def test_count_patches(labelled: psycopg.Connection, filters: str) -> None:
 )
 def test_patch_statistics(labelled: psycopg.Connection, by: str, column: str) -> None:
     found = labelled.execute(
-        "select value, patches, fraction from eo.patch_statistics(%s, labels => '{clc:3}')", (by,)
+        "select value, patches, fraction from eo.patch_statistics(%s, eo.filter(labels => '{clc:3}'))", (by,)
     ).fetchall()
-    rows = labelled.execute(
-        f"select {column} from eo.search(labels => '{{clc:3}}', max_results => null)".encode()
-    ).fetchall()
+    rows = labelled.execute(f"select {column} from eo.patches(eo.filter(labels => '{{clc:3}}'))".encode()).fetchall()
     expected = Counter(value for (value,) in rows)
     assert {value: count for value, count, _ in found} == expected
     assert all(abs(fraction - count / len(rows)) < 1e-12 for _, count, fraction in found)
@@ -272,7 +273,9 @@ def test_label_index_is_used(labelled: psycopg.Connection) -> None:
     labelled.execute("analyze eo.patch")
     with labelled.transaction():
         labelled.execute("set local enable_seqscan = off")
-        plan = str(labelled.execute("explain select * from eo.patches(labels => array['ben19:0'])").fetchall())
+        plan = str(
+            labelled.execute("explain select * from eo.patches(eo.filter(labels => array['ben19:0']))").fetchall()
+        )
     assert "patch_label_ids" in plan
 
 

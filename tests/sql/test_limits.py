@@ -157,9 +157,9 @@ LONG = {
     "contact sheet": "select count(eo.contact_sheet(ids)) from (select array(select p.patch_id from eo.patch p, generate_series(1, 16) where p.name like 'S2%%') as ids from generate_series(1, 500)) s",
     "codes packed": "do $$begin for n in 1..2000 loop perform eo.build_code_index(); end loop; end$$",
     "hash": "select count(eo.hash(e.embedding)) from eo.embedding e, generate_series(1, 20000)",
-    "search by codes": "select count(*) from generate_series(1, 5000) n, eo.patch p, eo.similar(p.name, 3 + n %% 2) s where p.name like 'S2%%'",
+    "search by codes": "select count(*) from generate_series(1, 5000) n, eo.patch p, eo.similar(p.name, max_results => 3 + n %% 2) s where p.name like 'S2%%'",
     "retrieval metrics": "select count(m) from generate_series(1, 5000) n, eo.retrieval_metrics('lsh', seed => n) m",
-    "code statistics": "select count(s) from generate_series(1, 5000) n, eo.code_statistics(patches => jsonb_build_object('to_time', timestamptz '2030-01-01' + n * interval '1 day')) s",
+    "code statistics": "select count(s) from generate_series(1, 5000) n, eo.code_statistics(patches => eo.filter(to_time => timestamptz '2030-01-01' + n * interval '1 day')) s",
 }  # fmt: skip
 
 

@@ -74,6 +74,20 @@ def test_labels_are_found_whatever_their_case(localised: psycopg.Connection, spe
         assert row is not None and row[0] > 0
 
 
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("country_codes('{INDIA,India,TÜRKİYE,turkiye,ICELAND,ÍSLAND,Lithuania,LITHUANIA}')", ["IN", "IS", "LT", "TR"]),
+        ("platform_names('{SENTINEL-2A,s2a}')", ["sentinel-2a"]),
+        ("split_names('{TRAINING,VALID}')", ["train", "validation"]),
+        ("source_names('{BIGEARTHNET-V1,SYNTHETIC}')", ["bigearthnet-v1", "synthetic"]),
+        ("seasons('{WINTER}')::text[]", ["winter"]),
+    ],
+)
+def test_names_are_found_whatever_their_case(localised: psycopg.Connection, call: str, expected: list[str]) -> None:
+    assert localised.execute(f"select eo_internal.{call}".encode()).fetchone() == (expected,)
+
+
 def test_spellings_are_ascii(localised: psycopg.Connection) -> None:
     """For letters beyond ASCII are folded nowhere."""
     assert localised.execute("select spelling from eo.label_spelling where spelling ~ '[^ -~]'").fetchall() == []

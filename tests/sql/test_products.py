@@ -31,19 +31,11 @@ TILES = {
 PLATFORMS = ("sentinel-2a", "sentinel-2b", "landsat-8")
 BASELINES = (None, "02.04", "02.12", "04.00", "05.00", "99.99")
 SEASONS = ("winter", "spring", "summer", "autumn")
-SELECT = """
-select * from eo.select_products(
-    %(area)s::geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(levels)s, %(tiles)s, %(seasons)s, %(max_cloud)s::real,
-    %(product_ids)s, per_season => %(per_season)s, each_year => %(each_year)s)
-"""
-STATISTICS = """
-select * from eo.product_statistics(
-    %(area)s::geometry, %(from_time)s, %(to_time)s, %(platforms)s, %(levels)s, %(tiles)s, %(seasons)s, %(max_cloud)s::real,
-    %(product_ids)s)
-"""
-NOTHING = dict.fromkeys(
-    ("area", "from_time", "to_time", "platforms", "levels", "tiles", "seasons", "max_cloud", "product_ids")
-)
+TYPES = {
+    "area": "geometry", "from_time": "timestamptz", "to_time": "timestamptz", "platforms": "text[]", "levels": "text[]",
+    "tiles": "text[]", "seasons": "text[]", "max_cloud": "real", "product_ids": "bigint[]",
+}  # fmt: skip
+NOTHING = dict.fromkeys(TYPES)
 
 
 def outline(generator: random.Random, x: float, y: float) -> shapely.MultiPolygon:
@@ -55,6 +47,12 @@ def outline(generator: random.Random, x: float, y: float) -> shapely.MultiPolygo
         for west in (-180, 180)
     ]
     return shapely.MultiPolygon([part for part in parts if part.area > 0])
+
+
+def product_filter(filters: dict[str, Any]) -> str:
+    """The call of eo.product_filter with the filters that are given, which are the query's parameters."""
+    given = (f"{name} => %({name})s::{TYPES[name]}" for name, value in filters.items() if value is not None)
+    return f"eo.product_filter({', '.join(given)})"
 
 
 def made_up() -> list[Product]:
@@ -208,8 +206,10 @@ def questions() -> list[tuple[dict[str, Any], str | None, shapely.Geometry | Non
 def test_selection_is_that_of_brute_force(module_archive: psycopg.Connection, stored: list[dict[str, Any]]) -> None:
     found = 0
     for filters, ewkt, area, per_season, each_year in questions():
+        asked = {**filters, "area": ewkt}
         rows = module_archive.execute(
-            SELECT, {**filters, "area": ewkt, "per_season": per_season, "each_year": each_year}
+            f"select * from eo.select_products({product_filter(asked)}, %(per_season)s, %(each_year)s)".encode(),
+            {**asked, "per_season": per_season, "each_year": each_year},
         ).fetchall()
         expected = expected_selection(stored, filters, area, per_season, each_year)
         assert [row[:5] for row in rows] == expected, (filters, ewkt, per_season, each_year)
@@ -244,7 +244,9 @@ def test_columns_are_the_products_own(module_archive: psycopg.Connection, stored
 
 def test_statistics_are_those_of_brute_force(module_archive: psycopg.Connection, stored: list[dict[str, Any]]) -> None:
     for filters, ewkt, area, _, _ in questions():
-        rows = module_archive.execute(STATISTICS, {**filters, "area": ewkt}).fetchall()
+        asked = {**filters, "area": ewkt}
+        query = f"select * from eo.product_statistics({product_filter(asked)})"
+        rows = module_archive.execute(query.encode(), asked).fetchall()
         members = [product for product in stored if passes(product, filters, area)]
         groups = defaultdict(list)
         for product in members:
@@ -271,8 +273,9 @@ def test_statistics_are_those_of_brute_force(module_archive: psycopg.Connection,
 def test_statistics_of_a_selection(module_archive: psycopg.Connection, stored: list[dict[str, Any]]) -> None:
     selected = module_archive.execute("select count(*), sum(bytes) from eo.select_products(per_season => 2)").fetchone()
     total = module_archive.execute(
-        "select products, total_bytes from eo.product_statistics("
-        " product_ids => array(select product_id from eo.select_products(per_season => 2))) where coalesce(platform, season::text) is null"
+        "select products, total_bytes from eo.product_statistics(eo.product_filter("
+        " product_ids => array(select product_id from eo.select_products(per_season => 2))))"
+        " where coalesce(platform, season::text) is null"
     ).fetchone()
     assert total == selected
     assert total[0] > 10
@@ -282,8 +285,8 @@ def test_statistics_of_a_selection(module_archive: psycopg.Connection, stored: l
     ("arguments", "message"),
     [
         ("per_season => 0", "per tile and season 0 products"),
-        ("seasons => '{fall}'", 'no season "fall"'),
-        ("area => st_makeenvelope(0, 0, 1, 1)", "no SRID"),
+        ("eo.product_filter(seasons => '{fall}')", 'no season "fall"'),
+        ("eo.product_filter(area => st_makeenvelope(0, 0, 1, 1))", "no SRID"),
     ],
 )
 def test_bad_arguments(module_archive: psycopg.Connection, arguments: str, message: str) -> None:
@@ -309,7 +312,7 @@ def test_the_real_products(archive: psycopg.Connection, sample: Path) -> None:
         for product in sorted([again, *products[1:]], key=lambda each: str(each.mgrs_tile))
     ]
     pacific = archive.execute(
-        "select mgrs_tile from eo.select_products(area => eo.rectangle(170, -30, -170, 0), each_year => true)"
+        "select mgrs_tile from eo.select_products(eo.product_filter(area => eo.rectangle(170, -30, -170, 0)), each_year => true)"
     ).fetchall()
     assert pacific == [("01KAB",), ("01LAC",)]
     statistics = archive.execute("select * from eo.product_statistics()").fetchall()

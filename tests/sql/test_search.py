@@ -86,9 +86,10 @@ def rows(module_archive: psycopg.Connection, sample: Path) -> list[Row]:
 def found(module_archive: psycopg.Connection) -> Callable[..., list[int]]:
     """Call `found(area="SQL", labels=[...])`: ids that eo.search finds, in its order; `area` is an expression."""
 
-    def search(area: str = "null", **filters: object) -> list[int]:
-        arguments = ", ".join([f"area => {area}", *(f"{key} => %({key})s" for key in filters)])
-        query = f"select patch_id from eo.search({arguments}, max_results => null)"
+    def search(area: str | None = None, **filters: object) -> list[int]:
+        given = [f"area => {area}"] if area else []
+        arguments = ", ".join([*given, *(f"{key} => %({key})s" for key in filters)])
+        query = f"select patch_id from eo.search(eo.filter({arguments}), max_results => null)"
         return [patch_id for (patch_id,) in module_archive.execute(query.encode(), filters)]
 
     return search
@@ -227,11 +228,11 @@ def test_the_whole_globe(found: Callable[..., list[int]], rows: list[Row]) -> No
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("eo.search(st_makeenvelope(0, 0, 1, 1))", "no SRID"),
-        ("eo.search('SRID=4326;POLYGON((0 0, 1 1, 1 0, 0 1, 0 0))')", "not valid: Self-intersection"),
-        ("eo.search(st_makeenvelope(170, 0, -170, 1, 4326))", "longer than 180 degrees of longitude"),
-        ("eo.search(st_makeenvelope(50, 40, 51, 400, 4326))", "beyond longitude"),
-        ("eo.search(st_makeenvelope(-400, 40, 51, 50, 4326))", "beyond longitude"),
+        ("eo.search(eo.filter(st_makeenvelope(0, 0, 1, 1)))", "no SRID"),
+        ("eo.search(eo.filter(area => 'SRID=4326;POLYGON((0 0, 1 1, 1 0, 0 1, 0 0))'))", "not valid: Self-intersection"),
+        ("eo.search(eo.filter(st_makeenvelope(170, 0, -170, 1, 4326)))", "longer than 180 degrees of longitude"),
+        ("eo.search(eo.filter(st_makeenvelope(50, 40, 51, 400, 4326)))", "beyond longitude"),
+        ("eo.search(eo.filter(st_makeenvelope(-400, 40, 51, 50, 4326)))", "beyond longitude"),
         ("eo.rectangle(0, 10, 10, 10)", "no rectangle"),
         ("eo.rectangle(10, 0, 10, 10)", "no rectangle"),
         ("eo.rectangle(170, 0, 190, 10)", "no rectangle"),
@@ -242,12 +243,11 @@ def test_the_whole_globe(found: Callable[..., list[int]], rows: list[Row]) -> No
         ("eo.circle(st_point(0, 0, 4326), 0)", "not 0"),
         ("eo.circle(st_point(0, 0, 4326), 10000001)", "not 10000001"),
         ("eo.circle(st_point(0, 0, 4326), 'nan')", "not NaN"),
-        ("eo.search(cells => '{u1j,abc}')", '"abc" is no geohash'),
-        ("eo.search(cells => array[null])", "no geohash"),
-        ("eo.search(cells => '{0123456789012}')", "no geohash"),
-        ("eo.search(scene_classes => '{Vegetatoin}')", 'no scene class "Vegetatoin"'),
-        ("eo.search(scene_classes => '{Coniferous forest}')", 'no scene class "Coniferous forest"'),
-        ("eo.search(seasons => '{fall}')", 'no season "fall"'),
+        ("eo.search(eo.filter(cells => '{u1j,abc}'))", '"abc" is no geohash'),
+        ("eo.search(eo.filter(cells => '{0123456789012}'))", "no geohash"),
+        ("eo.search(eo.filter(scene_classes => '{Vegetatoin}'))", 'no scene class "Vegetatoin"'),
+        ("eo.search(eo.filter(scene_classes => '{Coniferous forest}'))", 'no scene class "Coniferous forest"'),
+        ("eo.search(eo.filter(seasons => '{fall}'))", 'no season "fall"'),
     ],
 )  # fmt: skip
 def test_bad_arguments(module_archive: psycopg.Connection, rows: list[Row], call: str, message: str) -> None:
@@ -258,7 +258,7 @@ def test_bad_arguments(module_archive: psycopg.Connection, rows: list[Row], call
 
 def test_suggestion_for_a_scene_class(module_archive: psycopg.Connection, rows: list[Row]) -> None:
     with pytest.raises(errors.InvalidParameterValue) as caught:
-        module_archive.execute("select * from eo.search(scene_classes => '{Vegetatoin}')")
+        module_archive.execute("select * from eo.search(eo.filter(scene_classes => '{Vegetatoin}'))")
     row = module_archive.execute("select name from eo.label where scheme = 'scl' and code = '4'").fetchone()
     assert row is not None
     assert row[0] in (caught.value.diag.message_hint or "")
@@ -345,11 +345,11 @@ def test_label_match_on_the_real_label_sets(
     ("filters", "pages"),
     [
         ("", 40),
-        ("labels => '{clc:2}', label_match => 'exactly', ", None),
-        ("countries => '{FI}', ", None),
-        ("labels => '{Coastal wetlands}', from_time => '2017-12-01', ", None),
-        ("area => eo.rectangle(170, -90, -170, 90), ", None),
-        ("patch_ids => '{1,8,15,22,38151}', ", None),
+        ("labels => '{clc:2}', label_match => 'exactly'", None),
+        ("countries => '{FI}'", None),
+        ("labels => '{Coastal wetlands}', from_time => '2017-12-01'", None),
+        ("area => eo.rectangle(170, -90, -170, 90)", None),
+        ("patch_ids => '{1,8,15,22,38151}'", None),
     ],
 )
 def test_pages_are_the_whole_in_order(
@@ -359,7 +359,7 @@ def test_pages_are_the_whole_in_order(
     every = [
         patch_id
         for (patch_id,) in module_archive.execute(
-            f"select patch_id from eo.patches({filters.rstrip(', ')}) order by patch_id".encode()
+            f"select patch_id from eo.patches(eo.filter({filters})) order by patch_id".encode()
         )
     ]
     assert every
@@ -367,7 +367,7 @@ def test_pages_are_the_whole_in_order(
         seen: list[int] = []
         for _ in range(pages or 10_000):
             page = module_archive.execute(
-                f"select patch_id from eo.search({filters}max_results => %s, after_patch_id => %s)".encode(),
+                f"select patch_id from eo.search(eo.filter({filters}), max_results => %s, after_patch_id => %s)".encode(),
                 (size, seen[-1] if seen else None),
             ).fetchall()
             seen += [patch_id for (patch_id,) in page]
@@ -386,10 +386,10 @@ def buffers(archive: psycopg.Connection, query: str) -> int:
 
 
 def test_a_late_page_costs_what_the_first_does(module_archive: psycopg.Connection, rows: list[Row]) -> None:
-    page = "select * from eo.search(labels => '{{clc:3}}', max_results => 10{})"
+    page = "select * from eo.search(eo.filter(labels => '{{clc:3}}'), max_results => 10{})"
     first = buffers(module_archive, page.format(""))
     late = buffers(module_archive, page.format(f", after_patch_id => {rows[-500]['patch_id']}"))
-    every = buffers(module_archive, "select * from eo.search(labels => '{clc:3}', max_results => null)")
+    every = buffers(module_archive, "select * from eo.search(eo.filter(labels => '{clc:3}'), max_results => null)")
     assert late <= first + 10
     assert first < every / 4
 
@@ -401,15 +401,17 @@ def test_an_empty_page_does_not_read_the_archive(module_archive: psycopg.Connect
     with module_archive.transaction():
         # As it is in an archive that is not this small.
         module_archive.execute("set local enable_seqscan = off")
-        walk = f"select * from eo.patches({filters}) order by patch_id limit 5"
+        walk = f"select * from eo.patches(eo.filter({filters})) order by patch_id limit 5"
         assert "patch_pkey" in str(module_archive.execute(f"explain {walk}".encode()).fetchall())
-        assert module_archive.execute(f"select * from eo.search({filters})".encode()).fetchall() == []
-        search = buffers(module_archive, f"select * from eo.search({filters}, max_results => 5)")
+        assert module_archive.execute(f"select * from eo.search(eo.filter({filters}))".encode()).fetchall() == []
+        search = buffers(module_archive, f"select * from eo.search(eo.filter({filters}), max_results => 5)")
         assert search < 0.7 * buffers(module_archive, walk)
 
 
 def plan(archive: psycopg.Connection, filters: str) -> str:
-    return "\n".join(line for (line,) in archive.execute(f"explain select * from eo.patches({filters})".encode()))
+    return "\n".join(
+        line for (line,) in archive.execute(f"explain select * from eo.patches(eo.filter({filters}))".encode())
+    )
 
 
 @pytest.mark.parametrize(
@@ -444,19 +446,21 @@ def test_the_index_is_used(module_archive: psycopg.Connection, rows: list[Row], 
 def test_subqueries_as_arguments(module_archive: psycopg.Connection, rows: list[Row], argument: str) -> None:
     """eo.search takes them; eo.patches would work its helpers out for every patch, so it says no."""
     with pytest.raises(errors.FeatureNotSupported) as caught:
-        module_archive.execute(f"select count(*) from eo.patches({argument})".encode())
+        module_archive.execute(f"select count(*) from eo.patches(eo.filter({argument}))".encode())
     assert "eo.search" in (caught.value.diag.message_hint or "")
     value = argument.replace("(select ", "")[:-1]
     assert (
-        module_archive.execute(f"select patch_id from eo.search({argument}, max_results => null)".encode()).fetchall()
-        == module_archive.execute(f"select patch_id from eo.patches({value}) order by 1".encode()).fetchall()
+        module_archive.execute(
+            f"select patch_id from eo.search(eo.filter({argument}), max_results => null)".encode()
+        ).fetchall()
+        == module_archive.execute(f"select patch_id from eo.patches(eo.filter({value})) order by 1".encode()).fetchall()
         != []
     )
 
 
 def test_prepared_statements_keep_custom_plans(module_archive: psycopg.Connection, rows: list[Row]) -> None:
     """A generic plan would call the helpers for every patch: their cost keeps the server from choosing one."""
-    module_archive.execute("prepare search (text[]) as select count(*) from eo.patches(labels => $1)")
+    module_archive.execute("prepare search (text[]) as select count(*) from eo.patches(eo.filter(labels => $1))")
     for _ in range(8):
         module_archive.execute("execute search ('{clc:3}')")
     assert module_archive.execute(
@@ -478,7 +482,7 @@ def test_prepared_statements_keep_custom_plans(module_archive: psycopg.Connectio
 def test_estimated_count_is_near(module_archive: psycopg.Connection, rows: list[Row], filters: str) -> None:
     """The planner sees what the filter means, so that it can choose by it."""
     row = module_archive.execute(
-        f"select eo.count_patches(true, {filters}), eo.count_patches(false, {filters})".encode()
+        f"select eo.count_patches(eo.filter({filters}), exact => true), eo.count_patches(eo.filter({filters}), exact => false)".encode()
     ).fetchone()
     assert row is not None
     assert 0.5 < row[1] / row[0] < 2
@@ -488,13 +492,13 @@ def test_label_statistics_of_results(module_archive: psycopg.Connection, rows: l
     chosen = rows[100:400]
     counts = Counter(label for row in chosen for label in row["label_ids"])
     found = module_archive.execute(
-        "select label_id, patches, fraction from eo.label_statistics(patch_ids => %s)",
+        "select label_id, patches, fraction from eo.label_statistics(eo.filter(patch_ids => %s))",
         ([row["patch_id"] for row in chosen],),
     ).fetchall()
     assert {label: count for label, count, _ in found} == counts
     assert all(abs(fraction - count / len(chosen)) < 1e-12 for _, count, fraction in found)
     by_country = module_archive.execute(
-        "select value, patches from eo.patch_statistics('country', patch_ids => %s)",
+        "select value, patches from eo.patch_statistics('country', eo.filter(patch_ids => %s))",
         ([row["patch_id"] for row in chosen],),
     ).fetchall()
     assert dict(by_country) == Counter(row["country_codes"][0] for row in chosen)

@@ -96,7 +96,9 @@ WHOLE = {
 @pytest.mark.parametrize("form", WHOLE)
 def test_the_stored_patch_comes_first(form: str, encoded: psycopg.Connection, patch: tuple[str, np.ndarray]) -> None:
     name, pixels = patch
-    found = encoded.execute("select name, distance from eo.similar_to_image(%s, 2)", (WHOLE[form](pixels),)).fetchall()
+    found = encoded.execute(
+        "select name, distance from eo.similar_to_image(%s, max_results => 2)", (WHOLE[form](pixels),)
+    ).fetchall()
     plain = encoded.execute("select eo.encode_image(%s)", (geotiff(pixels),)).fetchone()
     assert plain is not None
     assert found[0][0] == name

@@ -32,25 +32,38 @@ REGION_CODES = f"(select array_agg(b.code order by segment) from eo.patch p join
 SEARCHES = {
     "similar": [
         f"'{PATCH}'",
-        f"'{PATCH}', 5, area => st_makeenvelope(-12, 50, 0, 56, 4326)",
-        f"'{PATCH}', 5, seasons => '{{summer}}'",
+        f"'{PATCH}', eo.filter(area => st_makeenvelope(-12, 50, 0, 56, 4326)), 5",
+        f"'{PATCH}', eo.filter(seasons => '{{summer}}'), 5",
     ],
-    "similar_to_code": [CODE, f"~{CODE}, 4", f"{CODE}, null", f"{CODE}, 3, labels => '{{clc:2}}'"],
-    "within_distance": [f"{CODE}, 0", f"{CODE}, 50", f"{CODE}, 128, platforms => '{{sentinel-2a}}'"],
+    "similar_to_code": [
+        CODE,
+        f"~{CODE}, max_results => 4",
+        f"{CODE}, max_results => null",
+        f"{CODE}, eo.filter(labels => '{{clc:2}}'), 3",
+    ],
+    "within_distance": [f"{CODE}, 0", f"{CODE}, 50", f"{CODE}, 128, eo.filter(platforms => '{{sentinel-2a}}')"],
     "similar_to_examples": [
         f"array['{PATCH}']",
-        f"array(select name from eo.patch where patch_id in (select patch_id from eo.patch_bucket) and name < '{PATCH}' limit 2), array['{PATCH}'], 20",
+        f"array(select name from eo.patch where patch_id in (select patch_id from eo.patch_bucket) and name < '{PATCH}' limit 2), array['{PATCH}'], max_results => 20",
     ],
-    "similar_to_vector": [VECTOR, f"{VECTOR}, 3, seasons => '{{summer}}'"],
-    "similar_to_regions": [REGION_CODES, f"{REGION_CODES}, 3, platforms => '{{sentinel-2a}}'"],
+    "similar_to_vector": [VECTOR, f"{VECTOR}, eo.filter(seasons => '{{summer}}'), 3"],
+    "similar_to_regions": [REGION_CODES, f"{REGION_CODES}, eo.filter(platforms => '{{sentinel-2a}}'), 3"],
     "similar_regions": [f"'{PATCH}'"],
     "buckets_within": [f"{CODE}, 0", f"{CODE}, 60"],
     "bucket_members": [CODE],
-    "search": ["", "area => st_makeenvelope(-12, 50, 0, 56, 4326)", "labels => '{clc:2}', label_match => 'at_least'"],
-    "label_statistics": ["", "platforms => '{sentinel-2a}'"],
+    "search": [
+        "",
+        "eo.filter(area => st_makeenvelope(-12, 50, 0, 56, 4326))",
+        "eo.filter(labels => '{clc:2}', label_match => 'at_least'), order_by => 'newest'",
+    ],
+    "label_statistics": ["", "eo.filter(platforms => '{sentinel-2a}')"],
     "patch_statistics": ["'season'"],
-    "select_products": ["", "platforms => '{sentinel-2a}', per_season => 2", "per_season => null, each_year => true"],
-    "product_statistics": ["", "platforms => '{sentinel-2a}'"],
+    "select_products": [
+        "",
+        "eo.product_filter(platforms => '{sentinel-2a}'), per_season => 2",
+        "per_season => null, each_year => true",
+    ],
+    "product_statistics": ["", "eo.product_filter(platforms => '{sentinel-2a}')"],
 }
 """Arguments of calls that answer the same with PL/Python and without."""
 
