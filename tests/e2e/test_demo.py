@@ -15,6 +15,9 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from tests.sql.public_calls import upload
+from tests.sql.test_help import EMPTY, run_examples
+
 CHECKOUT = Path(__file__).parents[2]
 PICTURES = ["query_by_example.png", "label_chart.png", "result_map.png"]
 SYNTHETIC_PATCHES = 60
@@ -143,6 +146,11 @@ def test_the_qgis_guide(demo: Demo, sample: Path, tmp_path: Path) -> None:
     assert {("infrared", 3), ("s2a_msil2a_20200219t112111_n0214_r037_t29rkh", 3)} <= {
         (re.sub(r"_\d+$", "", name), bands) for name, bands in layers
     }
+
+
+def test_the_examples_of_the_help(demo: Demo, sample: Path, tmp_path: Path) -> None:
+    """The last of those that use the demo's archive: it makes an older encoder the current one, for example."""
+    assert run_examples(demo.archive, tmp_path, upload(sample, "S2A_MSIL2A_20170613T101031_87_48")) == EMPTY
 
 
 def test_without_the_sample(

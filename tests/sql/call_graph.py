@@ -68,7 +68,9 @@ def read_routines(connection: psycopg.Connection) -> dict[int, Routine]:
         rows = connection.execute(
             """
             select p.oid, p.oid::regprocedure::text, n.nspname, p.proname, l.lanname, p.proparallel::text,
-                   case when n.nspname = any (%(own)s) then coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) else '' end
+                   case
+                       when p.oid = to_regprocedure('eo_internal.examples()') then ''  -- statements that it does not run
+                       when n.nspname = any (%(own)s) then coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) else '' end
             from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
             union all
             select c.oid, c.oid::regclass::text, n.nspname, c.relname, 'view', 's', pg_get_viewdef(c.oid)

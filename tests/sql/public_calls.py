@@ -70,6 +70,7 @@ CALLS: dict[str, list[str]] = {
     ],
     "hash": ["{vector}"],
     "label_meaning": ["'{{forest,clc:3,Transitional woodland/shrub}}'"],
+    "help": ["", "'similar'"],
     "label_members": ["'{{Forests,clc:3,311}}'"],
     "label_statistics": ["", "eo.filter(seasons => '{{summer}}'), 'scl'"],
     "make_current": ["'lsh:1'"],

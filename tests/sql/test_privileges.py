@@ -62,6 +62,7 @@ READER = {
     "encode_image",
     "hash",
     "label_meaning",
+    "help",
     "label_members",
     "label_statistics",
     "patches",
@@ -83,6 +84,7 @@ READER = {
 }
 INTERNAL_READER = {
     "band_statistics",
+    "examples",
     "filtered_patch_ids",
     "among",
     "area_of_geojson",
