@@ -26,6 +26,9 @@ RETIRED_NAMES = frozenset(
         "annotate_land_cover_batch",
         "image_bands",
         "labels_match",
+        "platform_names",
+        "source_names",
+        "split_names",
     }
 )
 

@@ -5,6 +5,23 @@
 -- a user's own are looked for in the archive when no other is meant; plans kept since before they were stored do not exist,
 -- for there the name was an error.
 
+-- A null in a list would let all pass, or none, without a word.
+create or replace function eo_internal.without_null(list text[])
+returns text[]
+language plpgsql
+immutable parallel safe strict
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if array_position(list, null) is not null then
+        raise exception 'a list of the filter has a null: %', list
+            using errcode = 'null_value_not_allowed', hint = 'What should find it found nothing. Leave the list out for no condition.';
+    end if;
+    return list;
+end
+$$;
+
 -- A name without what people vary: case, accents, hyphens, apostrophes. The same in every locale: letters lose their
 -- accents by Unicode's decomposition, and what it leaves of Latin, Greek and Cyrillic letters beyond ASCII is listed.
 create or replace function eo_internal.folded_name(name text)
@@ -102,7 +119,7 @@ declare
     country text;
     codes text[] := '{}';
 begin
-    foreach country in array countries loop
+    foreach country in array eo_internal.without_null(countries) loop
         codes := codes || eo_internal.country_code(country);
         if codes[cardinality(codes)] is null then
             raise exception 'there is no country "%"', country
@@ -210,7 +227,7 @@ declare
     meant text[];
     found_values text[] := '{}';
 begin
-    foreach name in array given loop
+    foreach name in array eo_internal.without_null(given) loop
         meant := array(
             select k.value from eo_internal.known_values() k
             where k.attribute = values_meant.attribute and replace(eo_internal.folded_name(name), ' ', '') = any (k.names));
@@ -230,45 +247,6 @@ begin
         found_values := found_values || meant;
     end loop;
     return array(select distinct f.value collate "C" from unnest(found_values) as f (value) order by 1);
-end
-$$;
-
-create or replace function eo_internal.platform_names(platforms text[])
-returns text[]
-language plpgsql
-immutable parallel safe strict
-security invoker
-cost 10000
-set search_path = pg_catalog, eo, pg_temp
-as $$
-begin
-    return eo_internal.values_meant('platform', platforms);
-end
-$$;
-
-create or replace function eo_internal.split_names(splits text[])
-returns text[]
-language plpgsql
-immutable parallel safe strict
-security invoker
-cost 10000
-set search_path = pg_catalog, eo, pg_temp
-as $$
-begin
-    return eo_internal.values_meant('split', splits);
-end
-$$;
-
-create or replace function eo_internal.source_names(sources text[])
-returns text[]
-language plpgsql
-immutable parallel safe strict
-security invoker
-cost 10000
-set search_path = pg_catalog, eo, pg_temp
-as $$
-begin
-    return eo_internal.values_meant('source', sources);
 end
 $$;
 

@@ -42,23 +42,6 @@ begin
 end
 $$;
 
--- A null in a list would let all pass, or none, without a word.
-create or replace function eo_internal.without_null(list text[])
-returns text[]
-language plpgsql
-immutable parallel safe strict
-security invoker
-set search_path = pg_catalog, eo, pg_temp
-as $$
-begin
-    if array_position(list, null) is not null then
-        raise exception 'a list of the filter has a null: %', list
-            using errcode = 'null_value_not_allowed', hint = 'What should find it found nothing. Leave the list out for no condition.';
-    end if;
-    return list;
-end
-$$;
-
 create or replace function eo.filter(
     area public.geometry default eo_internal.everywhere(),
     from_time timestamptz default null,
@@ -84,10 +67,11 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.given_area(area), from_time, to_time, eo_internal.platform_names(platforms),
-        eo_internal.without_null(seasons), eo_internal.without_null(labels), label_match, eo_internal.country_codes(countries),
-        eo_internal.split_names(splits), eo_internal.source_names(sources), seasonal_snow, cloud_or_shadow, max_cloud,
-        eo_internal.without_null(scene_classes), eo_internal.without_null(cells), patch_ids, eo_internal.without_null(names)
+        eo_internal.given_area(area), from_time, to_time, eo_internal.values_meant('platform', platforms),
+        eo_internal.values_meant('season', seasons), eo_internal.without_null(labels), label_match,
+        eo_internal.country_codes(countries), eo_internal.values_meant('split', splits), eo_internal.values_meant('source', sources),
+        seasonal_snow, cloud_or_shadow, max_cloud, eo_internal.without_null(scene_classes), eo_internal.without_null(cells),
+        patch_ids, eo_internal.without_null(names)
     )::eo.filter;
 end;
 comment on function eo.filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], text[]) is
@@ -248,8 +232,8 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.given_area(area), from_time, to_time, eo_internal.platform_names(platforms),
-        eo_internal.without_null(levels), eo_internal.without_null(tiles), eo_internal.without_null(seasons), max_cloud,
+        eo_internal.given_area(area), from_time, to_time, eo_internal.values_meant('platform', platforms),
+        eo_internal.without_null(levels), eo_internal.without_null(tiles), eo_internal.values_meant('season', seasons), max_cloud,
         product_ids
     )::eo.product_filter;
 end;

@@ -73,7 +73,7 @@ begin atomic
         'from_time', case when isfinite((filter).from_time) then (extract(epoch from (filter).from_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
         'to_time', case when isfinite((filter).to_time) then (extract(epoch from (filter).to_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
         'platforms', to_jsonb((filter).platforms),
-        'seasons', to_jsonb((filter).seasons),
+        'seasons', to_jsonb(eo_internal.seasons((filter).seasons)),
         'splits', to_jsonb((filter).splits),
         'sources', to_jsonb((filter).sources),
         'countries', to_jsonb((filter).countries),

@@ -16,7 +16,8 @@ from pyfuncs.errors import PgearthError
 
 TIME = datetime(2020, 6, 1, tzinfo=UTC)
 SENTINEL_2 = ["sentinel-2", "sentinel-2a", "sentinel-2b", "sentinel-2c", "sentinel-2d"]
-LISTS = ["country_codes", "platform_names", "split_names", "source_names", "seasons"]
+CONDITIONS = ["countries", "platforms", "splits", "sources", "seasons"]
+"""Those of eo.filter whose names are understood."""
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +27,18 @@ def places(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connecti
     return module_archive
 
 
-def names(archive: psycopg.Connection, function: str, given: list[str | None]) -> list[str]:
+def names(archive: psycopg.Connection, condition: str, given: list[str | None] | None) -> list[str]:
     row = archive.execute(
-        sql.SQL("select eo_internal.{}(%s::text[])::text[]").format(sql.Identifier(function)), (given,)
+        sql.SQL("select (eo.filter({0} => %s::text[])).{0}").format(sql.Identifier(condition)), (given,)
     ).fetchone()
     assert row is not None
     return row[0]
 
 
-def hint(archive: psycopg.Connection, function: str, given: list[str | None], message: str) -> str:
+def hint(archive: psycopg.Connection, condition: str, given: list[str | None], message: str) -> str:
     """The hint of the error that this message begins."""
     with pytest.raises(errors.InvalidParameterValue, match=message) as caught:
-        names(archive, function, given)
+        names(archive, condition, given)
     return caught.value.diag.message_hint or ""
 
 
@@ -62,8 +63,8 @@ def hint(archive: psycopg.Connection, function: str, given: list[str | None], me
 )  # fmt: skip
 def test_countries(module_archive: psycopg.Connection, code: str, given: list[str]) -> None:
     for name in given:
-        assert names(module_archive, "country_codes", [name]) == [code], name
-    assert names(module_archive, "country_codes", [*given]) == [code]
+        assert names(module_archive, "countries", [name]) == [code], name
+    assert names(module_archive, "countries", [*given]) == [code]
 
 
 def test_every_country_by_its_codes_and_names(module_archive: psycopg.Connection) -> None:
@@ -73,7 +74,7 @@ def test_every_country_by_its_codes_and_names(module_archive: psycopg.Connection
     own = [(country[0], name) for country in countries for name in country]
     for code, given in own + others:
         for written in (given, given.lower(), f" {given}"):
-            assert names(module_archive, "country_codes", [written]) == [code], written
+            assert names(module_archive, "countries", [written]) == [code], written
 
 
 def test_countries_of_nuts_by_their_own_names(places: psycopg.Connection) -> None:
@@ -81,75 +82,82 @@ def test_countries_of_nuts_by_their_own_names(places: psycopg.Connection) -> Non
     assert len(units) == 37
     for code, name in units:
         for part in name.split("/"):
-            assert names(places, "country_codes", [part]) == [code], name
+            assert names(places, "countries", [part]) == [code], name
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "expected"),
+    ("condition", "given", "expected"),
     [
-        ("platform_names", ["sentinel-2a"], ["sentinel-2a"]),
-        ("platform_names", ["S2A"], ["sentinel-2a"]),
-        ("platform_names", ["Sentinel2A", "SENTINEL_2B", "sentinel 2c"], ["sentinel-2a", "sentinel-2b", "sentinel-2c"]),
-        ("platform_names", ["S2"], SENTINEL_2),
-        ("platform_names", ["Sentinel-2"], SENTINEL_2),
-        ("platform_names", ["s1"], [name.replace("2", "1") for name in SENTINEL_2]),
-        ("platform_names", ["L8", "LC09"], ["landsat-8", "landsat-9"]),
-        ("platform_names", ["LC08", "Landsat 8", "LANDSAT_8"], ["landsat-8"]),
-        ("platform_names", ["MODIS"], ["aqua", "terra", "terra+aqua"]),
-        ("platform_names", ["Terra"], ["terra"]),
-        ("platform_names", ["terra+aqua"], ["terra+aqua"]),
-        ("split_names", ["train", "Training"], ["train"]),
-        ("split_names", ["val"], ["validation"]),
-        ("split_names", ["valid", "dev", "VALIDATION"], ["validation"]),
-        ("split_names", ["testing", "val"], ["test", "validation"]),
-        ("source_names", ["bigearthnet"], ["bigearthnet-v1", "bigearthnet-v2"]),
-        ("source_names", ["BigEarthNet v2", "reBEN"], ["bigearthnet-v2"]),
-        ("source_names", ["BigEarthNet-v1", "product"], ["bigearthnet-v1", "product"]),
+        ("platforms", ["sentinel-2a"], ["sentinel-2a"]),
+        ("platforms", ["S2A"], ["sentinel-2a"]),
+        ("platforms", ["Sentinel2A", "SENTINEL_2B", "sentinel 2c"], ["sentinel-2a", "sentinel-2b", "sentinel-2c"]),
+        ("platforms", ["S2"], SENTINEL_2),
+        ("platforms", ["Sentinel-2"], SENTINEL_2),
+        ("platforms", ["s1"], [name.replace("2", "1") for name in SENTINEL_2]),
+        ("platforms", ["L8", "LC09"], ["landsat-8", "landsat-9"]),
+        ("platforms", ["LC08", "Landsat 8", "LANDSAT_8"], ["landsat-8"]),
+        ("platforms", ["MODIS"], ["aqua", "terra", "terra+aqua"]),
+        ("platforms", ["Terra"], ["terra"]),
+        ("platforms", ["terra+aqua"], ["terra+aqua"]),
+        ("splits", ["train", "Training"], ["train"]),
+        ("splits", ["val"], ["validation"]),
+        ("splits", ["valid", "dev", "VALIDATION"], ["validation"]),
+        ("splits", ["testing", "val"], ["test", "validation"]),
+        ("sources", ["bigearthnet"], ["bigearthnet-v1", "bigearthnet-v2"]),
+        ("sources", ["BigEarthNet v2", "reBEN"], ["bigearthnet-v2"]),
+        ("sources", ["BigEarthNet-v1", "product"], ["bigearthnet-v1", "product"]),
         ("seasons", ["Winter", "AUTUMN"], ["autumn", "winter"]),
     ],
 )
 def test_what_loaders_store(
-    module_archive: psycopg.Connection, function: str, given: list[str | None], expected: list[str]
+    module_archive: psycopg.Connection, condition: str, given: list[str | None], expected: list[str]
 ) -> None:
-    assert names(module_archive, function, given) == expected
-    assert names(module_archive, function, [*given[::-1], *given]) == expected
+    assert names(module_archive, condition, given) == expected
+    assert names(module_archive, condition, [*given[::-1], *given]) == expected
 
 
-@pytest.mark.parametrize("function", LISTS)
-def test_an_empty_list_stays_empty_and_null_null(module_archive: psycopg.Connection, function: str) -> None:
-    assert names(module_archive, function, []) == []
-    assert module_archive.execute(f"select eo_internal.{function}(null) is null".encode()).fetchone() == (True,)
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_an_empty_list_stays_empty_and_null_null(module_archive: psycopg.Connection, condition: str) -> None:
+    assert names(module_archive, condition, []) == []
+    assert names(module_archive, condition, None) is None
 
 
-@pytest.mark.parametrize("function", LISTS)
-@pytest.mark.parametrize("given", [[None], [""], ["  "], ["-"], ["%"], ["'"], ["x" * 5000]], ids=repr)
-def test_what_is_no_name(module_archive: psycopg.Connection, function: str, given: list[str | None]) -> None:
-    assert hint(module_archive, function, given, "^there is no (country|platform|split|source|season) ").startswith(
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("given", [[""], ["  "], ["-"], ["%"], ["'"], ["x" * 5000]], ids=repr)
+def test_what_is_no_name(module_archive: psycopg.Connection, condition: str, given: list[str | None]) -> None:
+    assert hint(module_archive, condition, given, "^there is no (country|platform|split|source|season) ").startswith(
         "Pass "
     )
 
 
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_null_in_a_list(module_archive: psycopg.Connection, condition: str) -> None:
+    with pytest.raises(errors.NullValueNotAllowed, match="a list of the filter has a null") as caught:
+        names(module_archive, condition, [None])
+    assert "found nothing" in (caught.value.diag.message_hint or "")
+
+
 @pytest.mark.parametrize(
-    ("function", "given", "message", "expected"),
+    ("condition", "given", "message", "expected"),
     [
-        ("country_codes", ["DE", "Germny"], 'no country "Germny"', '"Germany"'),
-        ("country_codes", ["Korea"], 'no country "Korea"', '"North Korea", "South Korea"'),
-        ("country_codes", ["Scotland"], 'no country "Scotland"', '"Poland"'),
-        ("country_codes", ["ZZ"], 'no country "ZZ"', "ISO 3166-1"),
-        ("platform_names", ["Sentinell-2A"], 'no platform "Sentinell-2A"', '"sentinel-2a"'),
-        ("platform_names", ["sentinel-2e"], 'no platform "sentinel-2e"', '"sentinel-2a"'),
-        ("platform_names", ["S3A"], 'no platform "S3A"', "landsat-8"),
-        ("split_names", ["trian"], 'no split "trian"', "Did you mean: train?"),
-        ("split_names", ["holdout"], 'no split "holdout"', "test, train, validation"),
-        ("source_names", ["bigearth"], 'no source "bigearth"', '"bigearthnet-v1", "bigearthnet-v2"'),
+        ("countries", ["DE", "Germny"], 'no country "Germny"', '"Germany"'),
+        ("countries", ["Korea"], 'no country "Korea"', '"North Korea", "South Korea"'),
+        ("countries", ["Scotland"], 'no country "Scotland"', '"Poland"'),
+        ("countries", ["ZZ"], 'no country "ZZ"', "ISO 3166-1"),
+        ("platforms", ["Sentinell-2A"], 'no platform "Sentinell-2A"', '"sentinel-2a"'),
+        ("platforms", ["sentinel-2e"], 'no platform "sentinel-2e"', '"sentinel-2a"'),
+        ("platforms", ["S3A"], 'no platform "S3A"', "landsat-8"),
+        ("splits", ["trian"], 'no split "trian"', "Did you mean: train?"),
+        ("splits", ["holdout"], 'no split "holdout"', "test, train, validation"),
+        ("sources", ["bigearth"], 'no source "bigearth"', '"bigearthnet-v1", "bigearthnet-v2"'),
         ("seasons", ["sumer"], 'no season "sumer"', "Did you mean: summer?"),
         ("seasons", ["monsoon"], 'no season "monsoon"', "autumn, spring, summer, winter"),
     ],
 )  # fmt: skip
 def test_unknown_names(
-    module_archive: psycopg.Connection, function: str, given: list[str | None], message: str, expected: str
+    module_archive: psycopg.Connection, condition: str, given: list[str | None], message: str, expected: str
 ) -> None:
-    assert expected in hint(module_archive, function, given, message)
+    assert expected in hint(module_archive, condition, given, message)
 
 
 def store(archive: psycopg.Connection, platform: str, source: str) -> None:
@@ -163,8 +171,8 @@ def store(archive: psycopg.Connection, platform: str, source: str) -> None:
 @pytest.mark.parametrize("analyze", [True, False], ids=["frequent", "not analyzed"])
 def test_a_users_own_platform_and_source(archive: psycopg.Connection, analyze: bool) -> None:
     for platform in ("cubesat-7", "drone"):
-        hint(archive, "platform_names", [platform], f'no platform "{platform}"')
-    hint(archive, "source_names", ["my fields"], 'no source "my fields"')
+        hint(archive, "platforms", [platform], f'no platform "{platform}"')
+    hint(archive, "sources", ["my fields"], 'no source "my fields"')
     store(archive, "drone", "my fields")
     if analyze:
         # Only a value that is there twice is a frequent one.
@@ -175,18 +183,17 @@ def test_a_users_own_platform_and_source(archive: psycopg.Connection, analyze: b
         archive.execute("analyze eo.patch")
     frequent = archive.execute("select eo_internal.frequent_values('source')").fetchone()
     assert frequent == (["my fields"] if analyze else [],)
-    assert names(archive, "platform_names", ["cubesat-7", "drone", "S2A"]) == ["cubesat-7", "drone", "sentinel-2a"]
-    assert names(archive, "source_names", ["my fields", "product"]) == ["my fields", "product"]
+    assert names(archive, "platforms", ["cubesat-7", "drone", "S2A"]) == ["cubesat-7", "drone", "sentinel-2a"]
+    assert names(archive, "sources", ["my fields", "product"]) == ["my fields", "product"]
     expected = "my fields" if analyze else "bigearthnet-v1"
-    assert expected in hint(archive, "source_names", ["my field" if analyze else "bigearthnet-v3"], "no source")
+    assert expected in hint(archive, "sources", ["my field" if analyze else "bigearthnet-v3"], "no source")
 
 
 def test_helpers_are_folded_to_constants(module_archive: psycopg.Connection) -> None:
     """So that the planner sees values, as it does those of labels."""
     plan = module_archive.execute(
-        "explain select from eo.patch where country_codes && eo_internal.country_codes('{Germany}')"
-        " and platform = any (eo_internal.platform_names('{S2A}')) and split = any (eo_internal.split_names('{val}'))"
-        " and source = any (eo_internal.source_names('{bigearthnet}')) and season = any (eo_internal.seasons('{Autumn}'))"
+        "explain select from eo.patches(eo.filter(countries => '{Germany}', platforms => '{S2A}', splits => '{val}',"
+        " sources => '{bigearthnet}', seasons => '{Autumn}'))"
     ).fetchall()
     assert "eo_internal" not in str(plan)
     for value in ("{DE}", "{sentinel-2a}", "{validation}", "{bigearthnet-v1,bigearthnet-v2}", "autumn"):

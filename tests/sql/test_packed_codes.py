@@ -259,6 +259,7 @@ FILTERS = [
     "area => eo.circle(st_point(15.5, 45.16, 4326), 15000)",
     "from_time => '2018-03-01', to_time => '2018-09-01'",
     "platforms => '{sentinel-2b}', seasons => '{summer,autumn}'",
+    "platforms => '{S2B}', seasons => '{Summer,AUTUMN}', countries => '{Austria}'",
     "labels => '{clc:3}'",
     "labels => '{clc:311,clc:312}', label_match => 'at_least'",
     "labels => '{clc:31}', label_match => 'exactly'",
