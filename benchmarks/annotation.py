@@ -229,7 +229,7 @@ def store_patches(connection: Connection, side: int, patches: int, acquisitions:
     progress(f"storing {patches:,} patches")
     per_tile, last = PATCHES_PER_SIDE**2, first + patches - 1
     if first == 0:
-        connection.execute("truncate eo.product, eo.patch, eo.patch_change cascade")
+        connection.execute("truncate eo.product, eo.patch, eo_internal.patch_change cascade")
     connection.execute(
         """
         insert into eo.product (name, platform, level, sensing_time)

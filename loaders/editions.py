@@ -40,7 +40,7 @@ def make_room(connection: Connection, reference: str, edition: str, source: str,
     # Loads of one reference take turns: each must see what the other has stored.
     connection.execute("lock table eo.edition in share row exclusive mode")
     if replace:
-        part, key = Identifier("eo", f"{reference}_part"), Identifier(f"{reference}_id")
+        part, key = Identifier("eo_internal", f"{reference}_part"), Identifier(f"{reference}_id")
         own = SQL("select {} from {} where {}").format(key, table, OWN_ROWS[reference])
         connection.execute(SQL("delete from {} where {} in ({})").format(part, key, own))
         connection.execute(SQL("delete from {} where {}").format(table, OWN_ROWS[reference]))

@@ -324,7 +324,7 @@ class CorinePart(Base):
     __table_args__ = (
         Index("corine_part_geom", "geom", postgresql_using="gist"),
         Index("corine_part_corine_id", "corine_id"),
-        {"schema": "eo", "postgresql_partition_by": "list (srid)"},
+        {"schema": "eo_internal", "postgresql_partition_by": "list (srid)"},
     )
 
     part_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -362,7 +362,7 @@ class NutsPart(Base):
     __table_args__ = (
         Index("nuts_part_geom", "geom", postgresql_using="gist"),
         Index("nuts_part_nuts_id", "nuts_id"),
-        {"schema": "eo", "postgresql_partition_by": "list (srid)"},
+        {"schema": "eo_internal", "postgresql_partition_by": "list (srid)"},
     )
 
     part_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -466,7 +466,7 @@ class PatchChange(Base):
     """A transaction that stored or changed patches or their codes."""
 
     __tablename__ = "patch_change"
-    __table_args__ = (Index("patch_change_changed_by", "changed_by"), {"schema": "eo"})
+    __table_args__ = (Index("patch_change_changed_by", "changed_by"), {"schema": "eo_internal"})
 
     change_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
     changed_by: Mapped[int] = mapped_column(server_default=text("pg_current_xact_id()::text::bigint"))

@@ -15,10 +15,9 @@ as $$
 declare
     partition_name text := (select relname from pg_class where oid = parent) || '__' || key;
 begin
-    if to_regclass(format('eo.%I', partition_name)) is null then
-        execute format('create table eo.%I partition of %s for values in (%L)', partition_name, parent, key);
-        execute format('grant select on eo.%I to eo_reader', partition_name);
-        execute format('grant insert, update, delete on eo.%I to eo_writer', partition_name);
+    if to_regclass(format('eo_internal.%I', partition_name)) is null then
+        execute format('create table eo_internal.%I partition of %s for values in (%L)', partition_name, parent, key);
+        execute format('grant select on eo_internal.%I to eo_reader', partition_name);
     end if;
 end
 $$;
@@ -73,16 +72,16 @@ declare
     total bigint := 0;
 begin
     -- Two annotations at once would both find a polygon without its pieces.
-    perform pg_advisory_xact_lock('eo.corine_part'::regclass::bigint);
+    perform pg_advisory_xact_lock('eo_internal.corine_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
-        perform eo_internal.ensure_partition('eo.corine_part', patch_srid);
+        perform eo_internal.ensure_partition('eo_internal.corine_part', patch_srid);
         -- A variable, or the archive would be aggregated for every polygon.
         extent := public.ST_Transform(coalesce(eo_internal.search_area(area), eo_internal.patch_extent(patch_srid)), 3035);
-        insert into eo.corine_part (srid, corine_id, label_id, geom)
+        insert into eo_internal.corine_part (srid, corine_id, label_id, geom)
         select patch_srid, c.corine_id, c.label_id, piece
         from eo.corine c, eo_internal.pieces(c.geom, patch_srid) as piece
         where c.geom operator(public.&&) extent
-          and not exists (select from eo.corine_part done where done.corine_id = c.corine_id and done.srid = patch_srid);
+          and not exists (select from eo_internal.corine_part done where done.corine_id = c.corine_id and done.srid = patch_srid);
         get diagnostics parts = row_count;
         total := total + parts;
     end loop;
@@ -106,25 +105,25 @@ declare
     total bigint := 0;
 begin
     -- Two annotations at once would both find a polygon without its pieces.
-    perform pg_advisory_xact_lock('eo.nuts_part'::regclass::bigint);
+    perform pg_advisory_xact_lock('eo_internal.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
-        perform eo_internal.ensure_partition('eo.nuts_part', patch_srid);
+        perform eo_internal.ensure_partition('eo_internal.nuts_part', patch_srid);
         -- Of countries whose regions of level 3 came later than they did.
-        delete from eo.nuts_part done
+        delete from eo_internal.nuts_part done
         where done.srid = patch_srid
           and done.level < (select max(n.level) from eo.nuts n where n.country_code = done.country_code);
         extent := eo_internal.search_area(coalesce(area, eo_internal.patch_extent(patch_srid)));
-        insert into eo.nuts_part (srid, nuts_id, level, country_code, geom)
+        insert into eo_internal.nuts_part (srid, nuts_id, level, country_code, geom)
         select patch_srid, n.nuts_id, n.level, n.country_code, piece
         from eo.nuts n, public.ST_Dump(n.geom) as part, eo_internal.pieces(part.geom, patch_srid) as piece
         where n.level = (select max(level) from eo.nuts lower where lower.country_code = n.country_code)
           and n.geom operator(public.&&) extent
           and case
                   when n.level = 3 then eo_internal.near(n.geom, extent)
-                       and not exists (select from eo.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
+                       and not exists (select from eo_internal.nuts_part done where done.nuts_id = n.nuts_id and done.srid = patch_srid)
                   -- Overseas parts of a country lie outside the validity of a European reference system.
                   else eo_internal.near(part.geom, extent)
-                       and not exists (select from eo.nuts_part done
+                       and not exists (select from eo_internal.nuts_part done
                                        where done.nuts_id = n.nuts_id and done.srid = patch_srid
                                          and public.ST_Intersects(done.geom, public.ST_Transform(public.ST_PointOnSurface(part.geom), patch_srid)))
               end;
@@ -347,7 +346,7 @@ begin
         cross join lateral (
             select part_id, label_id, geom,
                    public.ST_XMin(geom::public.box3d) as west, public.ST_YMin(geom::public.box3d) as south, public.ST_XMax(geom::public.box3d) as east, public.ST_YMax(geom::public.box3d) as north
-            from eo.corine_part
+            from eo_internal.corine_part
             where srid = b.srid and geom operator(public.&&) b.geom
             offset 0
         ) c
@@ -406,7 +405,7 @@ begin
             from block b
             cross join lateral (
                 select nuts_id, level, country_code, geom
-                from eo.nuts_part
+                from eo_internal.nuts_part
                 where srid = b.srid and geom operator(public.&&) b.geom
                 offset 0
             ) n
@@ -666,14 +665,14 @@ begin
             select (c.geom, l.code::double precision)::public.geomval
             from (
                 select d.part_id, d.label_id, d.geom
-                from eo.corine_part d
+                from eo_internal.corine_part d
                 where d.srid = place.srid and d.geom operator(public.&&) place.geom
                 union all
                 -- Pieces are derived for patches when they are annotated.
                 select null, w.label_id, piece
                 from eo.corine w, eo_internal.pieces(w.geom, place.srid) as piece
                 where w.geom operator(public.&&) public.ST_Transform(place.geom, 3035)
-                  and not exists (select from eo.corine_part d where d.corine_id = w.corine_id and d.srid = place.srid)
+                  and not exists (select from eo_internal.corine_part d where d.corine_id = w.corine_id and d.srid = place.srid)
             ) c
             join eo.label l on l.label_id = c.label_id
             order by c.part_id

@@ -82,7 +82,7 @@ begin
     returning encoder_id into new_id;
     if dimension is not null then
         perform eo_internal.ensure_partition('eo.embedding', new_id);
-        execute format('alter table eo.%I add check (public.vector_dims(embedding) = %s)', 'embedding__' || new_id, dimension);
+        execute format('alter table eo_internal.%I add check (public.vector_dims(embedding) = %s)', 'embedding__' || new_id, dimension);
     end if;
     return new_id;
 end
@@ -205,9 +205,9 @@ begin
     if eo_internal.has_python() then
         perform eo_internal.remove_packed_files(used_encoder);
     end if;
-    if to_regclass(format('eo.%I', 'embedding__' || used_encoder)) is not null then
-        execute format('select count(*) from eo.%I', 'embedding__' || used_encoder) into removed;
-        execute format('drop table eo.%I', 'embedding__' || used_encoder);
+    if to_regclass(format('eo_internal.%I', 'embedding__' || used_encoder)) is not null then
+        execute format('select count(*) from eo_internal.%I', 'embedding__' || used_encoder) into removed;
+        execute format('drop table eo_internal.%I', 'embedding__' || used_encoder);
     end if;
     return removed;
 end

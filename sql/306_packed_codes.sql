@@ -63,7 +63,7 @@ end
 $$;
 
 -- What packed files rest on, and what proves it. Codes rest on eo.bucket being append-only, patches on every change being
--- noted in eo.patch_change. Triggers see to both; that these fired for all that was written, the guard proves: it names the
+-- noted in eo_internal.patch_change. Triggers see to both; that these fired for all that was written, the guard proves: it names the
 -- tables and the versions of the triggers' rows in pg_trigger, for to disable a trigger is to write a new one. It is read in
 -- the search's own snapshot. Notes are marked by what has seen them: numbers of transactions,
 -- which mean nothing in a restored dump, do not come into it.
@@ -107,11 +107,11 @@ begin
     where w.kind = change_guard.kind
     having bool_and(coalesce(w.state = w.wanted, false));
     -- Truncating loses notes, and gives the table another file.
-    select string_agg(c.oid || case when c.oid = 'eo.patch_change'::regclass then ' ' || c.relfilenode else '' end, ', ' order by c.oid)
+    select string_agg(c.oid || case when c.oid = 'eo_internal.patch_change'::regclass then ' ' || c.relfilenode else '' end, ', ' order by c.oid)
     into relations
     from pg_class c
     where c.oid = any (case when change_guard.kind = 'codes' then array['eo.bucket'::regclass]
-                            else array['eo.patch'::regclass, 'eo.patch_bucket', 'eo.patch_change'] end)
+                            else array['eo.patch'::regclass, 'eo.patch_bucket', 'eo_internal.patch_change'] end)
     having not bool_or(c.relhassubclass);
     return triggers || '; ' || relations;
 end
@@ -150,7 +150,7 @@ begin
     return case
         when guard is null then 'a trigger that notes changes of patches is disabled, or a table inherits from theirs'
         when guard is distinct from index.patches_guard then 'a trigger that notes changes of patches was disabled, or notes removed, since'
-        when exists (select from eo.patch_change c where index.encoder_id <> all (c.seen_by)) then 'patches changed since'
+        when exists (select from eo_internal.patch_change c where index.encoder_id <> all (c.seen_by)) then 'patches changed since'
     end;
 end
 $$;
@@ -188,7 +188,7 @@ begin
     end loop;
     -- Before anything is read: what is committed meanwhile counts as a later change, whether it was read or not.
     select eo_internal.change_guard('codes') as codes, eo_internal.change_guard('patches') as patches into used_guards;
-    update eo.patch_change set seen_by = seen_by || used_encoder where used_encoder <> all (seen_by);
+    update eo_internal.patch_change set seen_by = seen_by || used_encoder where used_encoder <> all (seen_by);
     select * into packed from eo_internal.pack_codes(used_encoder, new_version);
     if packed.buckets > 0 then
         insert into eo.code_index (encoder_id, version, buckets, patches, bytes, codes_guard, patches_guard)
@@ -198,7 +198,7 @@ begin
             codes_guard = excluded.codes_guard, patches_guard = excluded.patches_guard, built_at = excluded.built_at;
         -- Changes that every index has seen no longer matter. An older snapshot might not show every index.
         if current_setting('transaction_isolation') = 'read committed' then
-            delete from eo.patch_change c
+            delete from eo_internal.patch_change c
             where not exists (select from eo.code_index i where i.encoder_id <> all (c.seen_by));
         end if;
     end if;

@@ -90,7 +90,7 @@ begin
         'select array_agg(nearest.patch_id)
          from (
              select e.patch_id
-             from eo.%I e
+             from eo_internal.%I e
              join eo.patches($4) p
                  on p.patch_id = e.patch_id and p.cell = e.cell
              where $3 is null or e.patch_id <> all ($3)
@@ -128,7 +128,7 @@ declare
     wanted integer := (select e.dimension from eo.encoder e where e.encoder_id = used_encoder);
     left_out bigint[] := eo_internal.left_out(exclude, exclude_same_place);
     filtered boolean := not (filter is null);
-    vector_index regclass := to_regclass(format('eo.%I', eo_internal.vector_index_name(used_encoder)));
+    vector_index regclass := to_regclass(format('eo_internal.%I', eo_internal.vector_index_name(used_encoder)));
     max_candidates bigint := 4 * max_results::bigint;
     few bigint;
     candidates bigint[];
@@ -274,8 +274,8 @@ begin
             using errcode = 'null_value_not_allowed', hint = 'Leave an argument out for its default.';
     end if;
     -- One build at a time; readers go on, writers wait as they do for any index that is built.
-    execute format('lock table eo.%I in share row exclusive mode', 'embedding__' || used_encoder);
-    former := to_regclass(format('eo.%I', index_name));
+    execute format('lock table eo_internal.%I in share row exclusive mode', 'embedding__' || used_encoder);
+    former := to_regclass(format('eo_internal.%I', index_name));
     if (select c.reloptions @> parameters from pg_class c where c.oid = former) then
         return index_name;
     end if;
@@ -283,13 +283,13 @@ begin
         -- Parallel builds of older versions may overflow a buffer.
         perform set_config('max_parallel_maintenance_workers', '0', true);
     end if;
-    execute format('create index %I on eo.%I using hnsw ((embedding::public.halfvec(%s)) public.halfvec_l2_ops) with (m = %s, ef_construction = %s)',
+    execute format('create index %I on eo_internal.%I using hnsw ((embedding::public.halfvec(%s)) public.halfvec_l2_ops) with (m = %s, ef_construction = %s)',
                    index_name || '__new', 'embedding__' || used_encoder, dimension, m, ef_construction);
     -- Only now, because readers wait from here on.
     if former is not null then
         execute format('drop index %s', former);
     end if;
-    execute format('alter index eo.%I rename to %I', index_name || '__new', index_name);
+    execute format('alter index eo_internal.%I rename to %I', index_name || '__new', index_name);
     perform set_config('max_parallel_maintenance_workers', parallel_workers, true);
     return index_name;
 end

@@ -59,11 +59,28 @@ grant usage on schema eo, eo_internal to eo_reader;
 grant select on all tables in schema eo to eo_reader;
 grant insert, update, delete on all tables in schema eo to eo_writer;
 -- What proves that packed files serve is left to the functions that pack.
-revoke insert, update, delete on eo.code_index, eo.patch_change from eo_writer;
+revoke insert, update, delete on eo.code_index from eo_writer;
 grant usage on all sequences in schema eo to eo_writer;
 -- Row-level security leaves readers only their own rows of these.
 grant insert, update, delete on eo.collection, eo.collection_patch, eo.feedback to eo_reader;
 grant usage on sequence eo.collection_collection_id_seq, eo.feedback_feedback_id_seq to eo_reader;
+
+-- What functions that run as their caller read. Writers remove pieces with their polygons; functions make them.
+grant select on eo_internal.corine_part, eo_internal.nuts_part, eo_internal.patch_change to eo_reader;
+grant delete on eo_internal.corine_part, eo_internal.nuts_part to eo_writer;
+do $$
+declare
+    thing record;
+begin
+    for thing in
+        select c.oid::regclass as name
+        from pg_class c
+        where c.relnamespace = 'eo_internal'::regnamespace and c.relkind in ('r', 'p') and c.relispartition
+    loop
+        execute format('grant select on %s to eo_reader', thing.name);
+    end loop;
+end
+$$;
 
 grant usage on schema eo_layers to eo_reader;
 grant select on all tables in schema eo_layers to eo_reader;

@@ -32,7 +32,7 @@ from tests.waiting import wait_for
 LANJARON = Path("corine/clc2018_lanjaron_es.gpkg")
 MUENSTER = Path("corine/clc5_2018_muenster_de.gpkg")
 CONTENTS = """
-select (select count(*) from eo.corine), (select count(*) from eo.corine_part),
+select (select count(*) from eo.corine), (select count(*) from eo_internal.corine_part),
        (select count(*) from eo.load where state <> 'failed')
 """
 BOW_TIE = shapely.Polygon([(4000000, 3000000), (4000100, 3000100), (4000100, 3000000), (4000000, 3000100)])
@@ -74,7 +74,7 @@ def stored_geometries(connection: psycopg.Connection, source: str) -> np.ndarray
 
 def pieces(connection: psycopg.Connection) -> list[tuple]:
     return connection.execute(
-        "select srid, label_id, md5(ST_AsEWKB(geom)) from eo.corine_part order by 1, 2, 3"
+        "select srid, label_id, md5(ST_AsEWKB(geom)) from eo_internal.corine_part order by 1, 2, 3"
     ).fetchall()
 
 

@@ -19,7 +19,7 @@ from pyfuncs.errors import PgearthError
 
 NUTS = Path("nuts/NUTS_RG_10M_2021_4326.geojson")
 CONTENTS = """
-select (select count(*) from eo.nuts), (select count(*) from eo.nuts_part),
+select (select count(*) from eo.nuts), (select count(*) from eo_internal.nuts_part),
        (select count(*) from eo.load where state <> 'failed')
 """
 
@@ -217,7 +217,7 @@ def test_levels_in_files_of_their_own(archive, tmp_path):
     assert archive.execute("select distinct nuts_ids from eo.patch").fetchall() == [([],)]
     assert load_nuts(archive, edition(tmp_path / "levl_3_2021.geojson", *LEVEL_3))["regions"] == 3
     archive.execute("call eo.annotate('{country}', \"replace\" => true)")
-    assert archive.execute("select distinct level from eo.nuts_part").fetchall() == [(3,)]
+    assert archive.execute("select distinct level from eo_internal.nuts_part").fetchall() == [(3,)]
     assert archive.execute("select nuts_ids from eo.patch order by name").fetchall() == [
         (["DE1"],),
         (["DE2"],),

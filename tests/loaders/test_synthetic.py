@@ -75,7 +75,7 @@ def snapshot(connection: psycopg.Connection) -> dict[str, list[tuple]]:
         "pixels": "select name, resolution, bands, md5(ST_AsWKB(rast)) from eo.patch_raster"
         " join eo.patch using (patch_id, cell) order by name, resolution",
         "land cover": "select source, label_id, md5(ST_AsEWKB(geom)) from eo.corine order by 1, 2, 3",
-        "pieces": "select srid, label_id, md5(ST_AsEWKB(geom)) from eo.corine_part order by 1, 2, 3",
+        "pieces": "select srid, label_id, md5(ST_AsEWKB(geom)) from eo_internal.corine_part order by 1, 2, 3",
     }
     return {name: connection.execute(query).fetchall() for name, query in queries.items()}
 

@@ -140,7 +140,7 @@ def test_footprints_around_the_world_are_mended(empty_url: str) -> None:
             assert parts == (2 if name.startswith("across") else 1), name
             assert points == 5 or name not in ("ordinary", "a cell")
         # Packed patches must not serve what they knew before.
-        assert connection.execute("select count(*) from eo.patch_change").fetchone() == (1,)
+        assert connection.execute("select count(*) from eo_internal.patch_change").fetchone() == (1,)
         assert connection.execute(
             "select ST_NumGeometries(footprint), ST_XMax(footprint) from eo.product"
         ).fetchone() == (2, 180)

@@ -95,7 +95,7 @@ CHANGED_SINCE = [
 ]
 """What to write instead of what since a revision."""
 PARTITIONS = """
-select eo_internal.ensure_partition('eo.corine_part', 32632), eo_internal.ensure_partition('eo.nuts_part', 32632),
+select eo_internal.ensure_partition('eo_internal.corine_part', 32632), eo_internal.ensure_partition('eo_internal.nuts_part', 32632),
        eo_internal.ensure_partition('eo.embedding', 1)
 """
 # Derived tables, which are made again: revision 0011 empties the first.
@@ -177,13 +177,15 @@ def fill(connection: sqlalchemy.Connection, head: Head) -> None:
 
 
 def rows(connection: sqlalchemy.Connection) -> Rows:
+    """By the names that tables had before revision 0022, which moved some."""
     tables = connection.exec_driver_sql(
-        "select oid::regclass::text from pg_class"
-        " where relnamespace = 'eo'::regnamespace and relkind in ('r', 'p') and not relispartition"
+        "select 'eo.' || relname, oid::regclass::text from pg_class"
+        " where relnamespace in ('eo'::regnamespace, 'eo_internal'::regnamespace) and relkind in ('r', 'p') and not relispartition"
+        " and relname not in ('schema_version', 'sql_file')"
     )
     found = {
-        table: [row for (row,) in connection.exec_driver_sql(f"select to_jsonb(t) from {table} t")]
-        for table in tables.scalars().all()
+        table: [row for (row,) in connection.exec_driver_sql(f"select to_jsonb(t) from {place} t")]
+        for table, place in tables.all()
     }
     # What a footprint covers, whatever its type.
     for table, key in (("eo.patch", "patch_id"), ("eo.product", "product_id")):

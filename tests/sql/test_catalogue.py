@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from pyfuncs import session
 from tests.sql.call_graph import OWN_SCHEMAS, Routine, border_reaches_query, callees, parallel_labels, read_routines
 
 FILES = sql_files()
+MANUAL = Path(__file__).parents[2] / "docs" / "functions.md"
 RERUNNABLE = (
     nodes.CreateFunctionStmt,
     nodes.ViewStmt,
@@ -241,16 +243,25 @@ def test_everything_public_has_a_comment(module_archive: psycopg.Connection) -> 
     assert missing == []
 
 
-def test_geometry_columns_are_typed(module_archive: psycopg.Connection) -> None:
-    """Map layers need one geometry type and one SRID; pieces per reference system (corine_part, nuts_part) hold several."""
-    untyped = module_archive.execute(
-        """
-        select f_table_name, type, srid from geometry_columns
-        where f_table_schema = 'eo' and (type = 'GEOMETRY' or srid = 0)
-          and f_table_name !~ '^(corine|nuts)_part(__|$)'
-        """
+def test_clients_list_what_is_for_people(module_archive: psycopg.Connection) -> None:
+    """In schema eo: partitions, pieces and other derived tables are in eo_internal. Layers have one geometry type and one SRID."""
+    module_archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)")
+    module_archive.execute("select eo.derive_corine_parts('{32632}'), eo.derive_nuts_parts('{32632}')")
+    documented = re.findall(r"^### eo\.(\w+)$", MANUAL.read_text().partition("\n## Tables\n")[2], re.M)
+    assert [name for name in documented if "__" in name or name in ("corine_part", "nuts_part", "patch_change")] == []
+    listed = module_archive.execute("select table_name from information_schema.tables where table_schema = 'eo'")
+    assert sorted(name for (name,) in listed) == sorted(documented)
+    layers = [f"map_{name}" for name in ("patch", "patch_label", "collection", "corine", "nuts", "cell")]
+    geometries = module_archive.execute(
+        "select f_table_name, type, srid from geometry_columns where f_table_schema = 'eo'"
     ).fetchall()
-    assert untyped == []
+    assert sorted(name for name, *_ in geometries) == sorted(
+        ["corine", "nuts", "patch", "product", *layers, *(f"{layer}_3857" for layer in layers)]
+    )
+    assert [name for name, kind, srid in geometries if kind == "GEOMETRY" or srid == 0] == []
+    assert module_archive.execute("select r_table_name from raster_columns where r_table_schema = 'eo'").fetchall() == [
+        ("patch_raster",)
+    ]
 
 
 def test_python_bodies_are_thin(module_archive: psycopg.Connection) -> None:

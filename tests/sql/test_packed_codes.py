@@ -384,7 +384,7 @@ UNNOTED = {
     ),
     "notes lost": (
         "update eo.patch set country_codes = '{FI}' where patch_id % 100 = 1",
-        "truncate eo.patch_change",
+        "truncate eo_internal.patch_change",
     ),
 }
 
@@ -527,7 +527,7 @@ def test_notes_stay_for_an_index_that_is_being_built(packed, sessions):
 
 
 def test_writers_cannot_forge_what_proves(packed):
-    for statement in ("delete from eo.patch_change", "update eo.code_index set patches_guard = ''"):
+    for statement in ("delete from eo_internal.patch_change", "update eo.code_index set patches_guard = ''"):
         with pytest.raises(errors.InsufficientPrivilege), packed.transaction():
             packed.execute("set local role eo_writer")
             packed.execute(statement.encode())

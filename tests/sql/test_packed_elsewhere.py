@@ -106,14 +106,16 @@ def dump(old_server: Cluster, tmp_path: Path) -> Path:
 def assert_restored_archive_packs(server: Cluster, database: str) -> None:
     """Right at once, packed when asked to be, and from then on no change is missed."""
     with connect(server, database) as restored:
-        assert restored.execute("select count(*) > 0 from eo.patch_change where seen_by = '{}'").fetchone() == (True,)
+        assert restored.execute(
+            "select count(*) > 0 from eo_internal.patch_change where seen_by = '{}'"
+        ).fetchone() == (True,)
         assert not serves(restored)
         assert "not on this server" in restored.execute(REASON).fetchone()[0]
         assert_same(restored)
         restored.execute("select eo.build_code_index()")
         assert serves(restored)
         assert_same(restored)
-        assert restored.execute("select count(*) from eo.patch_change").fetchone() == (0,)
+        assert restored.execute("select count(*) from eo_internal.patch_change").fetchone() == (0,)
         with psycopg.connect(server.dsn(database)) as replica:
             replica.execute("set session_replication_role = replica")
             replica.execute("update eo.patch set country_codes = '{SE}' where patch_id % 50 = 1")

@@ -289,7 +289,7 @@ def test_tables(module_archive: psycopg.Connection, outsider: str) -> None:
     assert "eo.patch" in tables
     for table in tables:
         own_rows = table in ("eo.collection", "eo.collection_patch", "eo.feedback")
-        of_packing = table in ("eo.code_index", "eo.patch_change")
+        of_packing = table == "eo.code_index"
         for role, allowed in {
             "eo_reader": {"select", "insert", "update", "delete"} if own_rows else {"select"},
             "eo_writer": {"select"} if of_packing else {"select", "insert", "update", "delete"},
@@ -302,6 +302,26 @@ def test_tables(module_archive: psycopg.Connection, outsider: str) -> None:
                 == (True,)
             }
             assert held == allowed, (table, role)
+
+
+def test_internal_tables(archive: psycopg.Connection, outsider: str) -> None:
+    """Readers may read what functions that run as their caller read; writers delete pieces with polygons, and no more."""
+    archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)")
+    archive.execute("select eo.derive_corine_parts('{32632}'), eo.derive_nuts_parts('{32632}')")
+    held = archive.execute(
+        """
+        select distinct regexp_replace(c.relname, '__.*', '__'), r.rolname, privilege
+        from pg_class c, pg_roles r,
+             unnest('{select,insert,update,delete,truncate,references,trigger}'::text[]) as privilege
+        where c.relnamespace = 'eo_internal'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
+          and r.rolname in ('eo_reader', 'eo_writer', %s) and has_table_privilege(r.oid, c.oid, privilege)
+        """,
+        (outsider,),
+    ).fetchall()
+    read = {"corine_part", "nuts_part", "patch_change", "corine_part__", "nuts_part__", "embedding__", "patch_raster__"}
+    assert set(held) == {(table, role, "select") for table in read for role in ("eo_reader", "eo_writer")} | {
+        (table, "eo_writer", "delete") for table in ("corine_part", "nuts_part")
+    }
 
 
 @pytest.mark.parametrize(
@@ -346,7 +366,7 @@ def test_a_writer_registers_and_stores(archive: psycopg.Connection) -> None:
     row = archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)").fetchone()
     assert row is not None
     assert archive.execute(
-        sql.SQL("select count(*) from eo.{}").format(sql.Identifier(f"embedding__{row[0]}"))
+        sql.SQL("select count(*) from eo_internal.{}").format(sql.Identifier(f"embedding__{row[0]}"))
     ).fetchone() == (0,)
 
 

@@ -72,7 +72,7 @@ def reference_map(connection: psycopg.Connection, patch: str) -> bytes:
 def test_polygons_of_the_real_map_give_it_back(mapped: psycopg.Connection, real_map: rasterio.DatasetReader) -> None:
     """Format, place and every pixel; before pieces of the polygons are derived, and from the pieces."""
     for pieces in (0, 1):
-        row = mapped.execute("select count(*) from eo.corine_part").fetchone()
+        row = mapped.execute("select count(*) from eo_internal.corine_part").fetchone()
         assert row is not None and min(row[0], 1) == pieces
         found = from_wkb(reference_map(mapped, PATCH))
         assert found.srid == real_map.crs.to_epsg()

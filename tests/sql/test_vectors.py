@@ -421,15 +421,15 @@ def test_an_interrupted_build_leaves_nothing_behind(archive: Archive) -> None:
     with settings(archive.connection, "set statement_timeout = '50ms'"), pytest.raises(errors.QueryCanceled):
         archive.connection.execute("select eo.build_vector_index('interrupted')")
     left = "select indisvalid from pg_index where indexrelid = to_regclass(%s)"
-    assert archive.connection.execute(left, (f"eo.{INDEX.format(encoder_id)}",)).fetchall() == []
+    assert archive.connection.execute(left, (f"eo_internal.{INDEX.format(encoder_id)}",)).fetchall() == []
     archive.connection.execute("delete from eo.embedding where encoder_id = %s and patch_id %% 8 > 0", (encoder_id,))
     archive.connection.execute("select eo.build_vector_index('interrupted')")
-    assert archive.connection.execute(left, (f"eo.{INDEX.format(encoder_id)}",)).fetchall() == [(True,)]
+    assert archive.connection.execute(left, (f"eo_internal.{INDEX.format(encoder_id)}",)).fetchall() == [(True,)]
     forget(archive.connection, encoder_id)
 
 
 def forget(connection: psycopg.Connection, encoder_id: int) -> None:
-    connection.execute(f"drop table eo.embedding__{encoder_id}".encode())
+    connection.execute(f"drop table eo_internal.embedding__{encoder_id}".encode())
     connection.execute("delete from eo.encoder where encoder_id = %s", (encoder_id,))
 
 
@@ -463,7 +463,9 @@ def test_no_parallel_build_before_pgvector_0_8_3(archive: Archive, version: str,
     archive.connection.add_notice_handler(handler)
     with archive.connection.transaction(force_rollback=True):
         archive.connection.execute("update pg_extension set extversion = %s where extname = 'vector'", (version,))
-        archive.connection.execute(f"alter table eo.embedding__{encoder_id} set (parallel_workers = 1)".encode())
+        archive.connection.execute(
+            f"alter table eo_internal.embedding__{encoder_id} set (parallel_workers = 1)".encode()
+        )
         archive.connection.execute(
             "set local max_parallel_maintenance_workers = 1; set local client_min_messages = debug1"
         )
