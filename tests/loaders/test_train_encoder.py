@@ -67,7 +67,7 @@ def archive(filled: psycopg.Connection) -> Iterator[psycopg.Connection]:
     for (name,) in filled.execute(
         "select relname from pg_class where relname like 'embedding\\_\\_%' and relkind = 'r'"
     ):
-        filled.execute(psycopg.sql.SQL("drop table eo.{}").format(psycopg.sql.Identifier(name)))
+        filled.execute(psycopg.sql.SQL("drop table eo_internal.{}").format(psycopg.sql.Identifier(name)))
 
 
 Train = Callable[..., Result]
