@@ -4,13 +4,13 @@
 -- and straight edges, cut at the antimeridian; about a pole an outline becomes a band up to latitude 90. What is cut has
 -- bounds around the world, so an index proposes it too often; the test of the parts that follows is exact.
 
--- Helpers of the filter are folded to constants when eo.patches is inlined. Where it is not, because an argument is a
--- subquery, they would be called for each patch of the archive, which takes minutes. Words of a context are translated,
--- but the name of the function and the number that ends the line are not.
-create or replace function eo_internal.check_inlined()
-returns void
+-- True, where eo.patches is inlined, which the planner finds out: the argument, an attribute of the filter, is a constant
+-- then. Where it is not inlined, because a subquery is within the filter, no index would be used, which takes minutes.
+-- Words of a context are translated, but the name of the function and the number that ends the line are not.
+create or replace function eo_internal.inlined(attribute eo.label_match)
+returns boolean
 language plpgsql
-stable parallel safe
+immutable parallel safe
 security invoker
 set search_path = pg_catalog, eo, pg_temp
 as $$
@@ -23,6 +23,7 @@ begin
             using errcode = 'feature_not_supported',
                   hint = 'Call eo.search(..., max_results => null), or pass the value itself. In a select list: move eo.patches to from.';
     end if;
+    return true;
 end
 $$;
 
@@ -257,7 +258,6 @@ declare
     found public.geometry;
     fault text;
 begin
-    perform eo_internal.check_inlined();
     area := eo_internal.located(area);
     if public.ST_IsEmpty(area) then
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';

@@ -53,6 +53,9 @@ declare
     groups eo_internal.label_group[];
     unknown text;
 begin
+    if labels is null then
+        return null;
+    end if;
     -- All at once, because a search may name many. With a class come those that lie in it, but with a synonym none of
     -- CORINE's that lie in a class of BigEarthNet's: lakes are among its inland waters, and so are rivers.
     with member as (
@@ -89,21 +92,16 @@ begin
 end
 $$;
 
-create or replace function eo_internal.label_ids(labels text[], scheme text)
+-- All that is in one of the groups.
+create or replace function eo_internal.label_ids(groups eo_internal.label_group[])
 returns smallint[]
 language plpgsql
-immutable parallel safe
+immutable parallel safe strict
 security invoker
-cost 10000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    perform eo_internal.check_inlined();
-    return array(
-        select distinct m.id
-        from unnest(eo_internal.label_groups(labels, label_ids.scheme)) as g, unnest(g.member_ids) as m (id)
-        order by m.id
-    );
+    return array(select distinct m.id from unnest(groups) as g, unnest(g.member_ids) as m (id) order by m.id);
 end
 $$;
 
@@ -113,7 +111,7 @@ language sql
 stable parallel safe strict
 security invoker
 begin atomic
-    select eo_internal.label_ids(labels, null);
+    select eo_internal.label_ids(eo_internal.label_groups(labels));
 end;
 comment on function eo.label_members(text[]) is
 'Ids of all labels that mean one of the given labels (names, synonyms, CORINE codes or scheme:code) or a descendant of one, as searches by label take them: eo.label_meaning shows what each means. Raises invalid_parameter_value for an unknown label.';

@@ -1,12 +1,15 @@
 -- The one filter: what every search, count and statistic is asked about. A new condition is an attribute of eo.filter, an
 -- argument of its constructor, and a condition of eo.patches.
+--
+-- A filter holds what is stored: the constructor looks up once what names mean, and areas are in EPSG:4326 and cut at the
+-- antimeridian as footprints are.
 
 create or replace function eo_internal.seasons(seasons text[])
 returns eo.season[]
 language plpgsql
 immutable parallel safe strict
 security invoker
-cost 1000
+cost 10000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
@@ -67,10 +70,11 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.given_area(area), from_time, to_time, eo_internal.values_meant('platform', platforms),
-        eo_internal.values_meant('season', seasons), eo_internal.without_null(labels), label_match,
+        eo_internal.search_area(eo_internal.given_area(area)), from_time, to_time, eo_internal.values_meant('platform', platforms),
+        eo_internal.seasons(seasons), eo_internal.label_groups(eo_internal.without_null(labels)), label_match,
         eo_internal.country_codes(countries), eo_internal.values_meant('split', splits), eo_internal.values_meant('source', sources),
-        seasonal_snow, cloud_or_shadow, max_cloud, eo_internal.without_null(scene_classes), eo_internal.without_null(cells),
+        seasonal_snow, cloud_or_shadow, max_cloud,
+        eo_internal.label_ids(eo_internal.label_groups(eo_internal.without_null(scene_classes), 'scl')), eo_internal.without_null(cells),
         patch_ids, eo_internal.without_null(names)
     )::eo.filter;
 end;
@@ -140,6 +144,15 @@ begin
 end
 $$;
 
+create or replace function eo_internal.texts(list jsonb)
+returns text[]
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    select case when jsonb_typeof(list) = 'array' then array(select jsonb_array_elements_text(list)) end;
+end;
+
 create or replace function eo.filter(document jsonb)
 returns eo.filter
 language plpgsql
@@ -172,7 +185,7 @@ begin
         continue when given.value = 'null' and given.key <> 'area';
         wanted := case
             when given.key = 'area' then case when jsonb_typeof(given.value) not in ('object', 'null') then 'GeoJSON, an object' end
-            when given.type = 'text[]' and not given.value @? 'strict $ ? (@.type() == "array" && !exists(@[*] ? (@.type() != "string")))'
+            when given.type like '%[]' and given.type <> 'bigint[]' and not given.value @? 'strict $ ? (@.type() == "array" && !exists(@[*] ? (@.type() != "string")))'
                 then 'a list of texts'
             when given.type = 'bigint[]' and not given.value @? 'strict $ ? (@.type() == "array" && !exists(@[*] ? (@.type() != "number" || @.floor() != @)))'
                 then 'a list of whole numbers'
@@ -189,13 +202,13 @@ begin
                 using errcode = 'invalid_parameter_value', hint = format('Pass %s.', wanted);
         end if;
     end loop;
-    found := jsonb_populate_record(null::eo.filter, document - 'area');
+    found := jsonb_populate_record(null::eo.filter, document - '{area,seasons,labels,scene_classes}'::text[]);
     return eo.filter(
         case when not document ? 'area' then eo_internal.everywhere()
              when document -> 'area' <> 'null' then eo_internal.area_of_geojson(document -> 'area') end,
-        found.from_time, found.to_time, found.platforms, found.seasons, found.labels, found.label_match, found.countries,
-        found.splits, found.sources, found.seasonal_snow, found.cloud_or_shadow, found.max_cloud, found.scene_classes,
-        found.cells, found.patch_ids, found.names);
+        found.from_time, found.to_time, found.platforms, eo_internal.texts(document -> 'seasons'),
+        eo_internal.texts(document -> 'labels'), found.label_match, found.countries, found.splits, found.sources,
+        found.seasonal_snow, found.cloud_or_shadow, found.max_cloud, eo_internal.texts(document -> 'scene_classes'), found.cells, found.patch_ids, found.names);
 end
 $$;
 comment on function eo.filter(jsonb) is
@@ -232,8 +245,8 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.given_area(area), from_time, to_time, eo_internal.values_meant('platform', platforms),
-        eo_internal.without_null(levels), eo_internal.without_null(tiles), eo_internal.values_meant('season', seasons), max_cloud,
+        eo_internal.search_area(eo_internal.given_area(area)), from_time, to_time, eo_internal.values_meant('platform', platforms),
+        eo_internal.without_null(levels), eo_internal.without_null(tiles), eo_internal.seasons(seasons), max_cloud,
         product_ids
     )::eo.product_filter;
 end;

@@ -52,25 +52,26 @@ begin atomic
            p.pair_name, p.pair_id, p.metadata, p.scene_class_fraction, p.nuts_ids, p.label_edition, p.nuts_edition,
            p.season
     from eo.patch p
-    -- What the helpers make of constants the planner sees (100_labels.sql tells why), and conditions on null drop out.
-    where ((filter).area is null
-           or p.footprint operator(public.&&) eo_internal.search_area((filter).area)
-              and (p.footprint operator(public.@) eo_internal.inner_box(eo_internal.search_area((filter).area))
-                   or eo_internal.relation(p.footprint, eo_internal.search_area((filter).area)) <> 'disjoint'))
+    -- The planner sees the filter's values (100_labels.sql tells why), and conditions on null drop out.
+    where eo_internal.inlined((filter).label_match)
+      and ((filter).area is null
+           or p.footprint operator(public.&&) (filter).area
+              and (p.footprint operator(public.@) eo_internal.inner_box((filter).area)
+                   or eo_internal.relation(p.footprint, (filter).area) <> 'disjoint'))
       and ((filter).from_time is null or p.sensing_time >= (filter).from_time)
       and ((filter).to_time is null or p.sensing_time < (filter).to_time)
       and ((filter).platforms is null or p.platform = any ((filter).platforms))
-      and ((filter).seasons is null or p.season = any (eo_internal.seasons((filter).seasons)))
-      and ((filter).labels is null or coalesce((filter).label_match, 'some') <> 'some' or p.label_ids && eo_internal.label_ids((filter).labels, null))
+      and ((filter).seasons is null or p.season = any ((filter).seasons))
+      and ((filter).labels is null or coalesce((filter).label_match, 'some') <> 'some' or p.label_ids && eo_internal.label_ids((filter).labels))
       -- One by one, because the planner can estimate and look up && only.
       and ((filter).labels is null or coalesce((filter).label_match, 'some') = 'some'
-           or p.label_ids && eo_internal.label_ids((filter).labels[1:1], null)
-              and ((filter).labels[2] is null or p.label_ids && eo_internal.label_ids((filter).labels[2:2], null))
-              and ((filter).labels[3] is null or p.label_ids && eo_internal.label_ids((filter).labels[3:3], null))
-              and ((filter).labels[4] is null
-                   or not exists (select from unnest(eo_internal.label_groups((filter).labels[4:])) g where not g.member_ids && p.label_ids))
+           or p.label_ids && (filter).labels[1].member_ids
+              and (cardinality((filter).labels) < 2 or p.label_ids && (filter).labels[2].member_ids)
+              and (cardinality((filter).labels) < 3 or p.label_ids && (filter).labels[3].member_ids)
+              and (cardinality((filter).labels) < 4
+                   or not exists (select from unnest((filter).labels[4:]) g where not g.member_ids && p.label_ids))
               -- As an index condition it would be slow.
-              and ((filter).label_match = 'at_least' or (p.label_ids <@ eo_internal.label_ids((filter).labels, null)) is true))
+              and ((filter).label_match = 'at_least' or (p.label_ids <@ eo_internal.label_ids((filter).labels)) is true))
       and ((filter).countries is null or p.country_codes && (filter).countries)
       and ((filter).splits is null or p.split = any ((filter).splits))
       and ((filter).sources is null or p.source = any ((filter).sources))
@@ -78,7 +79,7 @@ begin atomic
       and ((filter).cloud_or_shadow is null or p.cloud_or_shadow = (filter).cloud_or_shadow)
       and ((filter).max_cloud is null
            or exists (select from eo.product where product.product_id = p.product_id and product.cloud_cover <= (filter).max_cloud))
-      and ((filter).scene_classes is null or p.scene_class_ids && eo_internal.label_ids((filter).scene_classes, 'scl'))
+      and ((filter).scene_classes is null or p.scene_class_ids && (filter).scene_classes)
       and ((filter).cells is null
            or p.cell operator(pg_catalog.^@) any (eo_internal.cell_prefixes((filter).cells, 5))
               and (eo_internal.cell_prefixes((filter).cells, 5) = eo_internal.cell_prefixes((filter).cells, 12)
@@ -113,8 +114,8 @@ set max_parallel_workers_per_gather = 0
 set cpu_index_tuple_cost = 0.02
 as $$
 declare
-    -- Names by id, as text: to look one up so is faster than a join for each patch.
-    label_names jsonb := (select jsonb_object_agg(l.label_id, l.name) from eo.label l);
+    -- Names by id, as text: to look one up so is faster than a join for each patch, and jsonb_object than jsonb_object_agg.
+    label_names jsonb := (select jsonb_object(array_agg(l.label_id::text), array_agg(l.name)) from eo.label l);
     page constant text := 'select p.patch_id, p.name, p.sensing_time, p.season, p.platform,
                array(select $3 ->> label_id::text from unnest(p.label_ids) with ordinality as l (label_id, number) order by number),
                p.country_codes, p.cell, p.source, p.split, p.seasonal_snow, p.cloud_or_shadow, p.product_id, p.label_ids, p.footprint

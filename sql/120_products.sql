@@ -16,14 +16,14 @@ begin atomic
     from eo.product p
     -- Footprints are cut at the antimeridian, as areas are.
     where ((filter).area is null
-           or p.footprint operator(public.&&) eo_internal.search_area((filter).area)
-              and eo_internal.relation(p.footprint, eo_internal.search_area((filter).area)) <> 'disjoint')
+           or p.footprint operator(public.&&) (filter).area
+              and eo_internal.relation(p.footprint, (filter).area) <> 'disjoint')
       and ((filter).from_time is null or p.sensing_time >= (filter).from_time)
       and ((filter).to_time is null or p.sensing_time < (filter).to_time)
       and ((filter).platforms is null or p.platform = any ((filter).platforms))
       and ((filter).levels is null or p.level = any ((filter).levels))
       and ((filter).tiles is null or p.mgrs_tile = any ((filter).tiles))
-      and ((filter).seasons is null or p.season = any (eo_internal.seasons((filter).seasons)))
+      and ((filter).seasons is null or p.season = any ((filter).seasons))
       and ((filter).max_cloud is null or p.cloud_cover <= (filter).max_cloud)
       and ((filter).product_ids is null or p.product_id = any ((filter).product_ids));
 end;

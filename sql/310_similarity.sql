@@ -62,8 +62,7 @@ begin atomic
         'boxes', case
             when (filter).area is not null then (
                 select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(part.geom::public.box3d), public.ST_YMin(part.geom::public.box3d), public.ST_XMax(part.geom::public.box3d), public.ST_YMax(part.geom::public.box3d))), '[]')
-                from (select eo_internal.search_area((filter).area) as geom) whole,
-                     public.ST_Dump(case when public.ST_NumGeometries(whole.geom) > 20 then public.ST_Envelope(whole.geom) else whole.geom end) as part
+                from public.ST_Dump(case when public.ST_NumGeometries((filter).area) > 20 then public.ST_Envelope((filter).area) else (filter).area end) as part
             )
             when (filter).cells is not null then (
                 select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(box::public.box3d), public.ST_YMin(box::public.box3d), public.ST_XMax(box::public.box3d), public.ST_YMax(box::public.box3d))), '[]')
@@ -73,13 +72,13 @@ begin atomic
         'from_time', case when isfinite((filter).from_time) then (extract(epoch from (filter).from_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
         'to_time', case when isfinite((filter).to_time) then (extract(epoch from (filter).to_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
         'platforms', to_jsonb((filter).platforms),
-        'seasons', to_jsonb(eo_internal.seasons((filter).seasons)),
+        'seasons', to_jsonb((filter).seasons),
         'splits', to_jsonb((filter).splits),
         'sources', to_jsonb((filter).sources),
         'countries', to_jsonb((filter).countries),
         'seasonal_snow', to_jsonb((filter).seasonal_snow),
         'cloud_or_shadow', to_jsonb((filter).cloud_or_shadow),
-        'label_groups', (select jsonb_agg(to_jsonb(g.member_ids)) from unnest(eo_internal.label_groups((filter).labels)) as g),
+        'label_groups', (select jsonb_agg(to_jsonb(g.member_ids)) from unnest((filter).labels) as g),
         'label_match', coalesce((filter).label_match, 'some'),
         'patch_ids', case
             when (filter).names is not null then to_jsonb(array(select p.patch_id from eo.patch p where p.name = any ((filter).names)))

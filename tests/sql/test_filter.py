@@ -362,14 +362,18 @@ def test_nothing_else_declares_the_conditions(archive: psycopg.Connection) -> No
 
 def test_python_knows_the_same_conditions(archive: psycopg.Connection) -> None:
     declared = archive.execute(
-        "select attname, format_type(atttypid, null)::text from pg_attribute where attrelid = 'eo.filter'::regclass and attnum > 0"
-        " order by attnum"
+        "select a.name, format_type(a.type, null)::text from pg_proc p, unnest(p.proargnames, p.proargtypes::oid[]) as a (name, type)"
+        " where p.pronamespace = 'eo'::regnamespace and p.proname = 'filter' and p.pronargs > 1"
     ).fetchall()
     known = {
         name: archive.execute("select %s::regtype::text", (type_name,)).fetchone()
         for name, type_name in FILTERS.items()
     }
     assert known == {name: (type_name,) for name, type_name in declared}
+    attributes = archive.execute(
+        "select attname from pg_attribute where attrelid = 'eo.filter'::regclass and attnum > 0 order by attnum"
+    ).fetchall()
+    assert attributes == [(name,) for name, _ in declared]
     arguments = archive.execute(
         "select proargnames from pg_proc where oid = 'eo.filter(jsonb)'::regprocedure"
     ).fetchone()

@@ -29,7 +29,7 @@ def places(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connecti
 
 def names(archive: psycopg.Connection, condition: str, given: list[str | None] | None) -> list[str]:
     row = archive.execute(
-        sql.SQL("select (eo.filter({0} => %s::text[])).{0}").format(sql.Identifier(condition)), (given,)
+        sql.SQL("select (eo.filter({0} => %s::text[])).{0}::text[]").format(sql.Identifier(condition)), (given,)
     ).fetchone()
     assert row is not None
     return row[0]
@@ -205,7 +205,7 @@ def members(archive: psycopg.Connection, label: str, scheme: str | None = None) 
     return {
         member
         for (member,) in archive.execute(
-            "select scheme || ':' || code from eo.label where label_id = any (eo_internal.label_ids(array[%s], %s))",
+            "select scheme || ':' || code from eo.label where label_id = any (eo_internal.label_ids(eo_internal.label_groups(array[%s], %s)))",
             (label, scheme),
         )
     }
