@@ -24,6 +24,7 @@ RETIRED_NAMES = frozenset(
         "annotate_country_batch",
         "annotate_land_cover",
         "annotate_land_cover_batch",
+        "check_inlined",
         "image_bands",
         "labels_match",
         "platform_names",
