@@ -21,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 
 from loaders.cluster import INHERITED_VARIABLES
 from loaders.database import connect
+from loaders.option_types import Number
 from pyfuncs.encoder_protocol import socket_folder
 from pyfuncs.errors import PgearthError
 
@@ -193,7 +194,7 @@ class EncoderProcess:
 )
 @click.option(
     "--max-wait",
-    type=click.FloatRange(0, 1000),
+    type=Number(0, 1000),
     metavar="MILLISECONDS",
     default=2,
     show_default=True,

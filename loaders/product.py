@@ -24,6 +24,7 @@ from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
 from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
+from loaders.option_types import Names, Number
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.product_files import (
     LONGEST_DATA_TAKE,
@@ -293,7 +294,7 @@ class Time(click.ParamType):
     "--grid",
     help="bigearthnet, aligned:SIZE, fixed:SIZE, cell:PRECISION:PIXELS or none (the row only). Default: by format.",
 )
-@click.option("--bands", help="Bands to load, comma-separated. Default: all.")
+@click.option("--bands", type=Names(), help="Bands to load, comma-separated. Default: all.")
 @click.option(
     "--nodata",
     type=click.Choice(get_args(Nodata)),
@@ -305,16 +306,14 @@ class Time(click.ParamType):
 @click.option("--time", "sensing_time", type=Time(), help="Start of sensing, ISO 8601; UTC if no zone is given.")
 @click.option("--platform", help="Satellite, as STAC writes it: sentinel-2a, landsat-8, ...")
 @click.option(
-    "--scale", type=float, help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
+    "--scale", type=Number(), help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
 )
-@click.option(
-    "--offset", type=click.FloatRange(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0."
-)
+@click.option("--offset", type=Number(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0.")
 @engine_options
 def product(
     paths: tuple[Path, ...],
     grid: str | None,
-    bands: str | None,
+    bands: list[str] | None,
     nodata: Nodata,
     engine: Engine,
     name: str | None,
@@ -335,7 +334,7 @@ def product(
     options = Options(
         given=Given(name, sensing_time, platform, scale, offset),
         grid=grid,
-        bands=tuple(bands.split(",")) if bands else None,
+        bands=tuple(bands) if bands else None,
         nodata=nodata,
         # Spark gives a piece of work one core.
         threads=max(engine.jobs // len(paths), 1) if engine.name == "local" else 1,

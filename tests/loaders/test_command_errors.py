@@ -150,6 +150,18 @@ def test_an_area_that_is_missing(refused: Callable[..., str], tmp_path: Path) ->
     assert "No such file" in refused("export", tmp_path / "export", "--area", tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize("area", ["nan,2,3,4", "1,4,3,2", "1,2,3,91", "POINT EMPTY"])
+def test_an_area_that_is_no_option(refused: Callable[..., str], tmp_path: Path, area: str) -> None:
+    assert f"Error: --area '{area}' is no area: " in refused("export", tmp_path / "export", "--area", area)
+
+
+@pytest.mark.parametrize("area", ["POINT (400 2)", "POINT (1 91)", "SRID=3035;POINT (1e9 1)", "SRID=123;POINT (1 1)"])
+def test_an_area_that_is_nowhere(refused: Callable[..., str], tmp_path: Path, area: str) -> None:
+    """What it takes the reference system to know, the database refuses."""
+    said = refused("export", tmp_path / "export", "--area", area)
+    assert "the geometry" in said or "reference system" in said
+
+
 def test_names_that_are_no_text(refused: Callable[..., str], tmp_path: Path) -> None:
     """A command's arguments are bytes: Python makes lone surrogates of what is not UTF-8."""
     assert "not UTF-8" in refused("export", tmp_path / "export", "--label", "\udcff")
