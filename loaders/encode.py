@@ -286,7 +286,10 @@ def store_embeddings(
                 raise error.of(f"Patches {chunk[0][0]} to {chunk[-1][0]}") from error
             for (patch_id, _, _), finite in zip(chunk, np.isfinite(vectors).all(axis=1), strict=True):
                 if not finite:
-                    raise PgearthError(f"Patch {patch_id}: {name} gives a vector that is not finite.")
+                    raise PgearthError(
+                        f"Patch {patch_id}: {name} gives a vector that is not finite.",
+                        "Its weights do not fit the patch's pixels: encode with another version, or train it again.",
+                    )
             with connection.cursor().copy(
                 "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
             ) as copy:

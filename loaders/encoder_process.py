@@ -64,7 +64,10 @@ class EncoderProcess:
         prefix = connection.execute("select note from eo.runtime() where component = 'Python'").fetchone()
         assert row is not None
         if prefix is None:
-            raise PgearthError("The server has no PL/Python, so no session would call the encoder process.")
+            raise PgearthError(
+                "The server has no PL/Python, so no session would call the encoder process.",
+                "Install the extension plpython3u on the server, then run: pgearth migrate",
+            )
         data, oid = Path(row[0]), row[1]
         interpreter = Path(prefix[0]) / "bin" / "python3"
         try:

@@ -44,11 +44,15 @@ DATABASE_HINTS = {
     "42883": "The schema is of another version than the command: run pgearth migrate.",
     "42P01": "The schema is of another version than the command: run pgearth migrate.",
     "42703": "The schema is of another version than the command: run pgearth migrate.",
+    "22": "Check the value that the message is about.",
+    "23": "See whether the archive has something else of this name or key, and whether what it names is there.",
     "40": RUN_AGAIN,
     "53": f"Make room on the server's disk, or let it have more memory or connections. {RUN_AGAIN}",
     "55P03": f"Another session holds a lock. {RUN_AGAIN}",
     "57": f"See whether the server runs, and its log. {RUN_AGAIN}",
     "58": "See the server's log: its disk may be full or damaged.",
+    "": "If the message does not tell what to do, please report it, with what the command shows after: export"
+    f" {TRACEBACK}=1",
 }
 """By SQLSTATE, or the first characters of it."""
 READERS = {

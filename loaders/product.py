@@ -355,4 +355,4 @@ def product(
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise PgearthError("\n".join(str(error) for error in errors))
+        raise PgearthError("\n".join(str(error) for error in errors), "Run the same command again to load these.")

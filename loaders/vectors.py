@@ -329,5 +329,5 @@ def readable(path: Path) -> Iterator[None]:
     except (DataSourceError, DataLayerError) as error:
         raise PgearthError(
             f"{path}: cannot be read as a vector file: {error}",
-            f"{VECTOR_FORMATS}; convert others with ogr2ogr COPY.gpkg FILE",
+            f"{VECTOR_FORMATS}; unpack archives, convert other files with ogr2ogr COPY.gpkg FILE",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -22,6 +23,7 @@ import pyarrow
 import pytest
 import rasterio.errors
 import sqlalchemy.exc
+from click.testing import Result
 from psycopg import errors, sql
 
 from loaders import cli
@@ -300,6 +302,65 @@ cli.main()
     _, said = process.communicate(timeout=300)
     assert (process.returncode, len(said.splitlines())) == (130, 1), said
     assert said.startswith("Interrupted.")
+
+
+CHECKSUM = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it lists no files"),
+        (b"\n\n", "line 1: it is not a line of sha256sum: ''"),
+        (b"junk\n", "line 1: it is not a line of sha256sum: 'junk'"),
+        (bytes(range(256)), "line 1: it is not a line of sha256sum"),
+        (f"{CHECKSUM}  a/a.json\n{CHECKSUM[1:]}  a/b.json".encode(), "line 2: it is not a line of sha256sum"),
+        (f"{CHECKSUM}  ../a/a.json".encode(), "'../a/a.json' is not the path of a file in an export"),
+        (f"{CHECKSUM}  a/a.json\n{'1' * 64}  a/a.json".encode(), "line 2: a/a.json is listed before"),
+    ],
+    ids=["empty", "empty lines", "junk", "binary", "short", "path", "twice"],
+)
+@pytest.mark.parametrize("name", ["SHA256SUMS", "shard-00000.sha256"])
+def test_checksums_that_are_none(
+    refused: Callable[..., str], tmp_path: Path, content: bytes, reason: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    said = refused("load", "export", tmp_path)
+    assert said.startswith(f"Error: {tmp_path / name}") and reason in said
+    assert "Take this file from the export again" in said
+
+
+def test_a_downgrade_to_nowhere(filled: psycopg.Connection, run_pgearth: Callable[..., Result]) -> None:
+    """The default of REVISION, head, is for upgrades."""
+    for options in (["--down"], ["--down", "--yes"]):
+        result = run_pgearth(filled, "migrate", *options)
+        assert result.exit_code == 2
+        assert "--down needs a REVISION" in result.output
+
+
+def test_every_error_of_the_command_has_a_hint() -> None:
+    """What goes wrong is half of what a user needs to know."""
+    calls = [
+        (file.name, node)
+        for file in sorted(Path(cli.__file__).parent.glob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("PgearthError", "BusyError")
+    ]
+    assert len(calls) > 200
+    without = [
+        f"{name}:{node.lineno}"
+        for name, node in calls
+        if len(node.args) < 2 and "hint" not in [keyword.arg for keyword in node.keywords]
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    "sqlstate", ["22003", "22P02", "22021", "23505", "0A000", "42704", "54000", "55000", "P0001", "XX000"]
+)
+def test_every_error_of_the_database_has_a_hint(sqlstate: str) -> None:
+    error = errors.lookup(sqlstate)("no")
+    assert explained(error).hint
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def convert(name: str, text: str) -> object:
 def test_the_options_are_found() -> None:
     assert len(FLOATS) >= 10 and len(KEYS) >= 10
     assert LISTS.keys() <= OPTIONS.keys()
-    said = [name for name, param in OPTIONS.items() if "comma-separated" in (getattr(param, "help", None) or "").lower()]
+    said = [
+        name for name, param in OPTIONS.items() if "comma-separated" in (getattr(param, "help", None) or "").lower()
+    ]
     assert set(said) <= LISTS.keys(), "a list is of the type Names or Numbers, and belongs above"
 
 
