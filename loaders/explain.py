@@ -55,6 +55,9 @@ DATABASE_HINTS = {
     f" {TRACEBACK}=1",
 }
 """By SQLSTATE, or the first characters of it."""
+OF_INPUT = ("21", "22", "23", "54", "P0", "XX")
+"""First characters of the SQLSTATEs of what an input causes; XX: PostGIS has no others."""
+OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 READERS = {
     "rasterio": "raster",
     "pyogrio": "vector file",
@@ -117,6 +120,17 @@ def known(error: BaseException) -> PgearthError | None:
     if type(error).__name__ == "BrokenProcessPool":
         return PgearthError("A process of the command was ended from outside.", FILE_HINTS[errno.ENOMEM])
     return None
+
+
+def meets_others(error: Exception) -> bool:
+    """Whether what ended a piece of work would end the next, too: it is of the server or the machine, not the input."""
+    if isinstance(error, psycopg.Error):
+        # Without SQLSTATE, a DataError is of a value that could not be sent, all else of the connection.
+        of_input = error.sqlstate.startswith(OF_INPUT) if error.sqlstate else isinstance(error, psycopg.DataError)
+        return not of_input
+    if isinstance(error, OSError):
+        return isinstance(error, ConnectionError | TimeoutError) or error.errno in OF_MACHINE
+    return isinstance(error, MemoryError | ImportError)
 
 
 def reason_of(error: Exception) -> str:

@@ -7,6 +7,8 @@ the scene classes say. One transaction per product and grid; the ledger tells wh
 from __future__ import annotations
 
 import hashlib
+import os
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +24,7 @@ from loaders.band_reader import Band, open_band
 from loaders.cutting import Cutting, Nodata, cut_cells, cut_windows, fit_bands, fit_cells
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
+from loaders.explain import TRACEBACK, explained, meets_others
 from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
 from loaders.option_types import Names, Number
@@ -65,9 +68,20 @@ class Task:
 
 
 def load_task(task: Task) -> Counter[str]:
-    """Load one product over a connection of its own: a piece of work for loaders/engine.py."""
-    with connect(autocommit=True) as connection:
-        return load_product(connection, task.path, task.options)
+    """Load one product over a connection of its own: a piece of work for loaders/engine.py.
+
+    Raises PgearthError for whatever is wrong with this product only, whichever part or library found it.
+    """
+    try:
+        with connect(autocommit=True) as connection:
+            return load_product(connection, task.path, task.options)
+    except Exception as error:
+        if meets_others(error):
+            raise
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
+        told = explained(error)
+        raise told if str(task.path) in told.message else told.of(str(task.path)) from error
 
 
 def load_product(connection: Connection, path: Path, options: Options | None = None) -> Counter[str]:
