@@ -122,8 +122,17 @@ def known(error: BaseException) -> PgearthError | None:
     return None
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt began it: what it stopped in the middle may fail once more while it is cleaned up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def meets_others(error: Exception) -> bool:
     """Whether what ended a piece of work would end the next, too: it is of the server or the machine, not the input."""
+    if interrupted(error):
+        return True
     if isinstance(error, psycopg.Error):
         # Without SQLSTATE, a DataError is of a value that could not be sent, all else of the connection.
         of_input = error.sqlstate.startswith(OF_INPUT) if error.sqlstate else isinstance(error, psycopg.DataError)

@@ -7,13 +7,15 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import alembic.util
@@ -276,8 +278,9 @@ def blocks_interrupts(process: psutil.Process) -> bool:
     return bool(int(status.partition("SigBlk:")[2].split()[0], 16) >> (signal.SIGINT - 1) & 1)
 
 
-def test_an_interrupted_command(filled: psycopg.Connection) -> None:
-    """Ctrl-C reaches the command's own processes, too."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command(number: int) -> None:
+    """Ctrl-C reaches the command's own processes, too; what a supervisor sends reaches the command alone."""
     script = """
 from time import sleep
 from loaders import cli
@@ -298,10 +301,88 @@ cli.main()
     while len(children := psutil.Process(process.pid).children()) < 3 or any(map(blocks_interrupts, children)):
         assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=300)
     assert (process.returncode, len(said.splitlines())) == (130, 1), said
     assert said.startswith("Interrupted.")
+    psutil.wait_procs(children, timeout=60)
+    assert not any(child.is_running() for child in children)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, sent: bool) -> list[int]:
+    """Interrupt at the n-th time that psycopg waits for the server: before what it waits for is sent, or after.
+
+    Returns a list whose only number counts the times.
+    """
+    wait, times = psycopg.Connection.wait, [0]
+
+    def interrupted(connection: psycopg.Connection, generator: Generator, *arguments: Any, **options: Any) -> Any:
+        times[0] += 1
+        if times[0] == number:
+            if sent:
+                next(generator, None)
+            raise KeyboardInterrupt
+        return wait(connection, generator, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.Connection, "wait", interrupted)
+    return times
+
+
+LOADS = {
+    "product": [
+        "load",
+        "product",
+        "--grid",
+        "fixed:120",
+        "{sample}/ssl4eo/s2a/0000200/20200604T054639_20200604T054831_T43RCP",
+    ],
+    "bigearthnet": ["load", "bigearthnet", "{sample}/bigearthnet-v1"],
+    "corine": ["load", "corine", "{sample}/corine/clc2018_lanjaron_es.gpkg"],
+    "nomenclature": ["load", "nomenclature"],
+    "annotate": ["annotate"],
+    "encode": ["encode"],
+    "export": ["export", "out"],
+}
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["before", "amid"])
+@pytest.mark.parametrize("load", LOADS)
+def test_interrupted_anywhere(
+    filled: psycopg.Connection,
+    sample: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    load: str,
+    sent: bool,
+) -> None:
+    """At six places of a command, it says that it was interrupted, not in what state that left its connection."""
+    arguments = [text.format(sample=sample) for text in LOADS[load]]
+    monkeypatch.chdir(tmp_path)
+    name = f"{filled.info.dbname}_interrupted"
+    identifier = sql.Identifier(name)
+
+    def run(number: int) -> tuple[int, str, int]:
+        filled.execute(sql.SQL("drop database if exists {} with (force)").format(identifier))
+        filled.execute(sql.SQL("create database {} template {}").format(identifier, sql.Identifier(filled.info.dbname)))
+        with psycopg.connect(filled.info.dsn, dbname=name, autocommit=True) as fresh:
+            if load == "bigearthnet":
+                fresh.execute("truncate eo.product, eo.load cascade")
+        monkeypatch.setenv("PGEARTH_DSN", f"{filled.info.dsn} dbname={name}")
+        monkeypatch.setattr(sys, "argv", ["pgearth", *arguments])
+        with monkeypatch.context() as patched:
+            times = interrupt_at(patched, number, sent)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        return int(ended.value.code or 0), capsys.readouterr().err, times[0]
+
+    code, said, total = run(0)
+    assert code == 0, said
+    for number in sorted({1 + place * (total - 1) // 5 for place in range(6)}):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        code, said, _ = run(number)
+        assert code == 130, (number, total, said)
+        assert said.splitlines()[-1].startswith("Interrupted.") and "command is" not in said, (number, total, said)
 
 
 CHECKSUM = "0" * 64
