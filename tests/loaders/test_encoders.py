@@ -354,6 +354,33 @@ def test_several_at_once(archive: psycopg.Connection, own_model: Callable[[int],
     assert f"0 patches encoded, 0 hashed, {PATCHES * 4} regions hashed." in result.output
 
 
+def test_indexes_of_nothing(archive: psycopg.Connection, run_pgearth: Run) -> None:
+    """A new archive, or one restored without its codes: said, and no error to a script that indexes after a restore."""
+    result = run_pgearth(archive, "index", "codes")
+    assert result.exit_code == 0
+    assert result.output == "The archive has no hash function, and so no codes to index: pgearth encode\n"
+    encode(archive)
+    assert "distinct codes packed." in run_pgearth(archive, "index", "codes").output
+    assert "stands." in run_pgearth(archive, "index", "vectors").output
+    # As after a restore that left them out: nothing else empties buckets.
+    archive.execute("alter table eo.bucket disable trigger user")
+    archive.execute("truncate eo.bucket, eo.patch_bucket, eo.embedding")
+    for options in ([], ["--encoder", "lsh"], ["--encoder", "lsh:1"]):
+        result = run_pgearth(archive, "index", "codes", *options)
+        assert result.exit_code == 0
+        assert result.output == "The archive has no codes of lsh:1 to index: pgearth encode --encoder lsh:1\n"
+    result = run_pgearth(archive, "index", "vectors")
+    assert result.output == "The archive has no vectors of spectral:1 to index: pgearth encode --encoder spectral:1\n"
+    assert 'there is no hash function "none"' in str(
+        run_pgearth(archive, "index", "codes", "--encoder", "none").exception
+    )
+    encode(archive)
+    assert "distinct codes packed." in run_pgearth(archive, "index", "codes").output
+    for version in ("lsh:1", "spectral:1"):
+        assert run_pgearth(archive, "encoder", "retire", version).exit_code == 0
+    assert "no hash function" in run_pgearth(archive, "index", "codes").output
+
+
 def test_what_is_retired_is_gone(archive: psycopg.Connection, run_pgearth: Run) -> None:
     encode(archive)
     [(encoder_id,)] = archive.execute("select encoder_id from eo.encoder where name = 'lsh'").fetchall()
