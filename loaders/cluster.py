@@ -3,7 +3,7 @@
 A cluster has a home folder, `.pgearth` in the checkout or PGEARTH_HOME, with the data in `data`, the Unix socket in
 `run` (a link to a shorter path where that is too long for a socket), the log in `server.log` and the settings in
 `pgearth.conf`. The OS users who own the cluster or the folder around it, and root, may connect, by peer authentication,
-as the superuser `postgres`.
+as the superuser `postgres`; all others over TCP, where it is opened, by the password of their role.
 
 PostgreSQL refuses to run as root. Started by root, the server therefore runs as the OS user `postgres` that Debian's
 package creates. What that user cannot reach (a checkout below a home folder of mode 0700) is kept where it can: the
