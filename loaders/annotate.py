@@ -9,6 +9,7 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
+from loaders.option_types import Number
 from loaders.progress import progress
 from pyfuncs.errors import PgearthError
 
@@ -106,7 +107,7 @@ def annotate_archive(annotation: Annotation, engine: Engine) -> tuple[int, int]:
 )
 @click.option(
     "--minimal-overlap",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.0,
     help="With --rule overlap: the share of the patch that a class must cover.",
 )

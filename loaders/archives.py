@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from pyfuncs.errors import PgearthError
 from pyfuncs.limits import ARCHIVE_MEMBERS, TAR_HEADER_BYTES, ZIP_DIRECTORY_BYTES
 
 ZIP_END, ZIP_END_BYTES, ZIP_COMMENT_BYTES = b"PK\5\6", 22, 0xFFFF
+ENCRYPTED = 0x1
 ZIP64_END, ZIP64_SIZE = b"PK\6\6", slice(40, 48)
 UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Of the ways to compress, those that unpack no more at a time than is asked for; GDAL knows no others either."""
@@ -18,7 +20,10 @@ LONG_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDT
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive. Raises BadZipFile for one that is damaged, or has too many members."""
+    """Open a zip archive.
+
+    Raises BadZipFile for one that is damaged, or has too many members, PgearthError for one that is encrypted.
+    """
     with path.open("rb") as file:
         size = directory_bytes(file)
     if size > ZIP_DIRECTORY_BYTES:
@@ -27,6 +32,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     if (count := len(archive.infolist())) > ARCHIVE_MEMBERS:
         archive.close()
         raise zipfile.BadZipFile(f"it has {count:,} members, and the limit is {ARCHIVE_MEMBERS:,}")
+    if locked := next((info.filename for info in archive.infolist() if info.flag_bits & ENCRYPTED), None):
+        archive.close()
+        raise PgearthError(f"{path}: {locked} is encrypted", "Unpack it with its password, and load what was in it.")
     return archive
 
 

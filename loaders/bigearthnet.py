@@ -278,7 +278,9 @@ def read_band(
             if dataset.crs is None:
                 raise PgearthError(f"{path}: it has no coordinate reference system", f"EPSG:{srid} is expected.")
             if (found := epsg_code(dataset.crs.to_wkt())) != srid:
-                raise PgearthError(f"{path}: it is in EPSG:{found}, the patch in EPSG:{srid}")
+                raise PgearthError(
+                    f"{path}: it is in EPSG:{found}, the patch in EPSG:{srid}", "Take this file from the archive again."
+                )
             if (dataset.count, *dataset.shape, *dataset.dtypes) != (1, side, side, sensor.dtype):
                 raise PgearthError(
                     f"{path}: {dataset.count} band(s), {dataset.width} x {dataset.height} pixels, {dataset.dtypes[0]}",
@@ -317,7 +319,8 @@ def read_list(folder: Path, stem: str) -> Iterator[str]:
             for number, row in enumerate(csv.reader(file), start=1):
                 if not row or not is_patch_name(row[0]):
                     raise PgearthError(
-                        f"{path}, row {number}: {','.join(row)!r} is not the name of a BigEarthNet patch"
+                        f"{path}, row {number}: {','.join(row)!r} is not the name of a BigEarthNet patch",
+                        "Take this list from the archive again: names of patches, one in a row, and no header.",
                     )
                 yield row[0]
     except FileNotFoundError as error:
@@ -325,7 +328,7 @@ def read_list(folder: Path, stem: str) -> Iterator[str]:
             f"{folder}: no {stem}.csv.bz2 or {stem}.csv", "All lists of splits, snow and clouds are needed."
         ) from error
     except (OSError, EOFError, ValueError, csv.Error) as error:
-        raise PgearthError(f"{path}: it cannot be read: {error}") from error
+        raise PgearthError(f"{path}: it cannot be read: {error}", "Take this list from the archive again.") from error
 
 
 class BatchWriter:
@@ -478,7 +481,7 @@ def sensor_of(platform: str) -> Sensor:
 
 
 @click.command()
-@click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("root", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--metadata",
     multiple=True,
@@ -495,6 +498,8 @@ def bigearthnet(root: Path, metadata: tuple[Path, ...], lists: Path | None) -> N
 
     ROOT is the folder of one sensor, or the one above it.
     """
+    if root.is_file():
+        raise PgearthError(f"{root}: it is a file, not a folder", "Unpack the archive, and name the folder of it.")
     with connect(autocommit=True) as connection:
         counts = load_bigearthnet(connection, root, metadata, lists)
     click.echo(", ".join(f"{number} {name}" for name, number in counts.items()))

@@ -24,6 +24,9 @@ from pyfuncs.limits import PARQUET_BYTES, PARQUET_TEXT_BYTES, PARQUET_VALUES
 LOADER = "bigearthnet-metadata"
 SOURCE = "bigearthnet-v2"
 ROWS_PER_BATCH = 50_000
+CATALOGUE = (
+    "Give metadata.parquet or metadata_for_patches_with_snow_cloud_or_shadow.parquet of BigEarthNet v2, unchanged."
+)
 
 SCHEMA = pa.schema(
     {
@@ -90,12 +93,12 @@ def open_catalogue(path: Path) -> pq.ParquetFile:
         texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
         file = pq.ParquetFile(path, read_dictionary=texts)
     except (pa.ArrowInvalid, OSError) as error:
-        raise PgearthError(f"{path}: not a readable parquet file: {error}") from error
+        raise PgearthError(f"{path}: not a readable parquet file: {error}", CATALOGUE) from error
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
         raise PgearthError(
             f"{path}: no column {', '.join(missing)}; it has {', '.join(file.schema_arrow.names)}",
-            "Give metadata.parquet or metadata_for_patches_with_snow_cloud_or_shadow.parquet of BigEarthNet v2.",
+            CATALOGUE,
         )
     return file
 
@@ -124,7 +127,8 @@ def check_texts(path: Path, batch: pa.RecordBatch) -> None:
         longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
         if longest > PARQUET_TEXT_BYTES:
             raise PgearthError(
-                f"{path}: a text of {longest:,} bytes in column {name}, and the limit is {PARQUET_TEXT_BYTES:,}"
+                f"{path}: a text of {longest:,} bytes in column {name}, and the limit is {PARQUET_TEXT_BYTES:,}",
+                CATALOGUE,
             )
 
 
@@ -147,11 +151,11 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                 for field in SCHEMA:
                     if batch.column(field.name).null_count:
                         row = first + batch.column(field.name).is_null().index(True).as_py()
-                        raise PgearthError(f"{path}, row {row}: {field.name} is empty")
+                        raise PgearthError(f"{path}, row {row}: {field.name} is empty", CATALOGUE)
                 yield batch
                 first += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise PgearthError(f"{path}: it cannot be read: {error}") from error
+            raise PgearthError(f"{path}: it cannot be read: {error}", CATALOGUE) from error
 
 
 def read_catalogue(path: Path, label_ids: LabelIds) -> Iterator[list[Patch]]:
@@ -176,11 +180,11 @@ def patch_of_record(record: dict[str, Any], label_ids: LabelIds) -> Patch:
     name = record["patch_id"]
     parts = parse_patch_name(name)
     if parts.tile is None:
-        raise PgearthError(f"{name!r} is the name of a patch of BigEarthNet v1")
+        raise PgearthError(f"{name!r} is the name of a patch of BigEarthNet v1", CATALOGUE)
     if not parts.platform.startswith("sentinel-2"):
-        raise PgearthError(f"{name!r} is not the name of a Sentinel-2 patch")
+        raise PgearthError(f"{name!r} is not the name of a Sentinel-2 patch", CATALOGUE)
     if not record["labels"]:
-        raise PgearthError(f"{name} has no labels")
+        raise PgearthError(f"{name} has no labels", CATALOGUE)
     country = COUNTRY_CODES.get(record["country"])
     if country is None:
         raise PgearthError(f"unknown country {record['country']!r}", f"Known are {', '.join(COUNTRY_CODES)}.")

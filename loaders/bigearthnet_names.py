@@ -36,6 +36,8 @@ SENTINEL_1 = re.compile(
     r"_(?P<column>\d{1,2})_(?P<row>\d{1,2})"
 )
 
+OFFICIAL = "Give the file or folder the name that it was published with."
+
 LATITUDE_BANDS = "CDEFGHJKLMNPQRSTUVWX"  # 8 degrees each, N the first north of the equator
 BAND_HEIGHT = 888_000
 SOUTHERN_FALSE_NORTHING = 10_000_000
@@ -73,7 +75,7 @@ def parse_patch_name(name: str) -> PatchName:
         )
     column, row = int(match["column"]), int(match["row"])
     if not (column < PATCHES_PER_TILE_SIDE and row < PATCHES_PER_TILE_SIDE):
-        raise PgearthError(f"{name!r}: columns and rows of a tile run from 0 to {PATCHES_PER_TILE_SIDE - 1}")
+        raise PgearthError(f"{name!r}: columns and rows of a tile run from 0 to {PATCHES_PER_TILE_SIDE - 1}", OFFICIAL)
     sensing_time, faults = parse_time(match["time"])
     return PatchName(
         product=match["product"],
@@ -104,7 +106,7 @@ def parse_time(text: str) -> tuple[datetime, tuple[str, ...]]:
     try:
         minute = datetime.strptime(date + digits[:4], "%Y%m%d%H%M").replace(tzinfo=UTC)
     except ValueError as error:
-        raise PgearthError(f"{text!r} is not a time: {error}") from error
+        raise PgearthError(f"{text!r} is not a time: {error}", OFFICIAL) from error
     return minute + timedelta(seconds=seconds), tuple(faults)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 
 import click
 
-from loaders.explain import RUN_AGAIN, TRACEBACK, explained
+from loaders.explain import RUN_AGAIN, TRACEBACK, explained, interrupted
 
 
 class TopicGroup(click.Group):
@@ -120,16 +121,23 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # What it warns of when a connection is lost is raised, too.
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         sys.exit(pgearth(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(f"Interrupted. {RUN_AGAIN}", err=True)
-        sys.exit(130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, click.Abort) or interrupted(error):
+            click.echo(f"Interrupted. {RUN_AGAIN}", err=True)
+            sys.exit(130)
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         click.echo(f"Error: {explained(error)}", err=True)
         sys.exit(1)
+
+
+def terminate(*_: object) -> None:
+    """End the command as Ctrl-C does, where whoever supervises it asks it to end."""
+    raise KeyboardInterrupt

@@ -3,7 +3,7 @@
 A cluster has a home folder, `.pgearth` in the checkout or PGEARTH_HOME, with the data in `data`, the Unix socket in
 `run` (a link to a shorter path where that is too long for a socket), the log in `server.log` and the settings in
 `pgearth.conf`. The OS users who own the cluster or the folder around it, and root, may connect, by peer authentication,
-as the superuser `postgres`.
+as the superuser `postgres`; all others over TCP, where it is opened, by the password of their role.
 
 PostgreSQL refuses to run as root. Started by root, the server therefore runs as the OS user `postgres` that Debian's
 package creates. What that user cannot reach (a checkout below a home folder of mode 0700) is kept where it can: the
@@ -187,7 +187,8 @@ class Cluster:
         except KeyError as error:
             if user_id:
                 raise PgearthError(
-                    f"PostgreSQL needs a name for OS user {user_id}, who has none in /etc/passwd."
+                    f"PostgreSQL needs a name for OS user {user_id}, who has none in /etc/passwd.",
+                    "Give the user an entry there, or run the command as one who has a name.",
                 ) from error
             raise PgearthError(
                 "Root cannot run PostgreSQL, and there is no OS user `postgres`.", INSTALL_HINT
@@ -234,7 +235,8 @@ class Cluster:
             found = result.stdout.strip()
             if not found.isdecimal():
                 raise PgearthError(
-                    f"{self.data} is not a PostgreSQL data folder: {result.stderr.strip() or 'PG_VERSION is damaged'}"
+                    f"{self.data} is not a PostgreSQL data folder: {result.stderr.strip() or 'PG_VERSION is damaged'}",
+                    "Bring the folder back from a backup, or let PGEARTH_HOME name another place.",
                 )
             if int(found) not in installed:
                 raise PgearthError(
@@ -329,7 +331,10 @@ class Cluster:
                 raise self._disk_full() from error
             raise
         if reason := self._python_error(mirror / "bin" / "python3", "import numpy, pyfuncs"):
-            raise PgearthError(f"The mirror {mirror} of the Python environment {environment} does not work: {reason}")
+            raise PgearthError(
+                f"The mirror {mirror} of the Python environment {environment} does not work: {reason}",
+                "Make the environment with an interpreter that all users can read: /usr/bin/python3.11 -m venv .venv",
+            )
         return mirror
 
     def _python_error(self, interpreter: Path, statement: str) -> str:
@@ -455,7 +460,8 @@ class Cluster:
             raise PgearthError(f"PL/Python cannot import numpy and pyfuncs from {environment}: {error}", hint)
         if version != pyfuncs.__version__:
             raise PgearthError(
-                f"PL/Python finds pyfuncs {version} in {environment}, this is pgearth {pyfuncs.__version__}."
+                f"PL/Python finds pyfuncs {version} in {environment}, this is pgearth {pyfuncs.__version__}.",
+                "Stop and start the server (pgearth server): that brings the mirror of the environment up to date.",
             )
 
     # What the server says

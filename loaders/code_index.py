@@ -23,6 +23,25 @@ def build_code_index(connection: Connection, encoder: str | None = None) -> str:
     return f"{row[0]} B-trees built"
 
 
+def without_codes(connection: Connection, encoder: str | None = None) -> str | None:
+    """Why there is nothing to index, in words, as in an archive that is new or restored without codes; else None."""
+    row = connection.execute(
+        "select exists (select from eo.encoder where bits is not null and retired_at is null)"
+    ).fetchone()
+    if encoder is None and row == (False,):
+        return "The archive has no hash function, and so no codes to index: pgearth encode"
+    row = connection.execute(
+        """
+        select e.name || ':' || e.version
+        from eo.encoder e
+        where e.encoder_id = eo_internal.encoder_id(%s, true)
+          and not exists (select from eo.bucket b where b.encoder_id = e.encoder_id)
+        """,
+        (encoder,),
+    ).fetchone()
+    return f"The archive has no codes of {row[0]} to index: pgearth encode --encoder {row[0]}" if row else None
+
+
 @click.command()
 @click.option("--encoder", help="Hash function, NAME or NAME:VERSION.  [default: the current one]")
 def codes(encoder: str | None) -> None:
@@ -32,4 +51,4 @@ def codes(encoder: str | None) -> None:
     file that is out of date, only slower; `pgearth encode` does the same at its end.
     """
     with connect(autocommit=True) as connection:
-        click.echo(f"{build_code_index(connection, encoder)}.")
+        click.echo(without_codes(connection, encoder) or f"{build_code_index(connection, encoder)}.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from loaders.cluster import Cluster, default_dsn, default_home
 from pyfuncs.errors import PgearthError
@@ -47,6 +48,30 @@ def connect(**kwargs: Any) -> psycopg.Connection:
         connection.close()
         raise PgearthError(f"The database {name} holds no archive yet.", "Run: pgearth migrate")
     return connection
+
+
+@contextmanager
+def session_lock(connection: psycopg.Connection, key: str) -> Iterator[bool]:
+    """Hold an advisory lock of the session, of this name; yields False where another session holds it.
+
+    What ends the block is raised as it is, also where an interrupt left the connection in the middle of a command: then
+    the lock ends with the session.
+    """
+    query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
+    if connection.execute(query, (key,)).fetchone() != (True,):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if idle(connection):
+            connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+
+
+def idle(connection: psycopg.Connection) -> bool:
+    """Whether a connection is in no transaction and in no command, and so can be used for another."""
+    status = connection.pgconn.transaction_status, connection.pgconn.pipeline_status
+    return status == (TransactionStatus.IDLE, PipelineStatus.OFF)
 
 
 @contextmanager

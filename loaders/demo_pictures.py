@@ -13,30 +13,31 @@ import shapely
 from PIL import Image, ImageDraw, ImageFont
 from psycopg import Connection
 
+from pyfuncs.picture import FONT_SIZE, GAP, TILE, wrapped
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-NEIGHBOURS = 8
+NEIGHBOURS = 9
 TITLE_HEIGHT = 40  # pixels
 SHEET_GAP = 60
 SEASON_COLORS = {"winter": "#4575b4", "spring": "#66bd63", "summer": "#fdae61", "autumn": "#d73027"}
 
 
 def query_by_example(connection: Connection, patch: str, hash_functions: Mapping[str, str], path: Path) -> Path:
-    """Write a patch and its nearest patches by each hash function (title: name) side by side, by eo.contact_sheet."""
-    sheets = []
+    """Write a patch, and beside it those nearest to it by each hash function (title: name), by eo.contact_sheet."""
+    row = connection.execute("select eo.rgb(%s)", (patch,)).fetchone()
+    assert row is not None
+    sheets = [("query", query_tile(row[0], patch))]
     for title, name in hash_functions.items():
         row = connection.execute(
             """
             select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank), 3)
-            from (select 0 as rank, min(patch_id) as patch_id, 0 as distance from eo.patch where name = %(patch)s
-                  union all
-                  select rank, patch_id, distance
-                  from eo.similar(%(patch)s, max_results => %(count)s, encoder => %(hash_function)s)) shown
+            from eo.similar(%s, max_results => %s, encoder => %s)
             """,
-            {"patch": patch, "count": NEIGHBOURS, "hash_function": name},
+            (patch, NEIGHBOURS, name),
         ).fetchone()
         assert row is not None
         sheets.append((title, Image.open(io.BytesIO(row[0]))))
@@ -50,6 +51,19 @@ def query_by_example(connection: Connection, patch: str, hash_functions: Mapping
         left += sheet.width + SHEET_GAP
     picture.save(path)
     return path
+
+
+def query_tile(png: bytes, name: str) -> Image.Image:
+    """The picture of a patch above its name, of the size that patches have in a contact sheet."""
+    font = ImageFont.load_default(FONT_SIZE)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    lines = list(wrapped(name, font))
+    line_height = sum(font.getmetrics())
+    tile = Image.new("RGB", (TILE + 2 * GAP, TILE + 2 * GAP + len(lines) * line_height), "white")
+    tile.paste(Image.open(io.BytesIO(png)).resize((TILE, TILE), Image.Resampling.NEAREST), (GAP, GAP))
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(tile).text((GAP, GAP + TILE + GAP // 3 + number * line_height), line, "black", font)
+    return tile
 
 
 def label_chart(statistics: list[tuple[Any, ...]], path: Path) -> Path:

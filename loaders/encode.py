@@ -20,7 +20,7 @@ from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
 from loaders.code_index import build_code_index
-from loaders.database import connect, planner
+from loaders.database import connect, planner, session_lock
 from loaders.encoders import newest_version, parent, register, stored_encoder, version_name
 from loaders.progress import progress
 from pyfuncs import spectral
@@ -109,14 +109,10 @@ def encode_archive(
 @contextmanager
 def encoding_alone(connection: Connection) -> Iterator[None]:
     """Keep other sessions from encoding this archive meanwhile. Raises PgearthError where one does."""
-    row = connection.execute("select pg_try_advisory_lock(hashtextextended('pgearth encode', 0))").fetchone()
-    if row != (True,):
-        raise PgearthError("Another session is encoding this archive.", "Wait for it to end, then run this again.")
-    try:
+    with session_lock(connection, "pgearth encode") as locked:
+        if not locked:
+            raise PgearthError("Another session is encoding this archive.", "Wait for it to end, then run this again.")
         yield
-    finally:
-        if not connection.broken:
-            connection.execute("select pg_advisory_unlock(hashtextextended('pgearth encode', 0))")
 
 
 def is_packed(connection: Connection, hashing: Encoder) -> bool:
@@ -286,7 +282,10 @@ def store_embeddings(
                 raise error.of(f"Patches {chunk[0][0]} to {chunk[-1][0]}") from error
             for (patch_id, _, _), finite in zip(chunk, np.isfinite(vectors).all(axis=1), strict=True):
                 if not finite:
-                    raise PgearthError(f"Patch {patch_id}: {name} gives a vector that is not finite.")
+                    raise PgearthError(
+                        f"Patch {patch_id}: {name} gives a vector that is not finite.",
+                        "Its weights do not fit the patch's pixels: encode with another version, or train it again.",
+                    )
             with connection.cursor().copy(
                 "copy eo.embedding (patch_id, encoder_id, cell, embedding) from stdin (format binary)"
             ) as copy:

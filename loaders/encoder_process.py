@@ -21,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 
 from loaders.cluster import INHERITED_VARIABLES
 from loaders.database import connect
+from loaders.option_types import Number
 from pyfuncs.encoder_protocol import socket_folder
 from pyfuncs.errors import PgearthError
 
@@ -63,7 +64,10 @@ class EncoderProcess:
         prefix = connection.execute("select note from eo.runtime() where component = 'Python'").fetchone()
         assert row is not None
         if prefix is None:
-            raise PgearthError("The server has no PL/Python, so no session would call the encoder process.")
+            raise PgearthError(
+                "The server has no PL/Python, so no session would call the encoder process.",
+                "Install the extension plpython3u on the server, then run: pgearth migrate",
+            )
         data, oid = Path(row[0]), row[1]
         interpreter = Path(prefix[0]) / "bin" / "python3"
         try:
@@ -193,7 +197,7 @@ class EncoderProcess:
 )
 @click.option(
     "--max-wait",
-    type=click.FloatRange(0, 1000),
+    type=Number(0, 1000),
     metavar="MILLISECONDS",
     default=2,
     show_default=True,

@@ -15,6 +15,7 @@ from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from loaders.database import connect
+from loaders.option_types import Names, Number, Numbers
 from pyfuncs import spectral
 from pyfuncs.db import ENCODER_QUERY, encoder_from_row
 from pyfuncs.encoders import Encoder
@@ -231,12 +232,12 @@ def check_bands(connection: Connection, bands: Sequence[str]) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The model: one input, images float32 (n, bands, height, width); an output (n, dimension).",
 )
-@click.option("--bands", required=True, help="Bands that it reads, in its order: B02,B03,...")
-@click.option("--mean", required=True, help="Mean of each band, which is subtracted: 429.9,614.2,...")
-@click.option("--std", required=True, help="Standard deviation of each band, by which is divided.")
+@click.option("--bands", required=True, type=Names(), help="Bands that it reads, in its order: B02,B03,...")
+@click.option("--mean", required=True, type=Numbers(), help="Mean of each band, which is subtracted: 429.9,614.2,...")
+@click.option("--std", required=True, type=Numbers(), help="Standard deviation of each band, by which is divided.")
 @click.option(
     "--scale",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="What stored numbers are multiplied by before: 0.0001 where mean and deviation are of reflectances.",
@@ -244,19 +245,21 @@ def check_bands(connection: Connection, bands: Sequence[str]) -> None:
 @click.option("--size", required=True, type=click.IntRange(1, 4096), help="Pixels along each side of its images.")
 @click.option(
     "--units",
-    help="Units of the stored numbers, which uploaded images have to be in, of all bands or of each: reflectance10000,"
-    " reflectance, decibels. Default: those of Sentinel-1 and 2 in an archive of these, else not declared.",
+    type=Names(repeat=True),
+    help="Units of the stored numbers, which uploaded images have to be in, of all bands or of each, comma-separated:"
+    " reflectance10000, reflectance, decibels. Default: those of Sentinel-1 and 2 in an archive of these, else not"
+    " declared.",
 )
 @click.option("--output", help="Output to take, where several are (n, dimension).")
 def add(
     name: str,
     file: Path,
-    bands: str,
-    mean: str,
-    std: str,
+    bands: list[str],
+    mean: list[float],
+    std: list[float],
     scale: float,
     size: int,
-    units: str | None,
+    units: list[str] | None,
     output: str | None,
 ) -> None:
     """Store an ONNX model as the next version of the encoder NAME, after trying it out.
@@ -268,26 +271,18 @@ def add(
             connection,
             name,
             file,
-            [band.strip() for band in bands.split(",")],
-            parse_numbers("--mean", mean),
-            parse_numbers("--std", std),
+            bands,
+            mean,
+            std,
             size,
             scale=scale,
             output=output,
-            units=units and [unit.strip() for unit in units.split(",")],
+            units=units,
         )
     click.echo(
         f"{version_name(encoder)} makes vectors of {encoder.dimension:,} numbers from {len(encoder.bands)} bands."
         f" Encode the archive with it: pgearth encode --encoder {version_name(encoder)}"
     )
-
-
-def parse_numbers(option: str, text: str) -> list[float]:
-    """Numbers separated by commas. Raises PgearthError for anything else."""
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError as error:
-        raise PgearthError(f"{option} {text}: {error}.", "Give numbers separated by commas.") from error
 
 
 @click.command(name="list")

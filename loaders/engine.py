@@ -101,6 +101,12 @@ def run_tasks(
         except BrokenProcessPool:
             sleep(1)  # what ended a process may be an interrupt, which this one then hears here
             raise
+        except KeyboardInterrupt:
+            # Of a terminal they hear it, too; of a supervisor this process alone.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -44,13 +44,20 @@ DATABASE_HINTS = {
     "42883": "The schema is of another version than the command: run pgearth migrate.",
     "42P01": "The schema is of another version than the command: run pgearth migrate.",
     "42703": "The schema is of another version than the command: run pgearth migrate.",
+    "22": "Check the value that the message is about.",
+    "23": "See whether the archive has something else of this name or key, and whether what it names is there.",
     "40": RUN_AGAIN,
     "53": f"Make room on the server's disk, or let it have more memory or connections. {RUN_AGAIN}",
     "55P03": f"Another session holds a lock. {RUN_AGAIN}",
     "57": f"See whether the server runs, and its log. {RUN_AGAIN}",
     "58": "See the server's log: its disk may be full or damaged.",
+    "": "If the message does not tell what to do, please report it, with what the command shows after: export"
+    f" {TRACEBACK}=1",
 }
 """By SQLSTATE, or the first characters of it."""
+OF_INPUT = ("21", "22", "23", "54", "P0", "XX")
+"""First characters of the SQLSTATEs of what an input causes; XX: PostGIS has no others."""
+OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 READERS = {
     "rasterio": "raster",
     "pyogrio": "vector file",
@@ -113,6 +120,26 @@ def known(error: BaseException) -> PgearthError | None:
     if type(error).__name__ == "BrokenProcessPool":
         return PgearthError("A process of the command was ended from outside.", FILE_HINTS[errno.ENOMEM])
     return None
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt began it: what it stopped in the middle may fail once more while it is cleaned up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def meets_others(error: Exception) -> bool:
+    """Whether what ended a piece of work would end the next, too: it is of the server or the machine, not the input."""
+    if interrupted(error):
+        return True
+    if isinstance(error, psycopg.Error):
+        # Without SQLSTATE, a DataError is of a value that could not be sent, all else of the connection.
+        of_input = error.sqlstate.startswith(OF_INPUT) if error.sqlstate else isinstance(error, psycopg.DataError)
+        return not of_input
+    if isinstance(error, OSError):
+        return isinstance(error, ConnectionError | TimeoutError) or error.errno in OF_MACHINE
+    return isinstance(error, MemoryError | ImportError)
 
 
 def reason_of(error: Exception) -> str:

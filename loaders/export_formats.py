@@ -319,7 +319,10 @@ def read_raster(description: Mapping[str, Any], srid: int, files: Mapping[str, b
         nodata.append(value)
         transforms.add(transform)
     if len(transforms) != 1:
-        raise PgearthError(f"bands of {description['resolution']} m lie at different places: {', '.join(contents)}")
+        raise PgearthError(
+            f"bands of {description['resolution']} m lie at different places: {', '.join(contents)}",
+            "Take the patch from the export again.",
+        )
     a, b, c, d, e, f = transforms.pop()
     try:
         raster = Raster(tuple(bands), (a, e, c, f, b, d), srid, tuple(nodata))

@@ -31,6 +31,7 @@ SUFFIXES = {"zip": ".zip", "tar.zst": ".tar.zst"}
 CHECKSUMS = "SHA256SUMS"
 SHARD_CHECKSUMS = ".sha256"
 CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+AGAIN = "Take this file from the export again; nothing of it is loaded."
 ZSTD_LEVEL = 3
 FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -45,7 +46,7 @@ def checked_path(name: str, container: Path) -> PurePosixPath:
     """The path of a file in an export. Raises PgearthError for one that leaves its folder, or is none of it."""
     path = PurePosixPath(name)
     if len(path.parts) > 3 or str(path) != name or not all(is_plain_name(part) for part in path.parts):
-        raise PgearthError(f"{container}: {name!r} is not the path of a file in an export", "Nothing of it is loaded.")
+        raise PgearthError(f"{container}: {name!r} is not the path of a file in an export", AGAIN)
     return path
 
 
@@ -173,14 +174,20 @@ def checksum_line(checksum: str, name: str) -> str:
 
 
 def read_checksums(text: bytes, container: Path) -> dict[str, str]:
-    """Checksums by path, from lines of `sha256sum`. Raises PgearthError for any other line and for unsafe paths."""
-    checksums = {}
+    """Checksums by path, from lines of `sha256sum`.
+
+    Raises PgearthError for any other line, for none, for unsafe paths and for two checksums of one file.
+    """
+    checksums: dict[str, str] = {}
     for number, line in enumerate(text.decode(errors="replace").splitlines(), start=1):
         match = CHECKSUM_LINE.fullmatch(line)
         if match is None:
-            raise PgearthError(f"{container}, line {number}: it is not a line of sha256sum: {line[:200]!r}")
+            raise PgearthError(f"{container}, line {number}: it is not a line of sha256sum: {line[:200]!r}", AGAIN)
         checked_path(match[2], container)
-        checksums[match[2]] = match[1]
+        if checksums.setdefault(match[2], match[1]) != match[1]:
+            raise PgearthError(f"{container}, line {number}: {match[2]} is listed before, with another checksum", AGAIN)
+    if not checksums:
+        raise PgearthError(f"{container}: it lists no files", AGAIN)
     return checksums
 
 
@@ -271,4 +278,4 @@ def largest_file(name: str) -> int:
 
 def damaged(path: Path, fault: str) -> PgearthError:
     """What to tell of a file that is not as it was exported."""
-    return PgearthError(f"{path}: it {fault}", "Take this file from the export again; nothing of it is loaded.")
+    return PgearthError(f"{path}: it {fault}", AGAIN)

@@ -20,6 +20,7 @@ from loaders.database import connect
 from loaders.explain import reason_of
 from loaders.export_formats import document_name, patch_of_document, product_document_name, products_of_document
 from loaders.export_packs import (
+    AGAIN,
     CHECKSUMS,
     SHARD_CHECKSUMS,
     SUFFIXES,
@@ -132,7 +133,7 @@ def load_files(connection: Connection, source: Source, ids: Mapping[str, int]) -
         name, content = next(files)
         with faults_of(source.path, name):
             if PurePosixPath(name).name != product_document_name(product) or name.count("/") != 1:
-                raise PgearthError(f"the document of product {product} is missing before its patches")
+                raise PgearthError(f"the document of product {product} is missing before its patches", AGAIN)
             write_products(connection, products_of_document(parse_json(content)))
         counts: Counter[str] = Counter()
         for patch_source, patches in groupby(read_patches(source.path, files, ids), key=lambda found: found[0]):

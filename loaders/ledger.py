@@ -15,6 +15,7 @@ from pathlib import Path
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
+from loaders.database import idle, session_lock
 from pyfuncs.errors import BusyError, PgearthError
 
 
@@ -59,51 +60,50 @@ def load_item(
     """
     if not connection.autocommit:
         raise ValueError("load_item needs a connection in autocommit mode")
-    key = f"{loader}|{source}"
-    with connection.cursor() as cursor:
-        cursor.execute("select pg_try_advisory_lock(hashtextextended(%s, 0))", (key,))
-        if cursor.fetchone() != (True,):
+    with session_lock(connection, f"{loader}|{source}") as locked, connection.cursor() as cursor:
+        if not locked:
             raise BusyError(f"{source}: another session is loading it now", "Wait for it to end, then run this again.")
+        cursor.execute("select state, checksum from eo.load where loader = %s and source = %s", (loader, source))
+        known = cursor.fetchone()
+        if known and known[0] == "done" and not anew:
+            if known[1] != checksum:
+                raise PgearthError(
+                    f"{source}: it was loaded before, with other contents",
+                    "Load it under another name, or delete its old rows and its row in eo.load first.",
+                )
+            yield None
+            return
+        cursor.execute(
+            """
+            insert into eo.load (loader, source, checksum, state) values (%s, %s, %s, 'running')
+            on conflict (loader, source) do update
+                set checksum = excluded.checksum, state = 'running', rows = 0, details = null, error = null,
+                    started_at = now(), finished_at = null
+            returning load_id
+            """,
+            (loader, source, checksum),
+        )
+        row = cursor.fetchone()
+        assert row is not None
+        item = LoadItem(row[0])
         try:
-            cursor.execute("select state, checksum from eo.load where loader = %s and source = %s", (loader, source))
-            known = cursor.fetchone()
-            if known and known[0] == "done" and not anew:
-                if known[1] != checksum:
-                    raise PgearthError(
-                        f"{source}: it was loaded before, with other contents",
-                        "Load it under another name, or delete its old rows and its row in eo.load first.",
-                    )
-                yield None
-                return
-            cursor.execute(
-                """
-                insert into eo.load (loader, source, checksum, state) values (%s, %s, %s, 'running')
-                on conflict (loader, source) do update
-                    set checksum = excluded.checksum, state = 'running', rows = 0, details = null, error = null,
-                        started_at = now(), finished_at = null
-                returning load_id
-                """,
-                (loader, source, checksum),
-            )
-            row = cursor.fetchone()
-            assert row is not None
-            item = LoadItem(row[0])
-            try:
-                with connection.transaction():
-                    yield item
-                    cursor.execute(
-                        "update eo.load set state = 'done', rows = %s, details = %s, finished_at = clock_timestamp()"
-                        " where load_id = %s",
-                        (item.rows, Jsonb(dict(item.details)), item.load_id),
-                    )
-            except Exception as error:
-                if not connection.broken:
-                    cursor.execute(
-                        "update eo.load set state = 'failed', error = %s, finished_at = clock_timestamp()"
-                        " where load_id = %s",
-                        (str(error), item.load_id),
-                    )
-                raise
-        finally:
-            if not connection.broken:
-                cursor.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+            with connection.transaction():
+                yield item
+                cursor.execute(
+                    "update eo.load set state = 'done', rows = %s, details = %s, finished_at = clock_timestamp()"
+                    " where load_id = %s",
+                    (item.rows, Jsonb(dict(item.details)), item.load_id),
+                )
+        except Exception as error:
+            if idle(connection):
+                cursor.execute(
+                    "update eo.load set state = 'failed', error = %s, finished_at = clock_timestamp()"
+                    " where load_id = %s",
+                    (storable(str(error)), item.load_id),
+                )
+            raise
+
+
+def storable(text: str) -> str:
+    """A text without what the database has no characters for: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "?").encode(errors="replace").decode()

@@ -204,7 +204,10 @@ def require_suitable(connection: sqlalchemy.Connection) -> None:
             "Make another: createdb --encoding=UTF8 --template=template0 NAME",
         )
     if version < OLDEST_SERVER:
-        raise PgearthError(f"The server is PostgreSQL {version}; pgearth needs {OLDEST_SERVER} or newer.")
+        raise PgearthError(
+            f"The server is PostgreSQL {version}; pgearth needs {OLDEST_SERVER} or newer.",
+            "Upgrade the server, or name another in PGEARTH_DSN.",
+        )
     if read_only:
         raise PgearthError(
             f"The database {name} can only be read: its server is a standby, or default_transaction_read_only is on.",
@@ -378,7 +381,10 @@ def require_newer(connection: sqlalchemy.Connection, numbers: list[str], target:
     """Return the revision of the database. Raises PgearthError unless it is newer than `target`."""
     current = current_revision(connection, numbers)
     if current == BASE or (target != BASE and target >= current):
-        raise PgearthError(f"The database holds {describe(current)}: nothing is to be downgraded.")
+        raise PgearthError(
+            f"The database holds {describe(current)}: nothing is to be downgraded.",
+            "Name an older revision, or base: no schema.",
+        )
     return current
 
 
@@ -417,17 +423,20 @@ def warn(url: sqlalchemy.URL | str) -> None:
 
 
 @click.command()
-@click.argument("revision", default=HEAD)
+@click.argument("revision", required=False)
 @click.option("--down", is_flag=True, help="Downgrade to REVISION (`base` removes everything) instead of upgrading.")
 @click.option("--yes", is_flag=True, help="With --down: do not ask.")
 @click.option("--extensions", is_flag=True, help="Upgrade PostGIS and pgvector to what the server has installed, too.")
-def migrate(revision: str, down: bool, yes: bool, extensions: bool) -> None:
+def migrate(revision: str | None, down: bool, yes: bool, extensions: bool) -> None:
     """Upgrade the schema to REVISION (head unless given), and make functions, roles and privileges whole.
 
     Running it again changes nothing. It is one transaction: whatever ends it early leaves the database as it was.
     """
     if extensions and down:
         raise click.UsageError("--extensions upgrades: it does not go with --down.")
+    if down and revision is None:
+        raise click.UsageError("--down needs a REVISION: the older one to go to, or base, no schema.")
+    revision = revision or HEAD
     url = sqlalchemy_url()
     if down:
         lost = losses(url, revision, click.echo)

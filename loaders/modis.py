@@ -126,7 +126,9 @@ def parse_date(text: str, form: str) -> datetime:
     try:
         return datetime.strptime(text, form).replace(tzinfo=UTC)
     except ValueError as error:
-        raise PgearthError(f"{text}: no date of the form {form} in a MODIS file's name") from error
+        raise PgearthError(
+            f"{text}: no date of the form {form} in a MODIS file's name", "Give it the name that it was published with."
+        ) from error
 
 
 def bands_of(file: Path) -> list[BandFile]:

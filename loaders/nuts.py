@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Set
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ ATTRIBUTES = [
     Attribute("country code", "CNTR_CODE", "CNTR_CODE"),
     Attribute("name in Latin script", "NAME_LATN", "NAME_LATN"),
 ]
+PATTERNS = ["[A-Z]{2}[A-Z0-9]{0,3}", "[0-3]", "[A-Z]{2}", r"[^\x00-\x1f\x7f-\x9f]+"]
 
 # Eurostat's country codes that differ from ISO 3166-1.
 ISO_COUNTRY_CODES = {"EL": "GR", "UK": "GB"}
@@ -49,37 +51,54 @@ def load_nuts(
         else:
             make_room(connection, "nuts", require_year(edition), polygon_layer.source, replace)
             stored = {nuts_id for (nuts_id,) in connection.execute("select nuts_id from eo.nuts")}
+            countries = {code for (code,) in connection.execute("select code from eo.country")}
             with connection.cursor().copy(
                 "copy eo.nuts (nuts_id, level, country_code, name, geom) from stdin (format binary)"
             ) as copy:
                 copy.set_types(["text", "int2", "text", "text", "bytea"])
                 for polygon in polygon_layer.polygons(4326, item.details):
-                    nuts_id, level, country, name = polygon.attributes
                     feature = f"{path}: layer {polygon_layer.name}, feature {polygon.feature_id}"
-                    if nuts_id in stored:
+                    region = checked(polygon.attributes, countries, feature)
+                    if region[0] in stored:
                         raise PgearthError(
-                            f"{feature}: region {nuts_id} is in the archive already, or twice in the file",
+                            f"{feature}: region {region[0]} is in the archive already, or twice in the file",
                             "To put this file in place of all regions in the archive, add --replace.",
                         )
-                    for value, pattern, attribute in zip(
-                        polygon.attributes,
-                        ("[A-Z]{2}[A-Z0-9]{0,3}", "[0-3]", "[A-Z]{2}", ".+"),
-                        ATTRIBUTES,
-                        strict=True,
-                    ):
-                        if value is None or not re.fullmatch(pattern, value):
-                            raise PgearthError(
-                                f"{feature}: {value or 'null'} is no {attribute.meaning} of NUTS",
-                                "Load a file of the official geometries (GISCO), unchanged.",
-                            )
-                    assert nuts_id and level and country
-                    stored.add(nuts_id)
-                    copy.write_row((nuts_id, int(level), ISO_COUNTRY_CODES.get(country, country), name, polygon.ewkb))
+                    stored.add(region[0])
+                    copy.write_row((*region, polygon.ewkb))
                     item.rows += 1
             counts["regions"] = item.rows
             counts += item.details
     (counts["pieces"],) = connection.execute("select eo.derive_nuts_parts()").fetchone() or (0,)
     return counts
+
+
+def checked(attributes: tuple[str | None, ...], countries: Set[str], feature: str) -> tuple[str, int, str, str]:
+    """A region's id, level, country (ISO 3166-1) and name; `countries` are all that there are, `feature` is the row.
+
+    Raises PgearthError unless they are of NUTS and fit together.
+    """
+    hint = "Load a file of the official geometries (GISCO), unchanged."
+    values = []
+    for value, pattern, attribute in zip(attributes, PATTERNS, ATTRIBUTES, strict=True):
+        if value is None or not re.fullmatch(pattern, value):
+            shown = "null" if value is None else value if value.isprintable() else ascii(value)
+            raise PgearthError(f"{feature}: {shown} is no {attribute.meaning} of NUTS", hint)
+        values.append(value)
+    nuts_id, level, code, name = values
+    if int(level) != len(nuts_id) - 2:
+        raise PgearthError(f"{feature}: region {nuts_id} cannot be of level {level}", hint)
+    if not nuts_id.startswith(code):
+        raise PgearthError(f"{feature}: region {nuts_id} cannot be of country {code}", hint)
+    if code in ISO_COUNTRY_CODES.values():
+        own = next(own for own, iso in ISO_COUNTRY_CODES.items() if iso == code)
+        raise PgearthError(
+            f"{feature}: region {nuts_id}: {code} is no country code of NUTS, which has {own} for it", hint
+        )
+    country = ISO_COUNTRY_CODES.get(code, code)
+    if country not in countries:
+        raise PgearthError(f"{feature}: region {nuts_id}: {code} is no country's code", hint)
+    return nuts_id, int(level), country, name
 
 
 @click.command()

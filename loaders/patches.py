@@ -112,11 +112,17 @@ def write_products(connection: Connection, products: Iterable[Product]) -> int:
     """Store products; return how many rows that added or completed. A product comes after the one it is derived from.
 
     A product that is stored keeps what its row says, and gets what the row does not say. Raises PgearthError for a name
-    that no file can have.
+    that no file can have, and for a cloud cover that is no percentage.
     """
     products = list(products)
     for product in products:
         check_name("A product", product.name, LONGEST_PRODUCT)
+        cover = product.cloud_cover
+        if cover is not None and not (isinstance(cover, int | float) and 0 <= cover <= 100):
+            raise PgearthError(
+                f"Product {product.name}: its cloud cover is {str(cover)[:100]!r}, no number from 0 to 100",
+                "Take its metadata from where the product came from again, or mend them.",
+            )
     rows = [
         {
             **{column.name: getattr(product, column.name) for column in fields(Product)},

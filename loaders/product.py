@@ -7,6 +7,8 @@ the scene classes say. One transaction per product and grid; the ledger tells wh
 from __future__ import annotations
 
 import hashlib
+import os
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +24,10 @@ from loaders.band_reader import Band, open_band
 from loaders.cutting import Cutting, Nodata, cut_cells, cut_windows, fit_bands, fit_cells
 from loaders.database import connect
 from loaders.engine import Engine, engine_options, run_tasks
+from loaders.explain import TRACEBACK, explained, meets_others
 from loaders.grids import Grid, aligned_lattice, bigearthnet_lattice, bigearthnet_size, fixed_lattice, parse_grid
 from loaders.ledger import listing_checksum, load_item
+from loaders.option_types import Names, Number
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.product_files import (
     LONGEST_DATA_TAKE,
@@ -64,9 +68,20 @@ class Task:
 
 
 def load_task(task: Task) -> Counter[str]:
-    """Load one product over a connection of its own: a piece of work for loaders/engine.py."""
-    with connect(autocommit=True) as connection:
-        return load_product(connection, task.path, task.options)
+    """Load one product over a connection of its own: a piece of work for loaders/engine.py.
+
+    Raises PgearthError for whatever is wrong with this product only, whichever part or library found it.
+    """
+    try:
+        with connect(autocommit=True) as connection:
+            return load_product(connection, task.path, task.options)
+    except Exception as error:
+        if meets_others(error):
+            raise
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
+        told = explained(error)
+        raise told if str(task.path) in told.message else told.of(str(task.path)) from error
 
 
 def load_product(connection: Connection, path: Path, options: Options | None = None) -> Counter[str]:
@@ -293,7 +308,7 @@ class Time(click.ParamType):
     "--grid",
     help="bigearthnet, aligned:SIZE, fixed:SIZE, cell:PRECISION:PIXELS or none (the row only). Default: by format.",
 )
-@click.option("--bands", help="Bands to load, comma-separated. Default: all.")
+@click.option("--bands", type=Names(), help="Bands to load, comma-separated. Default: all.")
 @click.option(
     "--nodata",
     type=click.Choice(get_args(Nodata)),
@@ -305,16 +320,14 @@ class Time(click.ParamType):
 @click.option("--time", "sensing_time", type=Time(), help="Start of sensing, ISO 8601; UTC if no zone is given.")
 @click.option("--platform", help="Satellite, as STAC writes it: sentinel-2a, landsat-8, ...")
 @click.option(
-    "--scale", type=float, help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
+    "--scale", type=Number(), help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
 )
-@click.option(
-    "--offset", type=click.FloatRange(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0."
-)
+@click.option("--offset", type=Number(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0.")
 @engine_options
 def product(
     paths: tuple[Path, ...],
     grid: str | None,
-    bands: str | None,
+    bands: list[str] | None,
     nodata: Nodata,
     engine: Engine,
     name: str | None,
@@ -335,7 +348,7 @@ def product(
     options = Options(
         given=Given(name, sensing_time, platform, scale, offset),
         grid=grid,
-        bands=tuple(bands.split(",")) if bands else None,
+        bands=tuple(bands) if bands else None,
         nodata=nodata,
         # Spark gives a piece of work one core.
         threads=max(engine.jobs // len(paths), 1) if engine.name == "local" else 1,
@@ -356,4 +369,4 @@ def product(
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise PgearthError("\n".join(str(error) for error in errors))
+        raise PgearthError("\n".join(str(error) for error in errors), "Run the same command again to load these.")

@@ -338,10 +338,9 @@ def footprint(outline: shapely.Geometry | None) -> bytes | None:
 
 def split_at_antimeridian(polygon: shapely.Polygon) -> list[shapely.Geometry]:
     """A polygon's parts between -180 and 180 degrees of longitude."""
-    rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
-    steps = np.concatenate([np.abs(np.diff(ring[:, 0])) for ring in rings])
+    steps = longitude_steps(polygon)
     if ((steps > 180) & (steps != 360)).any():  # an edge of 360 degrees goes around the world
-        shell, *holes = [unwound(ring) for ring in rings]
+        shell, *holes = [unwound(shapely.get_coordinates(ring)) for ring in shapely.get_rings(polygon)]
         whole = shell.difference(shapely.union_all([turned(hole, turn) for hole in holes for turn in TURNS]))
     else:
         west, south, east, north = polygon.bounds
@@ -353,6 +352,12 @@ def split_at_antimeridian(polygon: shapely.Polygon) -> list[shapely.Geometry]:
         for turn in TURNS
         if (part := whole.intersection(turned(shapely.box(-180, -90, 180, 90), turn))).area
     ]
+
+
+def longitude_steps(outline: shapely.Geometry) -> np.ndarray:
+    """By how many degrees of longitude neighbouring vertices of an outline differ."""
+    rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(outline)]
+    return np.concatenate([np.abs(np.diff(ring[:, 0])) for ring in rings])
 
 
 def turned(geometry: shapely.Geometry, degrees: float) -> shapely.Geometry:

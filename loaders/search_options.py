@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import shapely
 import shapely.errors
 from psycopg import Connection
 from psycopg.sql import SQL, Composed, Placeholder
 from shapely.geometry import shape
 
+from loaders.option_types import KEY, Number
 from pyfuncs.db import filter_call
 from pyfuncs.documents import parse_json, read_document
 from pyfuncs.errors import PgearthError
@@ -59,23 +62,41 @@ def parse_area(text: str) -> str:
 
     Raises PgearthError for any other text.
     """
-    prefix, _, wkt = text.rpartition(";")
     try:
-        if text.count(",") == 3 and "(" not in text:
-            west, south, east, north = (float(number) for number in text.split(","))
-            boxes = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
-            area = shapely.MultiPolygon([shapely.box(left, south, right, north) for left, right in boxes])
-            return f"SRID=4326;{shapely.segmentize(area, 90).wkt}"
         if text.lower().endswith(("json", "geojson")):
-            document = parse_json(read_document(Path(text)))
-            return f"SRID=4326;{area_of_geojson(document).wkt}"
-        return f"{prefix or 'SRID=4326'};{shapely.from_wkt(wkt).wkt}"
+            srid, area = "SRID=4326", area_of_geojson(parse_json(read_document(Path(text))))
+        elif "," in text and "(" not in text:
+            srid, area = "SRID=4326", rectangle(text)
+        else:
+            prefix, _, wkt = text.rpartition(";")
+            srid, area = prefix or "SRID=4326", shapely.from_wkt(wkt)
+        if not re.fullmatch(r"SRID=\d{1,6}", srid):
+            raise ValueError(f"it begins with {srid}, not SRID=... and the number of a reference system")
+        if area.is_empty:
+            raise ValueError("its geometry is empty")
+        if not np.isfinite(shapely.get_coordinates(area)).all():
+            raise ValueError("its coordinates are not all finite")
+        return f"{srid};{area.wkt}"
     except (OSError, ValueError, shapely.GEOSException) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise PgearthError(
-            f"{text[:200]!r} is no area: {reason}",
-            "Give WKT, the name of a GeoJSON file, or west,south,east,north in degrees.",
+            f"--area {text[:200]!r} is no area: {reason}",
+            "Give WKT, the name of a GeoJSON file, or west,south,east,north in degrees: south is less than north,"
+            " west > east means across the antimeridian.",
         ) from error
+
+
+def rectangle(text: str) -> shapely.Geometry:
+    """The area of west,south,east,north in degrees, as eo.rectangle has it. Raises ValueError for any other text."""
+    edges = [float(number) for number in text.split(",")]
+    if len(edges) != 4:
+        raise ValueError(f"it has {len(edges)} numbers, not 4")
+    west, south, east, north = edges
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and west != east and -90 <= south < north <= 90):
+        raise ValueError(f"west {west}, south {south}, east {east}, north {north} is no rectangle")
+    boxes = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
+    area = shapely.MultiPolygon([shapely.box(left, south, right, north) for left, right in boxes])
+    return shapely.segmentize(area, 90)
 
 
 def area_of_geojson(document: Any) -> shapely.Geometry:
@@ -96,8 +117,6 @@ def area_of_geojson(document: Any) -> shapely.Geometry:
             shapes.append(shape(geometry))
         except (AttributeError, LookupError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
             raise ValueError(f"the geometry of {which} is none of GeoJSON's") from error
-    if all(geometry.is_empty for geometry in shapes):
-        raise ValueError("its geometry is empty")
     return shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
 
 
@@ -128,11 +147,11 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--seasonal-snow/--no-seasonal-snow", default=None, help="With or without the flag."),
         click.option("--cloud-or-shadow/--no-cloud-or-shadow", default=None, help="With or without the flag."),
-        click.option("--max-cloud", type=click.FloatRange(0, 100), help="Cloud cover of the product, per cent."),
-        click.option("--patch-id", "patch_ids", type=int, multiple=True, help="Only this patch. May be repeated."),
+        click.option("--max-cloud", type=Number(0, 100), help="Cloud cover of the product, per cent."),
+        click.option("--patch-id", "patch_ids", type=KEY, multiple=True, help="Only this patch. May be repeated."),
         click.option("--patch-name", "names", multiple=True, help="Only the patch of this name. May be repeated."),
-        click.option("--max-results", type=click.IntRange(min=1), help="The first so many patches by patch_id."),
-        click.option("--after-patch-id", type=int, help="Only patches after this one by patch_id."),
+        click.option("--max-results", type=KEY, help="The first so many patches by patch_id."),
+        click.option("--after-patch-id", type=KEY, help="Only patches after this one by patch_id."),
     ]
     for option in reversed(options):
         command = option(command)

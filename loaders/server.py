@@ -28,7 +28,7 @@ def server() -> None:
 @click.option(
     "--listen",
     metavar="ADDRESS[:PORT]",
-    help="Open TCP too, for the user postgres with the password in PGEARTH_PASSWORD.",
+    help="Open TCP too, for all roles with a password; postgres has that in PGEARTH_PASSWORD.",
 )
 @click.option(
     "--memory",

@@ -16,6 +16,7 @@ from psycopg import Connection
 from loaders.database import connect, dsn
 from loaders.encoders import register, stored_units
 from loaders.export import lock
+from loaders.option_types import LEVEL, Names, Number
 from loaders.progress import progress
 from loaders.search_options import filter_options, parse_filters
 from loaders.training_data import choose_patches, require_writer, software
@@ -313,12 +314,18 @@ def in_words(metrics: Metrics) -> str:
     show_default=True,
     help="Channels of the first stage; vectors have 8 times as many dimensions, of resnet50 32 times.",
 )
-@click.option("--bands", default=",".join(spectral.BANDS), show_default=True, help="Bands, in this order.")
+@click.option(
+    "--bands",
+    type=Names(),
+    default=",".join(spectral.BANDS),
+    show_default=True,
+    help="Bands, comma-separated, in this order.",
+)
 @click.option("--scheme", default="ben19", show_default=True, help="Nomenclature of the labels that are learned.")
-@click.option("--level", type=int, help="Level of the nomenclature; default: its deepest.")
+@click.option("--level", type=LEVEL, help="Level of the nomenclature; default: its deepest.")
 @click.option(
     "--validation-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     help="Validate on this share of the places, at random, instead of on the split validation.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Epochs at most.")
@@ -332,7 +339,7 @@ def in_words(metrics: Metrics) -> str:
 @click.option("--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Patches per step.")
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=1e-3,
     show_default=True,
     help="Greatest learning rate.",
@@ -349,7 +356,7 @@ def encoder(
     name: str,
     architecture: str,
     width: int,
-    bands: str,
+    bands: list[str],
     scheme: str,
     level: int | None,
     validation_fraction: float | None,
@@ -371,7 +378,7 @@ def encoder(
 
     order = Order(
         Settings(architecture, width, epochs, batch_size, learning_rate, patience, seed),
-        [band.strip() for band in bands.split(",")],
+        bands,
         scheme,
         level,
         parse_filters(filters),

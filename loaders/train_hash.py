@@ -15,6 +15,7 @@ from psycopg import Connection
 
 from loaders.database import connect
 from loaders.encoders import find, register, version_name
+from loaders.option_types import LEVEL, Number
 from loaders.progress import progress
 from loaders.search_options import filter_options, parse_filters
 from loaders.train_encoder import locked
@@ -261,15 +262,15 @@ def measure(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     help="The same seed and data give the same codes.",
 )
 @click.option("--scheme", default="ben19", show_default=True, help="Nomenclature whose labels say what is alike.")
-@click.option("--level", type=int, help="Level of the nomenclature; default: its deepest.")
+@click.option("--level", type=LEVEL, help="Level of the nomenclature; default: its deepest.")
 @click.option(
     "--validation-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     help="Validate on this share of the places instead of on the split validation.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="milan: batches to train with at most; default: 10,000.")
 @click.option("--patience", type=click.IntRange(min=1), help="milan: end after so many evaluations without a rise.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="milan: default 0.0001.")
+@click.option("--learning-rate", type=Number(min=0, min_open=True), help="milan: default 0.0001.")
 @click.option(
     "--balance",
     type=click.Choice(["bit", "sample"]),

@@ -21,6 +21,20 @@ def build_vector_index(connection: Connection, encoder: str | None = None, memor
     return name
 
 
+def without_vectors(connection: Connection, encoder: str | None = None) -> str | None:
+    """Why there is nothing to index, in words: rows that come later build the graph slowly. None where there is."""
+    row = connection.execute(
+        """
+        select e.name || ':' || e.version
+        from eo.encoder e
+        where e.encoder_id = eo_internal.encoder_id(%s, false)
+          and not exists (select from eo.embedding v where v.encoder_id = e.encoder_id)
+        """,
+        (encoder,),
+    ).fetchone()
+    return f"The archive has no vectors of {row[0]} to index: pgearth encode --encoder {row[0]}" if row else None
+
+
 @click.command()
 @click.option("--encoder", help="Encoder, NAME or NAME:VERSION.  [default: the current one]")
 @click.option("--memory", metavar="SIZE", help="Memory for the build, such as 2GB.  [default: maintenance_work_mem]")
@@ -34,5 +48,7 @@ def vectors(encoder: str | None, memory: str | None) -> None:
     with connect(autocommit=True) as connection:
         # pgvector tells by a notice when the graph outgrows the memory, from where on the build is slow.
         connection.add_notice_handler(lambda notice: click.echo(notice.message_primary, err=True))
-        name = build_vector_index(connection, encoder, memory)
-    click.echo(f"The index {name} stands.")
+        click.echo(
+            without_vectors(connection, encoder)
+            or f"The index {build_vector_index(connection, encoder, memory)} stands."
+        )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, pi
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from shapely import GeometryType
 
 from loaders.gdal_files import VECTOR_FORMATS, vector_formats_of
 from loaders.ledger import file_checksum
+from loaders.product_files import footprint, longitude_steps
 from loaders.progress import progress
 from pyfuncs.errors import PgearthError
 
@@ -73,8 +74,10 @@ class PolygonLayer:
         """Read all polygons, reprojected to EPSG:`srid`, showing progress.
 
         Invalid geometries are repaired, null and empty ones (also those that repair to nothing) dropped; both are
-        added to `counts`. Curves come as OGR linearises them. Memory is bounded by FEATURES_AT_ONCE. Raises
-        PgearthError for a feature that is no polygon or cannot be reprojected, and for a file that breaks off.
+        added to `counts`. Curves come as OGR linearises them. In EPSG:4326 they are cut at the antimeridian, as all
+        outlines are. Memory is bounded by FEATURES_AT_ONCE. Raises PgearthError for a feature that is no polygon, has
+        no place on the globe, cannot be reprojected, or in another system crosses the antimeridian, and for a file that
+        breaks off.
         """
         total = self.features if self.features >= 0 else None
         return progress(self.read(srid, counts), self.source, "polygons", total)
@@ -95,9 +98,14 @@ class PolygonLayer:
                     return_fids=True,
                 )
             values = dict(zip(meta["fields"], columns, strict=True))
-            geometries = self.parse(ids, wkb, counts)
+            geometries = outlines = self.parse(ids, wkb, counts)
+            self.check_places(ids, outlines)
             if transformer is not None:
-                geometries = self.reproject(ids, geometries, transformer)
+                geometries = self.reproject(ids, outlines, transformer)
+            if srid == 4326:
+                geometries = cut_at_antimeridian(geometries)
+            else:
+                self.check_one_side(ids, outlines, geometries, CRS.from_epsg(srid))
             geometries = repair(geometries, counts)
             dropped = shapely.is_missing(geometries)
             counts["dropped"] += int(dropped.sum())
@@ -151,13 +159,65 @@ class PolygonLayer:
         lost = ~np.isfinite(shapely.bounds(projected)).all(axis=1) & ~shapely.is_missing(projected)
         if lost.any():
             row = int(np.flatnonzero(lost)[0])
-            raise PgearthError(
-                f"{self.path}: layer {self.name}, feature {ids[row]}: its coordinates"
-                f" {tuple(round(value, 3) for value in geometries[row].bounds)} are not of {self.crs.name}",
-                "If the file names the wrong reference system, write a copy with the right one: "
-                "ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
-            )
+            raise self.misplaced(ids[row], geometries[row])
         return projected
+
+    def check_places(self, ids: np.ndarray, geometries: np.ndarray) -> None:
+        """Raise PgearthError for coordinates that are nowhere: not finite, or not longitudes and latitudes."""
+        coordinates, rows = shapely.get_coordinates(geometries, return_index=True)
+        nowhere = ~np.isfinite(coordinates).all(axis=1)
+        if self.crs.is_geographic:
+            half_turn = pi / self.crs.axis_info[0].unit_conversion_factor  # 180, but for the grads of some maps
+            nowhere |= (np.abs(coordinates) > (1 + 1e-9) * half_turn * np.array((2, 0.5))).any(axis=1)
+        if nowhere.any():
+            row = int(rows[nowhere][0])
+            raise self.misplaced(ids[row], geometries[row])
+
+    def check_one_side(self, ids: np.ndarray, outlines: np.ndarray, geometries: np.ndarray, crs: CRS) -> None:
+        """Raise PgearthError for an outline across the antimeridian or about a pole, where map layers tear it.
+
+        Also where its longitudes do not tell which way round it goes. `geometries` are the outlines in `crs`; those
+        within the area that it is for need no look.
+        """
+        assert crs.area_of_use is not None
+        west, south, east, north = Transformer.from_crs(4326, crs, always_xy=True).transform_bounds(
+            *crs.area_of_use.bounds
+        )
+        bounds = shapely.bounds(geometries)
+        outside = (bounds[:, :2] < (west, south)).any(axis=1) | (bounds[:, 2:] > (east, north)).any(axis=1)
+        degrees = Transformer.from_crs(crs, 4326, always_xy=True)
+        for row in np.flatnonzero(outside):
+            there = shapely.transform(geometries[row], degrees.transform, interleaved=False)
+            if not np.isfinite(shapely.get_coordinates(there)).all():
+                raise self.misplaced(ids[row], outlines[row])
+            torn = (longitude_steps(there) > 180).any()
+            if torn or (self.crs.is_geographic and (longitude_steps(outlines[row]) >= 180).any()):
+                raise PgearthError(
+                    f"{self.path}: layer {self.name}, feature {ids[row]}: its outline crosses the antimeridian or goes"
+                    " about a pole",
+                    f"Cut it at 180 degrees of longitude: {crs.name} is for {crs.area_of_use.name}",
+                )
+
+    def misplaced(self, feature_id: int, geometry: shapely.Geometry) -> PgearthError:
+        """The error of a feature with coordinates that its reference system has no place for."""
+        coordinates = shapely.get_coordinates(geometry)
+        box = (*coordinates.min(axis=0).tolist(), *coordinates.max(axis=0).tolist())
+        return PgearthError(
+            f"{self.path}: layer {self.name}, feature {feature_id}: its coordinates"
+            f" {tuple(round(value, 3) for value in box)} are not of {self.crs.name}",
+            "If the file names the wrong reference system, write a copy with the right one: "
+            "ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
+        )
+
+
+def cut_at_antimeridian(geometries: np.ndarray) -> np.ndarray:
+    """Outlines in degrees as the archive stores all of them (sql/020_cells.sql): cut at 180 degrees of longitude."""
+    cut = geometries.copy()
+    west, _, east, _ = shapely.bounds(geometries).T
+    for row in np.flatnonzero((west < -180) | (east > 180) | (east - west > 180)):
+        outline = footprint(geometries[row])
+        cut[row] = None if outline is None else shapely.from_wkb(outline)
+    return cut
 
 
 def find_polygon_layer(path: Path, attributes: list[Attribute], layer: str | None = None) -> PolygonLayer:
@@ -257,7 +317,7 @@ def as_text(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip() or None
+    return str(value).strip(" ") or None
 
 
 @contextmanager
@@ -269,5 +329,5 @@ def readable(path: Path) -> Iterator[None]:
     except (DataSourceError, DataLayerError) as error:
         raise PgearthError(
             f"{path}: cannot be read as a vector file: {error}",
-            f"{VECTOR_FORMATS}; convert others with ogr2ogr COPY.gpkg FILE",
+            f"{VECTOR_FORMATS}; unpack archives, convert other files with ogr2ogr COPY.gpkg FILE",
         ) from error

@@ -27,7 +27,7 @@ def test_every_command_exists() -> None:
         while isinstance(command, click.Group):
             command = command.get_command(click.Context(command), words.pop(0))
         assert command, line
-        options = {option for parameter in command.params for option in parameter.opts}
+        options = {"--"} | {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, line
 
 

@@ -214,3 +214,48 @@ def test_a_text_that_is_in_every_row(tmp_path: Path) -> None:
     )
     assert outcome.startswith(f"PgearthError: {path}: a text of 1,000,000 bytes"), outcome
     assert grown < 150
+
+
+def encrypted(path: Path, names: Iterable[str], method: int | None = None) -> Path:
+    """A zip archive that says that its last member is encrypted, as it would be if it were: by flag, or AES's method."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"{}")
+    content = bytearray(path.read_bytes())
+    for header, flags in ((content.rfind(b"PK\3\4"), 6), (content.rfind(b"PK\1\2"), 8)):
+        content[header + flags] |= 1
+        if method is not None:
+            struct.pack_into("<H", content, header + flags + 2, method)
+    path.write_bytes(content)
+    return path
+
+
+SAFE = "S2A_MSIL2A_20170613T101031_N0205_R022_T33UUP_20170613T101608.SAFE"
+
+
+@pytest.mark.parametrize("method", [None, 99], ids=["ZipCrypto", "AES"])
+def test_encrypted_products(tmp_path: Path, method: int | None) -> None:
+    path = encrypted(tmp_path / "S2A.zip", [f"{SAFE}/MTD_MSIL2A.xml", f"{SAFE}/IMG_DATA/T33UUP_B02_10m.jp2"], method)
+    with pytest.raises(PgearthError, match=r"S2A.zip: .*B02_10m.jp2 is encrypted\nHint: Unpack it with its password"):
+        open_folder(path)
+
+
+def test_encrypted_shards(tmp_path: Path) -> None:
+    path = encrypted(tmp_path / "shard-00000.zip", ["p/p.json", "shard-00000.sha256"])
+    with pytest.raises(PgearthError, match=r"shard-00000.zip: shard-00000.sha256 is encrypted\nHint: Unpack it with"):
+        list(export_packs.read_shard(path))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("product",), ("export",), ("bigearthnet",), ("nuts", "--edition", "2021"), ("corine",)]
+)
+def test_encrypted_archives_given_to_a_command(
+    archive, run_pgearth, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Where a loader reads no archives, it says what it reads."""
+    path = encrypted(tmp_path / "a.zip", ["a/a.json"])
+    loader, *options = arguments
+    result = run_pgearth(archive, "load", loader, path, *options)
+    assert isinstance(result.exception, PgearthError), result
+    assert str(path) in result.exception.message
+    assert "npack" in result.exception.hint, result.exception

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import alembic.util
@@ -22,6 +25,7 @@ import pyarrow
 import pytest
 import rasterio.errors
 import sqlalchemy.exc
+from click.testing import Result
 from psycopg import errors, sql
 
 from loaders import cli
@@ -150,6 +154,18 @@ def test_an_area_that_is_missing(refused: Callable[..., str], tmp_path: Path) ->
     assert "No such file" in refused("export", tmp_path / "export", "--area", tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize("area", ["nan,2,3,4", "1,4,3,2", "1,2,3,91", "POINT EMPTY"])
+def test_an_area_that_is_no_option(refused: Callable[..., str], tmp_path: Path, area: str) -> None:
+    assert f"Error: --area '{area}' is no area: " in refused("export", tmp_path / "export", "--area", area)
+
+
+@pytest.mark.parametrize("area", ["POINT (400 2)", "POINT (1 91)", "SRID=3035;POINT (1e9 1)", "SRID=123;POINT (1 1)"])
+def test_an_area_that_is_nowhere(refused: Callable[..., str], tmp_path: Path, area: str) -> None:
+    """What it takes the reference system to know, the database refuses."""
+    said = refused("export", tmp_path / "export", "--area", area)
+    assert "the geometry" in said or "reference system" in said
+
+
 def test_names_that_are_no_text(refused: Callable[..., str], tmp_path: Path) -> None:
     """A command's arguments are bytes: Python makes lone surrogates of what is not UTF-8."""
     assert "not UTF-8" in refused("export", tmp_path / "export", "--label", "\udcff")
@@ -262,8 +278,9 @@ def blocks_interrupts(process: psutil.Process) -> bool:
     return bool(int(status.partition("SigBlk:")[2].split()[0], 16) >> (signal.SIGINT - 1) & 1)
 
 
-def test_an_interrupted_command(filled: psycopg.Connection) -> None:
-    """Ctrl-C reaches the command's own processes, too."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command(number: int) -> None:
+    """Ctrl-C reaches the command's own processes, too; what a supervisor sends reaches the command alone."""
     script = """
 from time import sleep
 from loaders import cli
@@ -284,10 +301,147 @@ cli.main()
     while len(children := psutil.Process(process.pid).children()) < 3 or any(map(blocks_interrupts, children)):
         assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=300)
     assert (process.returncode, len(said.splitlines())) == (130, 1), said
     assert said.startswith("Interrupted.")
+    psutil.wait_procs(children, timeout=60)
+    assert not any(child.is_running() for child in children)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, sent: bool) -> list[int]:
+    """Interrupt at the n-th time that psycopg waits for the server: before what it waits for is sent, or after.
+
+    Returns a list whose only number counts the times.
+    """
+    wait, times = psycopg.Connection.wait, [0]
+
+    def interrupted(connection: psycopg.Connection, generator: Generator, *arguments: Any, **options: Any) -> Any:
+        times[0] += 1
+        if times[0] == number:
+            if sent:
+                next(generator, None)
+            raise KeyboardInterrupt
+        return wait(connection, generator, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.Connection, "wait", interrupted)
+    return times
+
+
+LOADS = {
+    "product": [
+        "load",
+        "product",
+        "--grid",
+        "fixed:120",
+        "{sample}/ssl4eo/s2a/0000200/20200604T054639_20200604T054831_T43RCP",
+    ],
+    "bigearthnet": ["load", "bigearthnet", "{sample}/bigearthnet-v1"],
+    "corine": ["load", "corine", "{sample}/corine/clc2018_lanjaron_es.gpkg"],
+    "nomenclature": ["load", "nomenclature"],
+    "annotate": ["annotate"],
+    "encode": ["encode"],
+    "export": ["export", "out"],
+}
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["before", "amid"])
+@pytest.mark.parametrize("load", LOADS)
+def test_interrupted_anywhere(
+    filled: psycopg.Connection,
+    sample: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    load: str,
+    sent: bool,
+) -> None:
+    """At six places of a command, it says that it was interrupted, not in what state that left its connection."""
+    arguments = [text.format(sample=sample) for text in LOADS[load]]
+    monkeypatch.chdir(tmp_path)
+    name = f"{filled.info.dbname}_interrupted"
+    identifier = sql.Identifier(name)
+
+    def run(number: int) -> tuple[int, str, int]:
+        filled.execute(sql.SQL("drop database if exists {} with (force)").format(identifier))
+        filled.execute(sql.SQL("create database {} template {}").format(identifier, sql.Identifier(filled.info.dbname)))
+        with psycopg.connect(filled.info.dsn, dbname=name, autocommit=True) as fresh:
+            if load == "bigearthnet":
+                fresh.execute("truncate eo.product, eo.load cascade")
+        monkeypatch.setenv("PGEARTH_DSN", f"{filled.info.dsn} dbname={name}")
+        monkeypatch.setattr(sys, "argv", ["pgearth", *arguments])
+        with monkeypatch.context() as patched:
+            times = interrupt_at(patched, number, sent)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        return int(ended.value.code or 0), capsys.readouterr().err, times[0]
+
+    code, said, total = run(0)
+    assert code == 0, said
+    for number in sorted({1 + place * (total - 1) // 5 for place in range(6)}):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        code, said, _ = run(number)
+        assert code == 130, (number, total, said)
+        assert said.splitlines()[-1].startswith("Interrupted.") and "command is" not in said, (number, total, said)
+
+
+CHECKSUM = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it lists no files"),
+        (b"\n\n", "line 1: it is not a line of sha256sum: ''"),
+        (b"junk\n", "line 1: it is not a line of sha256sum: 'junk'"),
+        (bytes(range(256)), "line 1: it is not a line of sha256sum"),
+        (f"{CHECKSUM}  a/a.json\n{CHECKSUM[1:]}  a/b.json".encode(), "line 2: it is not a line of sha256sum"),
+        (f"{CHECKSUM}  ../a/a.json".encode(), "'../a/a.json' is not the path of a file in an export"),
+        (f"{CHECKSUM}  a/a.json\n{'1' * 64}  a/a.json".encode(), "line 2: a/a.json is listed before"),
+    ],
+    ids=["empty", "empty lines", "junk", "binary", "short", "path", "twice"],
+)
+@pytest.mark.parametrize("name", ["SHA256SUMS", "shard-00000.sha256"])
+def test_checksums_that_are_none(
+    refused: Callable[..., str], tmp_path: Path, content: bytes, reason: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    said = refused("load", "export", tmp_path)
+    assert said.startswith(f"Error: {tmp_path / name}") and reason in said
+    assert "Take this file from the export again" in said
+
+
+def test_a_downgrade_to_nowhere(filled: psycopg.Connection, run_pgearth: Callable[..., Result]) -> None:
+    """The default of REVISION, head, is for upgrades."""
+    for options in (["--down"], ["--down", "--yes"]):
+        result = run_pgearth(filled, "migrate", *options)
+        assert result.exit_code == 2
+        assert "--down needs a REVISION" in result.output
+
+
+def test_every_error_of_the_command_has_a_hint() -> None:
+    """What goes wrong is half of what a user needs to know."""
+    calls = [
+        (file.name, node)
+        for file in sorted(Path(cli.__file__).parent.glob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("PgearthError", "BusyError")
+    ]
+    assert len(calls) > 200
+    without = [
+        f"{name}:{node.lineno}"
+        for name, node in calls
+        if len(node.args) < 2 and "hint" not in [keyword.arg for keyword in node.keywords]
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    "sqlstate", ["22003", "22P02", "22021", "23505", "0A000", "42704", "54000", "55000", "P0001", "XX000"]
+)
+def test_every_error_of_the_database_has_a_hint(sqlstate: str) -> None:
+    error = errors.lookup(sqlstate)("no")
+    assert explained(error).hint
 
 
 @pytest.mark.parametrize(

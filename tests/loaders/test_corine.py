@@ -343,6 +343,71 @@ def test_wrong_reference_system(untouched, tmp_path):
         load_corine(untouched, path)
 
 
+IN_DEGREES = {
+    "beyond 180": box(179, 50, 181, 51),
+    "beyond -180": box(-181, 50, -179, 51),
+    "the short way": shapely.Polygon([(179, 50), (-179, 50), (-179, 51), (179, 51)]),
+    "around the world": box(-180, 60, 180, 62),
+    "half around it": box(-90, 60, 90, 62),
+    "on the pole": shapely.Polygon([(0, 88), (90, 88), (180, 88), (-90, 88)]),
+}
+
+
+@pytest.mark.parametrize("outline", IN_DEGREES.values(), ids=IN_DEGREES)
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4258"])
+def test_outlines_across_the_antimeridian_are_refused(untouched, tmp_path, outline, crs):
+    """In degrees, an edge would say neither which way round it goes, nor remain an area in the map of Europe."""
+    path = write_layer(tmp_path / "far.gpkg", [box(7, 50, 8, 51), outline], ["111", "112"], crs=crs)
+    with pytest.raises(PgearthError, match=r"layer far, feature 2: its outline crosses the antimeridian.*\nHint: Cut"):
+        load_corine(untouched, path)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:32660", "EPSG:3995"])
+def test_outlines_across_the_antimeridian_in_another_projection(untouched, tmp_path, crs):
+    there = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform
+    outline = shapely.transform(shapely.segmentize(box(179, 65, 181, 66), 0.1), there, interleaved=False)
+    path = write_layer(tmp_path / "far.gpkg", [outline], ["111"], crs=crs)
+    with pytest.raises(PgearthError, match="feature 1: its outline crosses the antimeridian"):
+        load_corine(untouched, path)
+
+
+@pytest.mark.parametrize(
+    ("outline", "crs", "called"),
+    [
+        (box(7, 89, 8, 90.5), "EPSG:4326", "WGS 84"),
+        (box(1000, 50, 1001, 51), "EPSG:4326", "WGS 84"),
+        (box(4e10, 3e10, 5e10, 4e10), "EPSG:3035", "ETRS89-extended / LAEA Europe"),
+        (box(-2e8, 0, -1.9e8, 1e6), "EPSG:3035", "ETRS89-extended / LAEA Europe"),
+        (shapely.Polygon([(4e6, 3e6), (4.1e6, 3e6), (4.1e6, np.inf)]), "EPSG:3035", "ETRS89-extended / LAEA Europe"),
+    ],
+)
+def test_outlines_off_the_globe_are_refused(untouched, tmp_path, outline, crs, called):
+    path = write_layer(tmp_path / "far.gpkg", [outline], ["111"], crs=crs, SPATIAL_INDEX="NO")
+    with pytest.raises(PgearthError, match=rf"far.gpkg: layer far, feature 1: its coordinates .* are not of {called}"):
+        load_corine(untouched, path)
+
+
+def test_longitudes_from_0_to_360_and_overseas(archive, tmp_path):
+    """Iceland counted eastwards; Guadeloupe and Réunion; what ends at the antimeridian; a map in grads."""
+    places = [box(340, 64, 341, 65), box(-61.5, 16, -61.4, 16.1), box(55.4, -21.1, 55.5, -21), box(179, 65, 180, 66)]
+    load_corine(archive, write_layer(tmp_path / "overseas.gpkg", places, ["111", "112", "121", "122"], crs="EPSG:4326"))
+    rows = archive.execute(
+        "select ST_X(c), ST_Y(c) from (select ST_Centroid(ST_Transform(geom, 4326)) as c from eo.corine"
+        " order by corine_id) c"
+    ).fetchall()
+    right = [(-19.5, 64.5), (-61.45, 16.05), (55.45, -21.05), (179.5, 65.5)]
+    assert np.abs(np.array(rows) - right).max() < 0.01
+    there = pyproj.Transformer.from_crs(4326, 4807, always_xy=True).transform
+    grads = shapely.transform(box(2.2, 48.8, 2.4, 48.9), there, interleaved=False)
+    assert grads.bounds[3] > 54
+    load_corine(archive, write_layer(tmp_path / "paris.gpkg", [grads], ["111"], crs="EPSG:4807"))
+    rows = archive.execute(
+        "select ST_X(c), ST_Y(c) from (select ST_Centroid(ST_Transform(geom, 4326)) as c from eo.corine"
+        " where source like 'paris%') c"
+    ).fetchall()
+    assert np.abs(np.array(rows) - [(2.3, 48.85)]).max() < 0.01
+
+
 def test_reference_system_without_place(untouched, tmp_path):
     local = 'LOCAL_CS["site grid",UNIT["metre",1]]'
     path = write_layer(tmp_path / "local.gpkg", squares(1), ["111"], crs=local)

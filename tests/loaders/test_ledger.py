@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -14,7 +15,7 @@ import pytest
 
 from loaders.ledger import file_checksum, listing_checksum, load_item
 from pyfuncs.errors import PgearthError
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_for
 
 PRODUCT = "insert into eo.product (name, platform, level, sensing_time) values (%s, 'sentinel-2a', 'L2A', now())"
 
@@ -112,3 +113,56 @@ def test_checksums(tmp_path: Path) -> None:
     before = listing_checksum([first])
     first.write_bytes(b"longer")
     assert listing_checksum([first]) != before
+
+
+def while_busy(connection: psycopg.Connection, error: BaseException) -> None:
+    """A query is sent, and its result not taken: as an interrupt between the two leaves a connection."""
+    connection.pgconn.send_query(b"select 1")
+    raise error
+
+
+def in_a_pipeline(connection: psycopg.Connection, error: BaseException) -> None:
+    with connection.pipeline():
+        connection.execute("select 1")
+        raise error
+
+
+def in_a_copy(connection: psycopg.Connection, error: BaseException) -> None:
+    with connection.cursor().copy("copy eo.label to stdout") as copy:
+        next(iter(copy))
+        raise error
+
+
+def before_a_copy(connection: psycopg.Connection, error: BaseException) -> None:
+    connection.pgconn.send_query(b"copy eo.label to stdout")
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(), PgearthError("bad row 7"), OSError("no more")], ids=repr
+)
+@pytest.mark.parametrize("end", [while_busy, in_a_pipeline, in_a_copy, before_a_copy])
+def test_what_ends_a_load_is_told_whatever_state_it_leaves_the_connection_in(
+    archive: psycopg.Connection, end: Callable[[psycopg.Connection, BaseException], None], error: BaseException
+) -> None:
+    """Not that the connection cannot be used any more."""
+    with (
+        pytest.raises(type(error)) as told,
+        psycopg.connect(archive.info.dsn, autocommit=True) as connection,
+        load_item(connection, "test", "a", "1"),
+    ):
+        connection.execute(PRODUCT, ("a",))
+        end(connection, error)
+    assert told.value is error
+    wait_for(lambda: archive.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone() == (0,))
+    assert products(archive) == []
+    with load_item(archive, "test", "a", "1") as item:
+        assert item
+
+
+def test_a_session_goes_on_after_an_interrupt(archive: psycopg.Connection) -> None:
+    """Where the interrupt left the connection in order, its lock is given back."""
+    with pytest.raises(KeyboardInterrupt), load_item(archive, "test", "a", "1"):
+        raise KeyboardInterrupt
+    with psycopg.connect(archive.info.dsn, autocommit=True) as other, load_item(other, "test", "a", "1") as item:
+        assert item

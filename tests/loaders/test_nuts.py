@@ -24,6 +24,11 @@ select (select count(*) from eo.nuts), (select count(*) from eo_internal.nuts_pa
 """
 
 
+def region(nuts_id: str | None) -> dict:
+    """The level and the country that fit an id."""
+    return {"NUTS_ID": nuts_id, "LEVL_CODE": len(nuts_id or "LV1") - 2, "CNTR_CODE": (nuts_id or "LV")[:2]}
+
+
 def edition(path: Path, *features: dict) -> Path:
     """A file of regions: small squares with the official fields, or what `features` put in their place."""
     path.write_text(
@@ -34,9 +39,7 @@ def edition(path: Path, *features: dict) -> Path:
                     {
                         "type": "Feature",
                         "properties": {
-                            "NUTS_ID": f"QQ{number}",
-                            "LEVL_CODE": 1,
-                            "CNTR_CODE": "DE",
+                            **region(feature.get("NUTS_ID", f"LV{number}")),
                             "NAME_LATN": f"Region {number}",
                             **{key: value for key, value in feature.items() if key != "geometry"},
                         },
@@ -156,7 +159,7 @@ def patches_over_squares(connection):
 
 
 REGIONS = "select name, country_codes, nuts_ids, nuts_edition from eo.patch order by name"
-LEVEL_3 = [{"NUTS_ID": f"DE{number}", "LEVL_CODE": 3} for number in (1, 2, 3)]
+LEVEL_3 = [{"NUTS_ID": f"DE11{number}"} for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("recipe", ["--replace", "rows deleted"])
@@ -166,11 +169,11 @@ def test_annotated_anew_with_another_edition(archive, tmp_path, run_pgearth, rec
     load_nuts(archive, edition(tmp_path / "nuts2021.geojson", *LEVEL_3))
     assert "3 patches visited, 3 changed" in run_pgearth(archive, "annotate", "--country").output
     assert archive.execute(REGIONS).fetchall() == [
-        ("patch-1", ["DE"], ["DE1"], "2021"),
-        ("patch-2", ["DE"], ["DE2"], "2021"),
-        ("patch-3", ["DE"], ["DE3"], "2021"),
+        ("patch-1", ["DE"], ["DE111"], "2021"),
+        ("patch-2", ["DE"], ["DE112"], "2021"),
+        ("patch-3", ["DE"], ["DE113"], "2021"),
     ]
-    other = edition(tmp_path / "nuts2016.geojson", {"NUTS_ID": "LUX", "LEVL_CODE": 3, "CNTR_CODE": "LU"})
+    other = edition(tmp_path / "nuts2016.geojson", {"NUTS_ID": "LU000"})
     options = ["--replace"]
     if recipe == "rows deleted":
         archive.execute("delete from eo.nuts")
@@ -185,7 +188,7 @@ def test_annotated_anew_with_another_edition(archive, tmp_path, run_pgearth, rec
     assert archive.execute("select distinct nuts_edition from eo.patch").fetchall() == [("2021",)]
     assert "3 patches visited, 3 changed" in run_pgearth(archive, "annotate", "--country", "--replace").output
     assert archive.execute(REGIONS).fetchall() == [
-        ("patch-1", ["LU"], ["LUX"], "2016"),
+        ("patch-1", ["LU"], ["LU000"], "2016"),
         ("patch-2", None, None, None),
         ("patch-3", ["BE"], None, None),
     ]
@@ -197,13 +200,13 @@ def test_a_part_of_the_archive_annotated_anew(archive, tmp_path):
     patches_over_squares(archive)
     load_nuts(archive, edition(tmp_path / "nuts2021.geojson", *LEVEL_3))
     archive.execute("call eo.annotate('{country}')")
-    load_nuts(archive, edition(tmp_path / "nuts2016.geojson", {"NUTS_ID": "LUX", "LEVL_CODE": 3}), replace=True)
+    load_nuts(archive, edition(tmp_path / "nuts2016.geojson", {"NUTS_ID": "LU000"}), replace=True)
     cells = [cell for (cell,) in archive.execute("select cell from eo.patch where name <> 'patch-3'")]
     archive.execute("call eo.annotate('{country}', cells => %s, \"replace\" => true)", (cells,))
     assert archive.execute("select nuts_ids, nuts_edition from eo.patch order by name").fetchall() == [
-        (["LUX"], "2016"),
+        (["LU000"], "2016"),
         (None, None),
-        (["DE3"], "2021"),
+        (["DE113"], "2021"),
     ]
 
 
@@ -211,7 +214,7 @@ def test_levels_in_files_of_their_own(archive, tmp_path):
     """Countries first, whose pieces are then of no use where regions of level 3 follow."""
     patches_over_squares(archive)
     squares = shapely.geometry.mapping(shapely.box(1, 50, 4, 51))
-    countries = edition(tmp_path / "levl_0_2021.geojson", {"NUTS_ID": "DE", "LEVL_CODE": 0, "geometry": squares})
+    countries = edition(tmp_path / "levl_0_2021.geojson", {"NUTS_ID": "DE", "geometry": squares})
     load_nuts(archive, countries)
     archive.execute("call eo.annotate('{country}')")
     assert archive.execute("select distinct nuts_ids from eo.patch").fetchall() == [([],)]
@@ -219,9 +222,9 @@ def test_levels_in_files_of_their_own(archive, tmp_path):
     archive.execute("call eo.annotate('{country}', \"replace\" => true)")
     assert archive.execute("select distinct level from eo_internal.nuts_part").fetchall() == [(3,)]
     assert archive.execute("select nuts_ids from eo.patch order by name").fetchall() == [
-        (["DE1"],),
-        (["DE2"],),
-        (["DE3"],),
+        (["DE111"],),
+        (["DE112"],),
+        (["DE113"],),
     ]
 
 
@@ -253,8 +256,8 @@ def test_repaired_and_dropped(archive, tmp_path):
     path = edition(tmp_path / "nuts2021.geojson", {"geometry": bow_tie}, {"geometry": None}, {})
     assert load_nuts(archive, path) == Counter(regions=2, repaired=1, dropped=1)
     assert archive.execute("select nuts_id, ST_Area(geom) from eo.nuts order by 1").fetchall() == [
-        ("QQ1", 0.5),
-        ("QQ3", 1.0),
+        ("LV1", 0.5),
+        ("LV3", 1.0),
     ]
 
 
@@ -263,9 +266,23 @@ def test_repaired_and_dropped(archive, tmp_path):
     [
         ({"NUTS_ID": None}, "null is no region code of NUTS"),
         ({"NUTS_ID": "de 1"}, "de 1 is no region code of NUTS"),
-        ({"NUTS_ID": "QQ1"}, "region QQ1 is in the archive already, or twice in the file"),
+        ({"NUTS_ID": "LV1"}, "region LV1 is in the archive already, or twice in the file"),
         ({"LEVL_CODE": 4}, "4 is no level of NUTS"),
         ({"CNTR_CODE": "DEU"}, "DEU is no country code of NUTS"),
+        ({"NUTS_ID": "DE123", "LEVL_CODE": 0}, "region DE123 cannot be of level 0"),
+        ({"NUTS_ID": "DE", "LEVL_CODE": 3}, "region DE cannot be of level 3"),
+        ({"LEVL_CODE": -1}, "-1 is no level of NUTS"),
+        ({"LEVL_CODE": 1.5}, "1.5 is no level of NUTS"),
+        ({"NUTS_ID": "DE1", "CNTR_CODE": "FR"}, "region DE1 cannot be of country FR"),
+        ({"NUTS_ID": "GR1"}, "region GR1: GR is no country code of NUTS, which has EL for it"),
+        ({"NUTS_ID": "QQ1"}, "region QQ1: QQ is no country's code"),
+        ({"NUTS_ID": "DÉ1"}, "DÉ1 is no region code of NUTS"),
+        ({"NUTS_ID": "LV2\n"}, r"'LV2\\n' is no region code of NUTS"),
+        ({"NUTS_ID": "\x1fLV2"}, r"'\\x1fLV2' is no region code of NUTS"),
+        ({"NUTS_ID": "LV\x072"}, r"'LV\\x072' is no region code of NUTS"),
+        ({"CNTR_CODE": "LV\t"}, r"'LV\\t' is no country code of NUTS"),
+        ({"NAME_LATN": "Ri\x1b[31mga"}, r"'Ri\\x1b\[31mga' is no name in Latin script of NUTS"),
+        ({"NAME_LATN": "Ri\x9bga"}, r"'Ri\\x9bga' is no name in Latin script of NUTS"),
         ({"NAME_LATN": None}, "null is no name in Latin script of NUTS"),
         ({"geometry": {"type": "Point", "coordinates": [7, 50]}}, "its geometry is a Point"),
     ],
@@ -273,6 +290,111 @@ def test_repaired_and_dropped(archive, tmp_path):
 def test_wrong_feature_is_named(untouched, tmp_path, wrong, message):
     path = edition(tmp_path / "nuts2021.geojson", {}, wrong)
     with pytest.raises(PgearthError, match=f"nuts2021.geojson: layer nuts2021, feature 1: {message}"):
+        load_nuts(untouched, path)
+
+
+def around(west: float, east: float, south: float = 50, north: float = 51) -> dict:
+    """A rectangle of four corners, as GeoJSON."""
+    return shapely.geometry.mapping(shapely.box(west, south, east, north))
+
+
+SPLIT = shapely.union_all([shapely.box(179, 50, 180, 51), shapely.box(-180, 50, -178, 51)])
+
+
+@pytest.mark.parametrize(
+    ("outline", "right"),
+    [
+        (around(179, 182), SPLIT),
+        (around(-181, -178), SPLIT),
+        (around(340, 350), shapely.box(-20, 50, -10, 51)),
+        # The short way between vertices, and parts that are cut already.
+        ({"type": "Polygon", "coordinates": [[[179, 50], [-178, 50], [-178, 51], [179, 51], [179, 50]]]}, SPLIT),
+        (shapely.geometry.mapping(SPLIT), SPLIT),
+        # Up to a pole, and half the world.
+        (around(10, 20, 80, 90), shapely.box(10, 80, 20, 90)),
+        (around(-90, 90), shapely.box(-90, 50, 90, 51)),
+    ],
+)
+def test_outlines_lie_where_all_others_do(archive, tmp_path, outline, right):
+    """Cut at 180 degrees of longitude, by the rule of footprints and of areas."""
+    assert load_nuts(archive, edition(tmp_path / "nuts2021.geojson", {"geometry": outline})) == Counter(regions=1)
+    ((wkb, valid),) = archive.execute("select ST_AsBinary(geom), ST_IsValid(geom) from eo.nuts").fetchall()
+    assert valid and shapely.equals(shapely.from_wkb(wkb), right)
+
+
+def test_patches_across_the_antimeridian_are_in_their_region(archive, tmp_path):
+    when = datetime(2018, 6, 1, tzinfo=UTC)
+    write_products(archive, [Product("product", "sentinel-2a", "L2A", when)])
+    with archive.transaction():
+        bounds = {"before": (499980, 499990), "after": (716000, 716010), "elsewhere": (600000, 600010)}
+        patches = [
+            Patch(name, "product", "sentinel-2a", when, 32660, west, 5540000, east, 5540010)
+            for name, (west, east) in bounds.items()
+        ]
+        write_patches(archive, "test", patches)
+    path = edition(
+        tmp_path / "nuts2021.geojson", {"NUTS_ID": "LV001", "geometry": around(179.9, 180.2, 49, 52)},
+        {"NUTS_ID": "LV002", "geometry": around(176, 177.5, 49, 52)},
+    )  # fmt: skip
+    load_nuts(archive, path)
+    archive.execute("call eo.annotate('{country}')")
+    assert archive.execute("select name, nuts_ids from eo.patch order by name").fetchall() == [
+        ("after", ["LV001"]),
+        ("before", ["LV002"]),
+        ("elsewhere", None),
+    ]
+
+
+def test_a_region_about_a_pole_in_a_map_of_the_pole(archive, tmp_path):
+    """The rule holds for outlines that a reprojection brings into degrees."""
+    path = tmp_path / "nuts2021.gpkg"
+    circle = shapely.Point(0, 0).buffer(1_000_000)
+    names = {"NUTS_ID": "NO1", "LEVL_CODE": "1", "CNTR_CODE": "NO", "NAME_LATN": "Pole"}
+    pyogrio.raw.write(
+        path,
+        geometry=np.array([circle.wkb], dtype=object),
+        field_data=[np.array([value], dtype=object) for value in names.values()],
+        fields=list(names),
+        geometry_type="Polygon",
+        crs="EPSG:3995",
+    )
+    load_nuts(archive, path)
+    ((west, south, east, north, has_pole),) = archive.execute(
+        "select ST_XMin(geom), ST_YMin(geom), ST_XMax(geom), ST_YMax(geom), ST_Covers(geom, ST_Point(0, 90, 4326))"
+        " from eo.nuts"
+    ).fetchall()
+    assert (west, east, north, has_pole) == (-180, 180, 90, True)
+    assert 80 < south < 82
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [around(1, 2, 89, 91), around(1, 2, -91, -89), around(359, 361), around(-400, -390), around(4000000, 4000100)],
+)
+def test_outlines_off_the_globe_are_refused(untouched, tmp_path, outline):
+    path = edition(tmp_path / "nuts2021.geojson", {}, {"geometry": outline})
+    with pytest.raises(
+        PgearthError, match=r"layer nuts2021, feature 1: its coordinates \(.*\) are not of WGS 84\nHint"
+    ):
+        load_nuts(untouched, path)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_vertices_that_are_nowhere_are_refused(untouched, tmp_path, wrong):
+    path = tmp_path / "nuts2021.gpkg"
+    outline = shapely.Polygon([(1, 50), (2, 50), (2, wrong), (1, 51)])
+    names = region("LV1") | {"LEVL_CODE": "1", "NAME_LATN": "Nowhere"}
+    pyogrio.raw.write(
+        path,
+        geometry=np.array([outline.wkb], dtype=object),
+        field_data=[np.array([value], dtype=object) for value in names.values()],
+        fields=list(names),
+        geometry_type="Polygon",
+        crs="EPSG:4326",
+        SPATIAL_INDEX="NO",
+    )
+    with pytest.raises(PgearthError, match=r"feature 1: its coordinates \(.*\) are not of WGS 84"):
         load_nuts(untouched, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely.geometry import box, shape
 
-from loaders import cutting
+from loaders import cutting, product
 from loaders.band_reader import StripReader, open_band
 from loaders.product import Options, load_product
 from loaders.product_files import BandFile, Given
@@ -418,6 +419,89 @@ def test_command(archive, sample, run_pgearth):
     assert archive.execute("select count(*), count(distinct name) from eo.patch").fetchone() == (12, 12)
 
 
+def change_item(folder: Path, key: str, value: object) -> None:
+    """Change a property of the product's STAC item; a value that is no JSON of Python's is written as it is."""
+    [item] = [path for path in folder.glob("*.json") if "eo:cloud_cover" in path.read_text()]
+    document = json.loads(item.read_text())
+    document["properties"][key] = value
+    item.write_text(json.dumps(document))
+
+
+BAD_VALUES = {
+    "NUL in a text": ("title", "a\0b"),
+    "half a character": ("title", "\ud800"),
+    "too large": ("eo:cloud_cover", 1e300),
+    "not a number": ("eo:cloud_cover", float("nan")),
+    "more than all": ("eo:cloud_cover", 100.5),
+    "a text": ("eo:cloud_cover", "clear"),
+    "a list": ("eo:cloud_cover", [1, 2]),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_VALUES.values(), ids=BAD_VALUES)
+def test_a_bad_product_among_others(archive, sample, cog, run_pgearth, key, value):
+    """What the database, or whatever reads it, refuses of one product leaves the others as they are."""
+    change_item(cog, key, value)
+    paths = [sample / SSL4EO_JUNE, cog, sample / SSL4EO_AUGUST]
+    result = run_pgearth(archive, "load", "product", "--grid", "fixed:120", *paths)
+    assert "2 products loaded, 0 loaded before, 1 failed; 8 patches loaded" in result.output
+    assert isinstance(result.exception, PgearthError)
+    assert result.exception.message.startswith(str(cog)) and result.exception.hint
+    assert archive.execute("select count(*) from eo.product").fetchone() == (2,)
+
+
+def test_bad_products_in_processes_of_their_own(archive, sample, cog, small, run_pgearth):
+    change_item(cog, "title", "a\0b")
+    other = small.with_name("S2B_MSIL2A_20200604T054639_N0214_R048_T43RCP_20200604T054831")
+    small.rename(other)
+    band_file(other, "B02").write_bytes(b"junk")
+    paths = [cog, other, sample / SSL4EO_AUGUST]
+    result = run_pgearth(archive, "load", "product", "--grid", "fixed:120", "--jobs", "3", *paths)
+    assert "1 products loaded, 0 loaded before, 2 failed; 4 patches loaded" in result.output
+    assert str(cog) in result.exception.message and str(other) in result.exception.message
+
+
+def test_a_fault_of_ours_in_one_product(archive, sample, run_pgearth, monkeypatch):
+    """Reported as such, after the others are loaded."""
+    failing = product.choose_bands
+
+    def choose_bands(path, *arguments):
+        return {}["B02"] if path == sample / SSL4EO_JUNE else failing(path, *arguments)
+
+    monkeypatch.setattr(product, "choose_bands", choose_bands)
+    result = run_pgearth(
+        archive, "load", "product", "--grid", "fixed:120", sample / SSL4EO_JUNE, sample / SSL4EO_AUGUST
+    )
+    assert "1 products loaded, 0 loaded before, 1 failed" in result.output
+    assert f"{sample / SSL4EO_JUNE}: pgearth did not expect this: KeyError" in result.exception.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError("server closed the connection"),
+        psycopg.errors.DiskFull("no space"),
+        psycopg.errors.AdminShutdown("terminating"),
+        psycopg.errors.InsufficientPrivilege("permission denied"),
+        psycopg.errors.UndefinedFunction("eo_internal.footprint"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+def test_what_would_meet_the_next_product_too_ends_the_load(archive, sample, run_pgearth, monkeypatch, error):
+    seen = []
+
+    def fail(connection, path, options):
+        seen.append(path)
+        raise error
+
+    monkeypatch.setattr(product, "load_product", fail)
+    result = run_pgearth(archive, "load", "product", sample / SSL4EO_JUNE, sample / SSL4EO_AUGUST)
+    assert result.exception is error
+    assert len(seen) == 1
+
+
 def test_command_refuses_what_it_cannot_mean(archive, sample, run_pgearth):
     paths = [sample / SSL4EO_JUNE, sample / SSL4EO_JUNE_L1C]
     for arguments in (
@@ -799,7 +883,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import psycopg
-from loaders import cutting
+from loaders import cutting, product
 from loaders.product import Options, load_product
 
 write, calls = cutting.to_wkb, 0

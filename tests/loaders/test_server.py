@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -253,6 +254,14 @@ def test_tcp_needs_a_password(stopped: Cluster, monkeypatch: pytest.MonkeyPatch)
     assert stopped.port == port
     with psycopg.connect(stopped.dsn()) as connection:
         assert connection.execute("select inet_server_addr()").fetchone() == (None,)
+        # As README says: another user logs in by TCP, not by the socket.
+        connection.execute("create role eo_reader")
+        [anna] = re.findall(r"create role anna [^\"]*", (CHECKOUT / "README.md").read_text())
+        connection.execute(anna)
+    with psycopg.connect(f"host=127.0.0.1 port={port} dbname=pgearth user=anna", password="of anna") as connection:
+        assert connection.execute("select pg_has_role('eo_reader', 'member')").fetchone() == (True,)
+    with pytest.raises(psycopg.OperationalError, match="Peer authentication failed"):
+        psycopg.connect(f"{stopped.dsn()} user=anna")
     assert not stopped.start(listen=listen)
     with pytest.raises(PgearthError, match="does not listen on"):
         stopped.start(listen="127.0.0.1:1")
