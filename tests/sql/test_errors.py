@@ -146,6 +146,52 @@ def test_wrong_arguments(encoded: psycopg.Connection, query: str, sqlstate: str)
     assert error_of(encoded, query).sqlstate == sqlstate
 
 
+# A call of each argument that is a floating-point number.
+FLOATS = {
+    ("annotate", "minimal_overlap"): "call eo.annotate('{{country}}', minimal_overlap => {})",
+    ("circle", "radius"): "select eo.circle('SRID=4326;POINT(9 50)', {})",
+    ("filter", "max_cloud"): "select * from eo.search(eo.filter(max_cloud => {}))",
+    ("product_filter", "max_cloud"): "select * from eo.select_products(eo.product_filter(max_cloud => {}))",
+    ("rectangle", "west"): "select eo.rectangle({}, 50, 10, 51)",
+    ("rectangle", "south"): "select eo.rectangle(9, {}, 10, 51)",
+    ("rectangle", "east"): "select eo.rectangle(9, 50, {}, 51)",
+    ("rectangle", "north"): "select eo.rectangle(9, 50, 10, {})",
+}
+
+
+def test_every_floating_point_number_is_tried(encoded: psycopg.Connection) -> None:
+    """But distances of a contact sheet, which it only writes below its pictures."""
+    found = encoded.execute(
+        """
+        select p.proname, argument.name
+        from pg_proc p, unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) as argument (name, type)
+        where p.pronamespace = 'eo'::regnamespace
+          and argument.type in ('real'::regtype, 'double precision'::regtype, 'real[]'::regtype, 'double precision[]'::regtype)
+        """
+    ).fetchall()
+    assert {*found} - {("contact_sheet", "distances")} == FLOATS.keys()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "-1e30", "1e30"])
+@pytest.mark.parametrize("query", FLOATS.values(), ids=[".".join(argument) for argument in FLOATS])
+def test_numbers_that_no_quantity_is(encoded: psycopg.Connection, query: str, number: str) -> None:
+    """Case: max_cloud => 'nan' found everything, for a NaN is greater than any number."""
+    error = error_of(encoded, query.format(f"'{number}'"))
+    assert error.sqlstate == "22023"
+    assert error.diag.message_hint
+
+
+@pytest.mark.parametrize("number", ["-0.1", "100.1", "1e39", "1e400"])
+def test_cloud_is_a_share_in_per_cent(encoded: psycopg.Connection, number: str) -> None:
+    error = error_of(encoded, "select * from eo.search(eo.filter(%s::jsonb))", f'{{"max_cloud": {number}}}')
+    assert error.sqlstate == "22023"
+    assert error.diag.message_hint
+    for limit in ("0", "100"):
+        encoded.execute(
+            "select eo.filter(%s::jsonb), eo.product_filter(max_cloud => %s)", (f'{{"max_cloud": {limit}}}', limit)
+        )
+
+
 def tiff(nodata: str) -> bytes:
     file = BytesIO()
     tifffile.imwrite(
