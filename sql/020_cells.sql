@@ -27,6 +27,37 @@ begin
 end
 $$;
 
+-- Whether a reference system counts in degrees of longitude and latitude. Raises for one that the database does not have, and
+-- for one of space and not of maps: PROJ makes a place of its X and Y without Z, but another one.
+create or replace function eo_internal.is_geographic(srid integer)
+returns boolean
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    geographic boolean;
+    geocentric boolean;
+begin
+    select s.proj4text ~ '\+proj=longlat', s.proj4text ~ '\+proj=(geocent|cart)\M' or s.srtext ~ '^GEOCCS|^GEODCRS.*\mCS\[Cartesian'
+    into geographic, geocentric
+    from public.spatial_ref_sys s
+    where s.srid = is_geographic.srid;
+    if srid = 0 then
+        raise exception 'the geometry has no SRID'
+            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(geom, 4326).';
+    elsif geographic is null then
+        raise exception 'the database has no reference system with the SRID %', srid
+            using errcode = 'invalid_parameter_value', hint = 'Those that it has are in spatial_ref_sys; most are EPSG''s.';
+    elsif geocentric then
+        raise exception 'the reference system with the SRID % is geocentric', srid
+            using errcode = 'invalid_parameter_value', hint = 'It has X, Y and Z from the centre of the earth. Pass longitudes and latitudes (4326) or coordinates of a map.';
+    end if;
+    return geographic;
+end
+$$;
+
 -- A geometry that is known to lie somewhere: in a reference system of the database, at coordinates that can be on the
 -- globe. PROJ, which knows better, refuses more of them, with an internal_error that only a subtransaction could catch.
 create or replace function eo_internal.located(geom public.geometry)
@@ -39,15 +70,9 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     furthest constant double precision := 1e8;  -- half the way round the globe in feet is less
-    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom));
+    geographic boolean := eo_internal.is_geographic(public.ST_SRID(geom));
 begin
-    if public.ST_SRID(geom) = 0 then
-        raise exception 'the geometry has no SRID'
-            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(geom, 4326).';
-    elsif geographic is null then
-        raise exception 'the database has no reference system with the SRID %', public.ST_SRID(geom)
-            using errcode = 'invalid_parameter_value', hint = 'Those that it has are in spatial_ref_sys; most are EPSG''s.';
-    elsif geographic and not (public.ST_XMin(geom::public.box3d) >= -360 and public.ST_XMax(geom::public.box3d) <= 360
+    if geographic and not (public.ST_XMin(geom::public.box3d) >= -360 and public.ST_XMax(geom::public.box3d) <= 360
                               and public.ST_YMin(geom::public.box3d) >= -90 and public.ST_YMax(geom::public.box3d) <= 90) then
         raise exception 'the geometry reaches beyond longitude -360 to 360 or latitude -90 to 90: %', public.Box2D(geom)
             using errcode = 'invalid_parameter_value',
@@ -253,12 +278,13 @@ cost 10000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(area));
+    geographic boolean;
     edge public.geometry;
     found public.geometry;
     fault text;
 begin
     area := eo_internal.located(area);
+    geographic := eo_internal.is_geographic(public.ST_SRID(area));
     if public.ST_IsEmpty(area) then
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';
     end if;
@@ -382,7 +408,7 @@ declare
     centre public.geometry := public.ST_Centroid(eo_internal.located(geom));
 begin
     if public.ST_XMin(geom::public.box3d) = -180 and public.ST_XMax(geom::public.box3d) = 180
-       and (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom))
+       and eo_internal.is_geographic(public.ST_SRID(geom))
     then
         -- Parts on both sides of the antimeridian belong together; about a pole, the middle is on a map of the pole.
         if not exists (select from public.ST_Dump(geom) part where public.ST_XMin(part.geom::public.box3d) < 0 and public.ST_XMax(part.geom::public.box3d) > 0) then
@@ -484,7 +510,7 @@ begin
         select public.ST_MakeEnvelope(b.edge[1], b.edge[2], b.edge[3], b.edge[4], srid) into bounds
         from (select array_agg(case when abs(e.edge) < 1e-300 then 0 else e.edge end order by e.number) as edge
               from unnest(array[west, south, east, north]) with ordinality as e (edge, number)) b;
-        if (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = footprint.srid) then
+        if eo_internal.is_geographic(srid) then
             -- Grids of the whole globe may reach half a pixel beyond the poles.
             outline := public.ST_Segmentize(
                 public.ST_Intersection(public.ST_Transform(eo_internal.wrapped_area(bounds), 4326),

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from psycopg import errors
 from psycopg.types.json import Jsonb
+from pyproj import CRS
 
 from loaders.bigearthnet import load_bigearthnet
 from loaders.encode import encode_archive
@@ -90,6 +91,16 @@ WRONG = {
     "unknown SRID": ("select * from eo.search(eo.filter('SRID=999999;POINT(9 50)'::geometry))", "22023"),
     "no SRID": ("select eo.cell_of('POINT(9 50)'::geometry)", "22023"),
     "nowhere": ("select * from eo.cells('SRID=32633;POINT(1e30 0)'::geometry, 3)", "22023"),
+    "geocentric": ("select * from eo.search(eo.filter('SRID=4978;POINT(4000000 500000)'::geometry))", "22023"),
+    "geocentric cells": ("select * from eo.cells('SRID=4978;POINT Z(4000000 500000 4900000)'::geometry, 3)", "22023"),
+    "a geocentric cell": ("select eo.cell_of('SRID=4936;POINT(4000000 500000)'::geometry)", "22023"),
+    "a geocentric circle": ("select eo.circle('SRID=7789;POINT(4000000 500000)'::geometry, 1000)", "22023"),
+    "a geocentric area of products": (
+        "select * from eo.select_products(eo.product_filter('SRID=4978;POINT(4000000 500000)'::geometry))",
+        "22023",
+    ),
+    "geocentric and empty": ("select * from eo.search(eo.filter('SRID=4978;POLYGON EMPTY'::geometry))", "22023"),
+    "geocentric pieces": ("select eo.derive_nuts_parts('{32633}', 'SRID=4978;POINT(4000000 500000)')", "22023"),
     "not finite": ("select * from eo.cells('SRID=32633;POINT(nan 0)'::geometry, 3)", "22023"),
     "latitude 200": ("select eo.cell_of('SRID=4326;POINT(9 200)'::geometry)", "22023"),
     "a surface": ("select * from eo.search(eo.filter('SRID=4326;TIN(((0 0,0 1,1 1,0 0)))'::geometry))", "22023"),
@@ -144,6 +155,26 @@ WRONG = {
 @pytest.mark.parametrize(("query", "sqlstate"), WRONG.values(), ids=WRONG)
 def test_wrong_arguments(encoded: psycopg.Connection, query: str, sqlstate: str) -> None:
     assert error_of(encoded, query).sqlstate == sqlstate
+
+
+def test_every_geocentric_reference_system_is_known(encoded: psycopg.Connection) -> None:
+    """By what their WKT begins with; one of a user's own, too, as WKT of either version alone. Others are none."""
+    srids = [
+        srid for (srid,) in encoded.execute("select srid from spatial_ref_sys where srtext ~ '^GEOCCS' order by srid")
+    ]
+    assert len(srids) > 100
+    with encoded.transaction(force_rollback=True):
+        for srid, version in ((990001, "WKT1_GDAL"), (990002, "WKT2_2019")):
+            encoded.execute(
+                "insert into spatial_ref_sys (srid, srtext, proj4text) values (%s, %s, '')",
+                (srid, CRS.from_epsg(4978).to_wkt(version)),
+            )
+        for srid in [*srids, 990001, 990002]:
+            with pytest.raises(errors.InvalidParameterValue, match=f"SRID {srid} is geocentric"), encoded.transaction():
+                encoded.execute("select eo_internal.is_geographic(%s)", (srid,))
+    for srid in (4326, 4979, 4807, 32633, 3857, 3413, 22300):
+        geographic = encoded.execute("select eo_internal.is_geographic(%s)", (srid,)).fetchone()
+        assert geographic == (CRS.from_epsg(srid).is_geographic,), srid
 
 
 # A call of each argument that is a floating-point number.
