@@ -667,3 +667,25 @@ begin
     return array(select distinct left(c.cell, longest) collate "C" from unnest(cells) as c (cell) order by 1);
 end
 $$;
+
+-- Cells as patches have them, for what looks for these alone.
+create or replace function eo_internal.patch_cells(cells text[])
+returns text[]
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    other text;
+begin
+    perform eo_internal.cell_prefixes(eo_internal.without_null(cells), 5);
+    select c.cell into other from unnest(cells) as c (cell) where length(c.cell) <> 5 limit 1;
+    if found then
+        raise exception 'the cell "%" has % characters, but those of patches have 5', other, length(other)
+            using errcode = 'invalid_parameter_value', hint = 'Pass cells of eo.patch or of eo.cells(area).';
+    end if;
+    return cells;
+end
+$$;

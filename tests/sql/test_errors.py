@@ -30,13 +30,13 @@ def encoded(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connect
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
     with psycopg.connect(module_archive.info.dsn, autocommit=True) as reading:
         encode_archive(module_archive, reading, regions=2)
-    module_archive.execute("select eo.build_code_index()")
+    module_archive.execute("select eo.build_code_index(), eo.create_collection('mine')")
     return module_archive
 
 
 def error_of(connection: psycopg.Connection, query: str, *parameters: object) -> psycopg.Error:
     with pytest.raises(psycopg.Error) as caught:
-        connection.execute(query, parameters).fetchall()
+        connection.execute(query, parameters)
     assert_for_people(caught.value)
     return caught.value
 
@@ -127,6 +127,69 @@ WRONG = {
         "select * from eo.select_products(eo.product_filter(seasons => '{null}'))",
         "22004",
     ),
+    "a null among products": (
+        "select * from eo.product_statistics(eo.product_filter(product_ids => '{1,null}'))",
+        "22004",
+    ),
+    "a list of two dimensions": ("select * from eo.search(eo.filter(labels => array[['Forests']]))", "22023"),
+    "ids of two dimensions": ("select * from eo.search(eo.filter(patch_ids => '{{1}}'))", "22023"),
+    "a null among patches to encode": ("select * from eo.encode(array[1, null]::bigint[])", "22004"),
+    "a null among patches of a sheet": ("select eo.contact_sheet('{null}')", "22004"),
+    "a null among patches to add": ("select eo.add_to_collection('mine', '{1,null}')", "22004"),
+    "a null among patches to remove": ("select eo.remove_from_collection('mine', '{null}')", "22004"),
+    "a null among collections": ("select * from eo.collection_patches('{mine,null}')", "22004"),
+    "a null among positives": ("select * from eo.similar_to_examples('{null}')", "22004"),
+    "a null among negatives": (f"select * from eo.similar_to_examples('{{{PATCH}}}', '{{null}}')", "22004"),
+    "a null among examples": ("select eo.example_vector('{null}')", "22004"),
+    "a null among unlike examples": (f"select eo.example_vector('{{{PATCH}}}', '{{null}}')", "22004"),
+    "a null among those left out": (
+        "select * from eo.similar_to_vector((select embedding from eo.embedding limit 1), exclude => '{null}')",
+        "22004",
+    ),
+    "a null among labels to expand": ("select eo.label_members('{null}')", "22004"),
+    "a null among labels to explain": ("select * from eo.label_meaning('{null}')", "22004"),
+    "a null among codes of regions": ("select * from eo.similar_to_regions(array[null]::bit varying[])", "22004"),
+    "a null among patches with codes": (
+        "select eo.store_codes(2::smallint, array[null]::bigint[], '{0}', array[repeat('1', 128)::bit varying])",
+        "22004",
+    ),
+    "a null among segments": (
+        "select eo.store_codes(2::smallint, '{1}', array[null]::smallint[], array[repeat('1', 128)::bit varying])",
+        "22004",
+    ),
+    "a null among codes to store": (
+        "select eo.store_codes(2::smallint, '{1}', '{0}', array[null]::bit varying[])",
+        "22004",
+    ),
+    "more patches than codes": (
+        "select eo.store_codes(2::smallint, '{1,2}', '{0}', array[repeat('1', 128)::bit varying])",
+        "22023",
+    ),
+    "cells that are none": ("call eo.annotate('{country}', cells => '{\"!\"}')", "22023"),
+    "cells that no patch has": ("call eo.annotate('{country}', cells => '{gc7}')", "22023"),
+    "a null among cells": ("call eo.annotate('{country}', cells => '{gc7x3,null}')", "22004"),
+    "an annotation that is none": ("select * from eo.unannotated_cells('{foo}')", "22023"),
+    "a null among annotations": ("select * from eo.unannotated_cells('{country,null}')", "22023"),
+    "an unannotated cell that is none": ("select * from eo.unannotated_cells('{country}', cells => '{abc}')", "22023"),
+    "a source to annotate that is none": ("call eo.annotate('{country}', source => 'bigearth')", "22023"),
+    "several sources to annotate": ("select * from eo.unannotated_cells(source => 'bigearthnet')", "22023"),
+    "no rule": ("call eo.annotate('{country}', rule => null)", "22023"),
+    "no least overlap": ("call eo.annotate('{country}', minimal_overlap => null)", "22023"),
+    "no size of batches": ("call eo.annotate('{country}', batch_size => null)", "22023"),
+    "pieces in no reference system": ("select eo.derive_corine_parts('{999999}')", "22023"),
+    "pieces in a geocentric one": ("select eo.derive_nuts_parts('{4978}')", "22023"),
+    "pieces without SRID": ("select eo.derive_nuts_parts('{32633,0}')", "22023"),
+    "a null among reference systems": ("select eo.derive_corine_parts('{32633,null}')", "22004"),
+    "a null among bands of a layer": (
+        "select eo.make_raster_layer((select name from eo.product limit 1), array['B02', null])",
+        "22004",
+    ),
+    "a null among an image's bands": ("select eo.encode_image('x', bands => array['B02', null])", "22004"),
+    "a null among bands of an image to search": (
+        "select * from eo.similar_to_image('x', bands => array[null])",
+        "22004",
+    ),
+    "a null among bands of an image in regions": ("select eo.region_codes('x', bands => array[null])", "22004"),
     "a product's area that is null": ("select * from eo.select_products(eo.product_filter(null))", "22004"),
     "relevance that is none": ("select * from eo.retrieval_metrics('lsh', relevance => 'jaccard:much')", "22023"),
     "WKB that is none": (
@@ -154,7 +217,9 @@ WRONG = {
 
 @pytest.mark.parametrize(("query", "sqlstate"), WRONG.values(), ids=WRONG)
 def test_wrong_arguments(encoded: psycopg.Connection, query: str, sqlstate: str) -> None:
-    assert error_of(encoded, query).sqlstate == sqlstate
+    error = error_of(encoded, query)
+    assert error.sqlstate == sqlstate
+    assert error.diag.message_hint
 
 
 def test_every_geocentric_reference_system_is_known(encoded: psycopg.Connection) -> None:

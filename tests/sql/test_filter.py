@@ -172,6 +172,8 @@ def test_bad_documents(archive: psycopg.Connection, document: str, message: str)
         "eo.filter(names => '{null}')",
         "eo.filter(cells => '{u1,null}')",
         "eo.filter(scene_classes => '{null}')",
+        "eo.filter(patch_ids => '{null}')",
+        "eo.filter(patch_ids => array[1, null])",
     ],
 )
 def test_what_found_nothing_does_not_let_everything_pass(archive: psycopg.Connection, filters: str) -> None:
