@@ -680,7 +680,7 @@ as $$
 declare
     other text;
 begin
-    perform eo_internal.cell_prefixes(eo_internal.without_null(cells), 5);
+    perform eo_internal.cell_prefixes(eo_internal.given_list(cells), 5);
     select c.cell into other from unnest(cells) as c (cell) where length(c.cell) <> 5 limit 1;
     if found then
         raise exception 'the cell "%" has % characters, but those of patches have 5', other, length(other)

@@ -6,7 +6,7 @@
 -- for there the name was an error.
 
 -- A null in a list would let all pass, or none, without a word.
-create or replace function eo_internal.without_null(list anyarray)
+create or replace function eo_internal.given_list(list anyarray)
 returns anyarray
 language plpgsql
 immutable parallel safe strict
@@ -123,7 +123,7 @@ declare
     country text;
     codes text[] := '{}';
 begin
-    foreach country in array eo_internal.without_null(countries) loop
+    foreach country in array eo_internal.given_list(countries) loop
         codes := codes || eo_internal.country_code(country);
         if codes[cardinality(codes)] is null then
             raise exception 'there is no country "%"', country
@@ -242,7 +242,7 @@ declare
     meant text[];
     found_values text[] := '{}';
 begin
-    foreach name in array eo_internal.without_null(given) loop
+    foreach name in array eo_internal.given_list(given) loop
         meant := array(
             select k.value from eo_internal.known_values() k
             where k.attribute = values_meant.attribute and replace(eo_internal.folded_name(name), ' ', '') = any (k.names));
@@ -299,7 +299,7 @@ declare
     parts text[];
     meant text[] := '{}';
 begin
-    foreach tile in array eo_internal.without_null(tiles) loop
+    foreach tile in array eo_internal.given_list(tiles) loop
         parts := regexp_match(upper(btrim(tile) collate "C"), '^T?(0?[1-9]|[1-5][0-9]|60)([C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])$');
         if parts is null then
             raise exception '"%" is no tile of MGRS', tile

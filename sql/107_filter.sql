@@ -91,8 +91,8 @@ begin atomic
         eo_internal.seasons(seasons), eo_internal.label_groups(labels), label_match,
         eo_internal.country_codes(countries), eo_internal.values_meant('split', splits), eo_internal.values_meant('source', sources),
         seasonal_snow, cloud_or_shadow, eo_internal.given_cloud(max_cloud),
-        eo_internal.label_ids(eo_internal.label_groups(scene_classes, 'scl')), eo_internal.without_null(cells),
-        eo_internal.without_null(patch_ids), eo_internal.without_null(names)
+        eo_internal.label_ids(eo_internal.label_groups(scene_classes, 'scl')), eo_internal.given_list(cells),
+        eo_internal.given_list(patch_ids), eo_internal.given_list(names)
     )::eo.filter;
 end;
 comment on function eo.filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], text[]) is
@@ -264,7 +264,7 @@ begin atomic
     select row(
         eo_internal.search_area(eo_internal.given_area(area)), from_time, to_time, eo_internal.values_meant('platform', platforms),
         eo_internal.values_meant('level', levels), eo_internal.tiles_meant(tiles), eo_internal.seasons(seasons),
-        eo_internal.given_cloud(max_cloud), eo_internal.without_null(product_ids)
+        eo_internal.given_cloud(max_cloud), eo_internal.given_list(product_ids)
     )::eo.product_filter;
 end;
 comment on function eo.product_filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is

@@ -71,7 +71,7 @@ declare
     parts bigint;
     total bigint := 0;
 begin
-    perform eo_internal.is_geographic(srid) from unnest(eo_internal.without_null(srids)) as srid;
+    perform eo_internal.is_geographic(srid) from unnest(eo_internal.given_list(srids)) as srid;
     -- Two annotations at once would both find a polygon without its pieces.
     perform pg_advisory_xact_lock('eo_internal.corine_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
@@ -105,7 +105,7 @@ declare
     parts bigint;
     total bigint := 0;
 begin
-    perform eo_internal.is_geographic(srid) from unnest(eo_internal.without_null(srids)) as srid;
+    perform eo_internal.is_geographic(srid) from unnest(eo_internal.given_list(srids)) as srid;
     -- Two annotations at once would both find a polygon without its pieces.
     perform pg_advisory_xact_lock('eo_internal.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop

@@ -233,7 +233,7 @@ declare
 begin
     perform eo_internal.require_python();
     select wanted into missing
-    from unnest(eo_internal.without_null(patch_ids)) as wanted
+    from unnest(eo_internal.given_list(patch_ids)) as wanted
     where not exists (select from eo.patch_raster r where r.patch_id = wanted)
     limit 1;
     if found then
@@ -325,7 +325,7 @@ begin
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
-    perform eo_internal.without_null(bands);
+    perform eo_internal.given_list(bands);
     return (eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands)).embedding;
 end
 $$;
@@ -374,7 +374,7 @@ declare
     next_number integer;
     stored bigint;
 begin
-    perform eo_internal.without_null(patch_ids), eo_internal.without_null(segments), eo_internal.without_null(codes);
+    perform eo_internal.given_list(patch_ids), eo_internal.given_list(segments), eo_internal.given_list(codes);
     if cardinality(patch_ids) <> cardinality(segments) or cardinality(patch_ids) <> cardinality(codes) then
         raise exception '% patches, % segments and % codes were given', cardinality(patch_ids), cardinality(segments), cardinality(codes)
             using errcode = 'invalid_parameter_value', hint = 'Pass a segment and a code for each patch, in the same order.';

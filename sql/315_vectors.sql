@@ -29,7 +29,7 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Pass in exclude the names of the patches whose places are to be left out.';
     end if;
     select given.name into unknown
-    from unnest(eo_internal.without_null(exclude)) as given (name)
+    from unnest(eo_internal.given_list(exclude)) as given (name)
     where not exists (select from eo.patch p where p.name = given.name)
     limit 1;
     if found then
@@ -239,8 +239,8 @@ begin
         raise exception 'no positive example was given'
             using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
     end if;
-    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.without_null(positives)) as name);
-    unwanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.without_null(negatives)) as name);
+    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(positives)) as name);
+    unwanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(negatives)) as name);
     -- A quarter: the weights then stand as Rocchio's customary 0.75 to 0.15, and add up to 1.
     return coalesce(wanted operator(public.+) ((wanted operator(public.-) unwanted)
                                                operator(public.*) array_fill(0.25::real, array[public.vector_dims(wanted)])::public.vector),

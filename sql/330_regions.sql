@@ -71,7 +71,7 @@ begin
         raise exception 'no code of a region was given'
             using errcode = 'invalid_parameter_value', hint = 'Pass the hash codes of one or more regions.';
     end if;
-    perform eo_internal.check_code(code, used_encoder) from unnest(eo_internal.without_null(codes)) as code;
+    perform eo_internal.check_code(code, used_encoder) from unnest(eo_internal.given_list(codes)) as code;
     candidates := array(
         select p.patch_id
         from eo.patches(filter) p
@@ -179,7 +179,7 @@ begin
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
-    perform eo_internal.without_null(bands);
+    perform eo_internal.given_list(bands);
     select e.parent_id, e.segmentation into parent, segmentation from eo.encoder e where e.encoder_id = used_encoder;
     if segmentation is null then
         raise exception 'no regions have codes of this hash function, so it is not known how to cut them'

@@ -63,7 +63,7 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Five is a good number.';
     end if;
     select wanted into unknown_id
-    from unnest(eo_internal.without_null(patch_ids)) as wanted
+    from unnest(eo_internal.given_list(patch_ids)) as wanted
     where not exists (select from eo.patch p where p.patch_id = wanted)
     limit 1;
     if found then

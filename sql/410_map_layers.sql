@@ -492,7 +492,7 @@ begin
         raise exception 'a layer cannot be called "%"', made
             using errcode = 'invalid_parameter_value', hint = 'Pass a name of 1 to 55 of the characters a to z, 0 to 9 and _.';
     end if;
-    perform eo_internal.without_null(bands);
+    perform eo_internal.given_list(bands);
     select r.resolution into used_resolution
     from eo.patch p
     join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell

@@ -70,7 +70,7 @@ declare
     added bigint;
 begin
     select wanted into unknown_id
-    from unnest(eo_internal.without_null(patch_ids)) as wanted
+    from unnest(eo_internal.given_list(patch_ids)) as wanted
     where not exists (select from eo.patch p where p.patch_id = wanted)
     limit 1;
     if found then
@@ -100,7 +100,7 @@ declare
     own_id bigint := eo_internal.own_collection(collection);
     removed bigint;
 begin
-    delete from eo.collection_patch cp where cp.collection_id = own_id and cp.patch_id = any (eo_internal.without_null(patch_ids));
+    delete from eo.collection_patch cp where cp.collection_id = own_id and cp.patch_id = any (eo_internal.given_list(patch_ids));
     get diagnostics removed = row_count;
     return removed;
 end
@@ -121,7 +121,7 @@ rows 1000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    own_ids bigint[] := array(select eo_internal.own_collection(wanted) from unnest(eo_internal.without_null(collections)) as wanted);
+    own_ids bigint[] := array(select eo_internal.own_collection(wanted) from unnest(eo_internal.given_list(collections)) as wanted);
 begin
     return query
         select *

@@ -93,7 +93,7 @@ INTERNAL_READER = {
     "everywhere",
     "given_area",
     "given_cloud",
-    "without_null",
+    "given_list",
     "source_meant",
     "tiles_meant",
     "is_geographic",
