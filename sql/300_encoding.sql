@@ -346,6 +346,9 @@ declare
                        where e.encoder_id = used_encoder);
 begin
     perform eo_internal.require_python();
+    if vec is null then
+        raise exception 'no vector was given' using errcode = 'null_value_not_allowed', hint = 'Pass a vector made by eo.encode.';
+    end if;
     if public.vector_dims(vec) <> wanted then
         raise exception 'the vector has % dimensions, but the hash function reads %', public.vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';

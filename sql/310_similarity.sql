@@ -213,6 +213,7 @@ declare
     found_before bigint := 0;
     found_now bigint;
 begin
+    perform eo_internal.check_max_results(max_results);
     if not (filter is null) then
         return query
             select *

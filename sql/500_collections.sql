@@ -31,6 +31,10 @@ as $$
 declare
     new_id bigint;
 begin
+    if name is null or length(name) > 200 or name collate "C" !~ '[^[:space:]]' then
+        raise exception '"%" is no name for a collection', name
+            using errcode = 'invalid_parameter_value', hint = 'Give a name of 1 to 200 characters that are not all blank.';
+    end if;
     if exists (select from eo.collection c where c.name = create_collection.name and c.owner = current_user) then
         raise exception 'you have a collection "%" already', name
             using errcode = 'unique_violation', hint = 'Choose another name, or add to that one.';
@@ -41,7 +45,7 @@ begin
 end
 $$;
 comment on function eo.create_collection(text, text) is
-'Makes an empty collection that belongs to the calling role and returns its collection_id. Raises unique_violation when the role has one of this name.';
+'Makes an empty collection that belongs to the calling role and returns its collection_id. Raises invalid_parameter_value for a blank name or one of more than 200 characters, unique_violation when the role has one of this name.';
 
 create or replace function eo.drop_collection(name text)
 returns void

@@ -190,6 +190,41 @@ WRONG = {
         "22004",
     ),
     "a null among bands of an image in regions": ("select eo.region_codes('x', bands => array[null])", "22004"),
+    "no vector to hash": ("select eo.hash(null)", "22004"),
+    "no code": ("select * from eo.similar_to_code(null)", "22023"),
+    "no vector": ("select * from eo.similar_to_vector(null)", "22023"),
+    "a vector too long to measure": (
+        "select * from eo.similar_to_vector(array_fill(1e30::real, array[128])::vector)",
+        "22003",
+    ),
+    "a collection without a name": ("select eo.create_collection('')", "22023"),
+    "a collection called by a null": ("select eo.create_collection(null)", "22023"),
+    "a collection of a blank name": ("select eo.create_collection(e' \\t\\n')", "22023"),
+    "a collection of a long name": ("select eo.create_collection(repeat('x', 201))", "22023"),
+    "fewer links than two": ("select eo.build_vector_index(m => 1)", "22023"),
+    "more links than pgvector has": ("select eo.build_vector_index(m => 101)", "22023"),
+    "a narrow search for links": ("select eo.build_vector_index(m => 16, ef_construction => 31)", "22023"),
+    "a search for links too broad": ("select eo.build_vector_index(ef_construction => 1001)", "22023"),
+    "no links": ("select eo.build_vector_index(m => null)", "22004"),
+    "fewer than no results by vector": (
+        "select * from eo.similar_to_vector((select embedding from eo.embedding limit 1), max_results => -1)",
+        "22023",
+    ),
+    "fewer than no results by patch": (f"select * from eo.similar('{PATCH}', max_results => -1)", "22023"),
+    "fewer than no results by code": (
+        "select * from eo.similar_to_code((select code from eo.bucket limit 1), eo.filter(seasons => '{summer}'), -1)",
+        "22023",
+    ),
+    "fewer than no results by examples": (
+        f"select * from eo.similar_to_examples('{{{PATCH}}}', max_results => -5)",
+        "22023",
+    ),
+    "fewer than no results by regions": (f"select * from eo.similar_regions('{PATCH}', max_results => -5)", "22023"),
+    "fewer than no results by codes of regions": (
+        "select * from eo.similar_to_regions(array[(select code from eo.bucket limit 1)], max_results => -1)",
+        "22023",
+    ),
+    "fewer than no changes": (f"select * from eo.similar_change('{PATCH}', '{PATCH}', max_results => -1)", "22023"),
     "a product's area that is null": ("select * from eo.select_products(eo.product_filter(null))", "22004"),
     "relevance that is none": ("select * from eo.retrieval_metrics('lsh', relevance => 'jaccard:much')", "22023"),
     "WKB that is none": (
@@ -240,6 +275,32 @@ def test_every_geocentric_reference_system_is_known(encoded: psycopg.Connection)
     for srid in (4326, 4979, 4807, 32633, 3857, 3413, 22300):
         geographic = encoded.execute("select eo_internal.is_geographic(%s)", (srid,)).fetchone()
         assert geographic == (CRS.from_epsg(srid).is_geographic,), srid
+
+
+def test_a_vector_too_long_for_the_index(encoded: psycopg.Connection) -> None:
+    query = "select * from eo.similar_to_vector(array_fill(%s::real, array[128])::vector, approximate => true)"
+    with encoded.transaction(force_rollback=True):
+        encoded.execute("select eo.build_vector_index()")
+        assert encoded.execute(query, (65504,)).fetchall()
+        error = error_of(encoded, query, -65520)
+    assert error.sqlstate == "22003"
+    assert "approximate false" in (error.diag.message_hint or "")
+
+
+def test_an_index_of_vectors_too_long_for_it(encoded: psycopg.Connection) -> None:
+    with encoded.transaction(force_rollback=True):
+        encoded.execute("update eo.embedding set embedding = array_fill(70000::real, array[128])::vector")
+        with encoded.transaction(force_rollback=True):
+            error = error_of(encoded, "select eo.build_vector_index()")
+        assert error.sqlstate == "22003"
+        assert "65,504" in (error.diag.message_hint or "")
+        # The exact search tells them all apart from what is shorter.
+        row = encoded.execute(
+            "select count(*), max(distance) from eo.similar_to_vector(array_fill(1e16::real, array[128])::vector, max_results => null)"
+        ).fetchone()
+        assert row is not None
+        assert row[0] > 0
+        assert row[1] == pytest.approx(1e16 * 128**0.5, rel=1e-5)
 
 
 # A call of each argument that is a floating-point number.

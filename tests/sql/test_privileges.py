@@ -114,6 +114,7 @@ INTERNAL_READER = {
     "check_code",
     "check_precision",
     "check_radius",
+    "check_max_results",
     "encoder_id",
     "version_id",
     "example_code",

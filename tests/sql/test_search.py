@@ -436,7 +436,16 @@ def test_the_index_is_used(module_archive: psycopg.Connection, rows: list[Row], 
         text = plan(module_archive, filters)
     assert index in text
     # Helpers are folded to constants: none is left to be called for each patch.
-    for helper in ("inlined", "search_area", "inner_box", "label_ids(", "label_groups", "cell_prefixes", "seasons(", "filter("):
+    for helper in (
+        "inlined",
+        "search_area",
+        "inner_box",
+        "label_ids(",
+        "label_groups",
+        "cell_prefixes",
+        "seasons(",
+        "filter(",
+    ):
         assert helper not in text
 
 
