@@ -337,7 +337,8 @@ security invoker
 set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    if not (west between -180 and 180 and east between -180 and 180 and west <> east
+    -- 180 and -180 are one meridian.
+    if not (west between -180 and 180 and east between -180 and 180 and west - east not in (0, 360)
             and south between -90 and 90 and north between -90 and 90 and south < north) then
         raise exception 'west %, south %, east %, north % is no rectangle', west, south, east, north
             using errcode = 'invalid_parameter_value',
@@ -347,7 +348,10 @@ begin
     return public.ST_Segmentize(
         case
             when west < east then public.ST_MakeEnvelope(west, south, east, north, 4326)
-            else eo_internal.wrapped_area(public.ST_MakeEnvelope(west, south, east + 360, north, 4326))
+            when west = 180 then public.ST_MakeEnvelope(-180::double precision, south, east, north, 4326)
+            when east = -180 then public.ST_MakeEnvelope(west, south, 180::double precision, north, 4326)
+            else public.ST_Collect(public.ST_MakeEnvelope(west, south, 180::double precision, north, 4326),
+                                   public.ST_MakeEnvelope(-180::double precision, south, east, north, 4326))
         end, 90::double precision);
 end
 $$;

@@ -511,3 +511,25 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
                     ("0" * 16, number),
                 ).fetchall()
                 assert found == expected[:number], (area, scan)
+
+
+def test_rectangles_are_valid(module_archive: psycopg.Connection) -> None:
+    """Case: eo.rectangle(180, 0, -180, 1) was none. As wide and as high as asked for, however thin."""
+    meridians = [-180.0, -179.99999999999997, -179.9, -90.0, 0.0, 1e-15, 90.0, 179.9, 179.99999999999997, 180.0]
+    parallels = [(-90.0, 90.0), (0.0, 1.0), (1.0, 1.0000000000000002), (-90.0, -89.99999999999999), (89.99, 90.0)]
+    for west in meridians:
+        for east in meridians:
+            if (west - east) in (0, 360):
+                continue
+            for south, north in parallels:
+                row = module_archive.execute(
+                    "select st_isvalid(r), st_srid(r), st_dimension(r), st_numgeometries(r), st_area(r), st_ymin(r), st_ymax(r)"
+                    " from eo.rectangle(%s, %s, %s, %s) r",
+                    (west, south, east, north),
+                ).fetchone()
+                assert row is not None
+                valid, srid, dimension, parts, area, least, most = row
+                across = east < west
+                assert (valid, srid, dimension, least, most) == (True, 4326, 2, south, north)
+                assert parts == (2 if across and west < 180 and east > -180 else 1)
+                assert area == pytest.approx((east - west + 360 * across) * (north - south), rel=1e-3, abs=1e-25)
