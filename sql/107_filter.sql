@@ -62,6 +62,24 @@ begin
 end
 $$;
 
+-- A time that ends before it begins, or as it begins, would find nothing without a word.
+create or replace function eo_internal.given_from_time(from_time timestamptz, to_time timestamptz)
+returns timestamptz
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+set timezone = 'UTC'
+as $$
+begin
+    if from_time >= to_time then
+        raise exception 'no time is from % to before %', from_time, to_time
+            using errcode = 'invalid_parameter_value', hint = 'from_time is earlier than to_time, which is exclusive: for one day, pass the next as to_time.';
+    end if;
+    return from_time;
+end
+$$;
+
 create or replace function eo.filter(
     area public.geometry default eo_internal.everywhere(),
     from_time timestamptz default null,
@@ -87,8 +105,8 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.search_area(eo_internal.given_area(area)), from_time, to_time, eo_internal.values_meant('platform', platforms),
-        eo_internal.seasons(seasons), eo_internal.label_groups(labels), label_match,
+        eo_internal.search_area(eo_internal.given_area(area)), eo_internal.given_from_time(from_time, to_time), to_time,
+        eo_internal.values_meant('platform', platforms), eo_internal.seasons(seasons), eo_internal.label_groups(labels), label_match,
         eo_internal.country_codes(countries), eo_internal.values_meant('split', splits), eo_internal.values_meant('source', sources),
         seasonal_snow, cloud_or_shadow, eo_internal.given_cloud(max_cloud),
         eo_internal.label_ids(eo_internal.label_groups(scene_classes, 'scl')), eo_internal.given_list(cells),
@@ -96,7 +114,7 @@ begin atomic
     )::eo.filter;
 end;
 comment on function eo.filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], text[]) is
-'Which patches to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; seasons: winter, spring, summer, autumn; labels: names, codes or scheme:code, an upper level means any of its descendants; label_match: some (of the labels, the default), at_least (all of them) or exactly (all of them and no others); countries: names or ISO 3166-1 codes; splits: train, validation, test; sources: as in eo.patch; seasonal_snow, cloud_or_shadow: the flag''s value; max_cloud: 0 to 100 per cent, of the product; scene_classes: any of them is present; cells: geohashes of 1 to 12 characters that hold the centre; patch_ids, names: only these patches. docs/search.md says more. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist.';
+'Which patches to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; seasons: winter, spring, summer, autumn; labels: names, codes or scheme:code, an upper level means any of its descendants; label_match: some (of the labels, the default), at_least (all of them) or exactly (all of them and no others); countries: names or ISO 3166-1 codes; splits: train, validation, test; sources: as in eo.patch; seasonal_snow, cloud_or_shadow: the flag''s value; max_cloud: 0 to 100 per cent, of the product; scene_classes: any of them is present; cells: geohashes of 1 to 12 characters that hold the centre; patch_ids, names: only these patches. docs/search.md says more. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
 
 -- The geometry of a GeoJSON object, which PostGIS would refuse, where it is none, with an internal_error.
 create or replace function eo_internal.area_of_geojson(document jsonb)
@@ -262,10 +280,10 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.search_area(eo_internal.given_area(area)), from_time, to_time, eo_internal.values_meant('platform', platforms),
-        eo_internal.values_meant('level', levels), eo_internal.tiles_meant(tiles), eo_internal.seasons(seasons),
-        eo_internal.given_cloud(max_cloud), eo_internal.given_list(product_ids)
+        eo_internal.search_area(eo_internal.given_area(area)), eo_internal.given_from_time(from_time, to_time), to_time,
+        eo_internal.values_meant('platform', platforms), eo_internal.values_meant('level', levels), eo_internal.tiles_meant(tiles),
+        eo_internal.seasons(seasons), eo_internal.given_cloud(max_cloud), eo_internal.given_list(product_ids)
     )::eo.product_filter;
 end;
 comment on function eo.product_filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
-'Which products to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; levels: such as L2A; tiles: such as 33UUP; seasons: winter, spring, summer, autumn; max_cloud: 0 to 100 per cent; product_ids: only these. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist.';
+'Which products to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; levels: such as L2A; tiles: such as 33UUP; seasons: winter, spring, summer, autumn; max_cloud: 0 to 100 per cent; product_ids: only these. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';

@@ -18,8 +18,10 @@ from pyproj import CRS
 
 from loaders.bigearthnet import load_bigearthnet
 from loaders.encode import encode_archive
-from pyfuncs import weights
+from pyfuncs import encoders, weights
+from pyfuncs.networks.resnet import ResNet, weights_of
 from tests.errors_for_people import assert_for_people
+from tests.stand_ins import lsh_weights
 
 PATCH = "S2A_MSIL2A_20170617T113321_4_55"
 
@@ -376,6 +378,7 @@ def test_a_nodata_tag_that_is_no_number(encoded: psycopg.Connection, nodata: str
         {"mean": np.zeros(128), "std": np.ones(128), "hyperplanes": np.ones(3)},
         {"mean": np.zeros(128), "std": np.ones(128), "hyperplanes": np.ones((63, 128))},
         {"mean": np.float64(0), "std": np.ones(128), "hyperplanes": np.ones((64, 128))},
+        {"mean": np.zeros(128), "std": np.ones(128), "hyperplanes": np.ones((64, 127))},
         b"no safetensors",
         b"\xff\xff\xff\xff\xff\xff\xff\x7f{}",
         b"",
@@ -387,16 +390,25 @@ def test_a_nodata_tag_that_is_no_number(encoded: psycopg.Connection, nodata: str
         "of no matrix",
         "of other bits",
         "scalar",
+        "of vectors of another length",
         "text",
         "huge header",
         "empty",
     ],
 )
 def test_malformed_weights(encoded: psycopg.Connection, tensors: dict[str, np.ndarray] | bytes) -> None:
+    """They are refused, and where an older version has stored them, a search says what they are."""
     content = tensors if isinstance(tensors, bytes) else weights.dump(tensors)
+    name = f"wrong{hashlib.sha256(content).hexdigest()[:8]}"
+    register = "select eo.register_encoder(%s, 1, 'lsh', '{}', %s, bits => 64, parent_id => 1::smallint)"
+    refused = error_of(encoded, register, name, content)
+    assert refused.sqlstate in ("22P03", "22023")
+    assert refused.diag.message_hint
+    assert encoded.execute("select count(*) from eo.encoder where name = %s", (name,)).fetchone() == (0,)
     encoded.execute(
-        "select eo.register_encoder(%s, 1, 'lsh', '{}', %s, bits => 64, parent_id => 1::smallint)",
-        (name := f"wrong{hashlib.sha256(content).hexdigest()[:8]}", content),
+        "insert into eo.encoder (name, version, architecture, bands, bits, weights, weights_sha256, parent_id)"
+        " values (%(name)s, 1, 'lsh', '{}', 64, %(weights)b, encode(sha256(%(weights)b), 'hex'), 1)",
+        {"name": name, "weights": content},
     )
     error = error_of(encoded, "select eo.hash((select embedding from eo.embedding limit 1), %s)", name)
     assert error.sqlstate in ("22P03", "22023")
@@ -405,11 +417,121 @@ def test_malformed_weights(encoded: psycopg.Connection, tensors: dict[str, np.nd
 def test_a_network_without_its_weights(encoded: psycopg.Connection, sample: Path) -> None:
     normalisation = Jsonb({"mean": [1], "std": [1]})
     encoded.execute(
-        "select eo.register_encoder('hollow', 1, 'resnet18', '{B02}', %s, dimension => 512, normalisation => %s)",
-        (weights.dump({}), normalisation),
+        "insert into eo.encoder (name, version, architecture, bands, dimension, weights, weights_sha256, normalisation)"
+        " values ('hollow', 1, 'resnet18', '{B02}', 512, %(weights)b, encode(sha256(%(weights)b), 'hex'), %(normalisation)s)",
+        {"weights": weights.dump({}), "normalisation": normalisation},
     )
     error = error_of(encoded, "select eo.encode_image(%s, 'hollow', '{B02}')", tiff("0"))
     assert error.sqlstate == "22P03"
+
+
+@pytest.fixture(scope="module")
+def network() -> dict[str, np.ndarray]:
+    """Weights of a narrow ResNet-18 of two bands: vectors of 32 dimensions."""
+    return weights_of(ResNet("resnet18", [0, 0], [1, 1], 4))
+
+
+TWO_BANDS = {"mean": [400, 600.5], "std": [500, 1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "sqlstate", "message"),
+    [
+        ({}, {"architecture": "resnet19"}, "22023", 'no architecture "resnet19" of encoders'),
+        ({}, {"architecture": "lsh"}, "22023", 'no architecture "lsh" of encoders'),
+        ({}, {"architecture": ""}, "22023", 'no architecture "" of encoders'),
+        ({}, {"architecture": "resnet50"}, "22P03", "have .* as layer1"),
+        ({}, {"architecture": "spectral"}, "22P03", "nothing to be trained"),
+        ({}, {"architecture": "onnx"}, "22P03", "cannot load the model"),
+        ({"bn1.weight": None}, {}, "22P03", "have .* as bn1"),
+        ({"bn1.weight": np.ones(8, np.float32)}, {}, "22P03", "have .* as bn1"),
+        ({"bn1.weight": np.ones((), np.float32)}, {}, "22P03", "have .* as bn1"),
+        ({"bn1.weight": np.ones(0, np.float32)}, {}, "22P03", "have .* as bn1"),
+        ({"fc.weight": np.ones((10, 32), np.float32)}, {}, "22P03", "fc.weight instead of nothing"),
+        ({"conv1.weight": np.full((4, 2, 7, 7), np.nan, np.float32)}, {}, "22P03", "conv1.weight that are not finite"),
+        ({}, {"bands": ["B02"], "normalisation": {"mean": [0], "std": [1]}}, "22P03", "as conv1.weight"),
+        ({}, {"dimension": 64}, "22P03", "32 dimensions instead of 64"),
+        ({}, {"normalisation": None}, "22023", "no mean and std"),
+        ({}, {"normalisation": {"mean": [0, 0]}}, "22023", "no mean and std"),
+        ({}, {"normalisation": {"mean": [0, 0], "std": [1]}}, "22023", "no mean and std"),
+        ({}, {"normalisation": {"mean": [0, 0], "std": [1, 0]}}, "22023", "no mean and std"),
+        ({}, {"normalisation": {"mean": ["0", 0], "std": [1, 1]}}, "22023", "no mean and std"),
+        ({}, {"normalisation": [[0, 0], [1, 1]]}, "22023", "no mean and std"),
+        ({}, {"bands": ["B02", None]}, "22004", "a list has a null"),
+        ({}, {"bands": ["B02", ""]}, "22023", "cannot have the bands"),
+        ({}, {"bands": ["B02", "B02"]}, "22023", "cannot have the bands"),
+        ({}, {"bands": []}, "22023", "cannot have the bands"),
+        ({}, {"dimension": None}, "22023", "no dimensions and no bits"),
+        ({}, {"bits": 8}, "22023", "32 dimensions and 8 bits"),
+        ({}, {"dimension": 0}, "22023", "dimension is 0"),
+        ({}, {"dimension": 16001}, "22023", "dimension is 16001"),
+        ({}, {"input_size": 0}, "22023", "input_size 0"),
+        ({}, {"version": 0}, "22023", "version 0"),
+    ],
+)  # fmt: skip
+def test_encoders_that_do_not_fit_together(
+    encoded: psycopg.Connection,
+    network: dict[str, np.ndarray],
+    change: dict[str, np.ndarray | None],
+    arguments: dict[str, object],
+    sqlstate: str,
+    message: str,
+) -> None:
+    """Nothing is stored of them, while the same without the change is."""
+    tensors = {name: tensor for name, tensor in {**network, **change}.items() if tensor is not None}
+    good = {"architecture": "resnet18", "bands": ["B02", "B03"], "weights": weights.dump(network), "dimension": 32}
+    good |= {"bits": None, "input_size": None, "version": 1, "normalisation": Jsonb(TWO_BANDS)}
+    given = good | {"weights": weights.dump(tensors)} | arguments
+    if arguments.get("normalisation") is not None:
+        given["normalisation"] = Jsonb(given["normalisation"])
+    register = """
+        select eo.register_encoder('narrow', %(version)s, %(architecture)s, %(bands)s::text[], %(weights)s, %(dimension)s,
+                                   %(bits)s, input_size => %(input_size)s, normalisation => %(normalisation)s)
+    """
+    before = encoded.execute("select count(*), max(encoder_id) from eo.encoder").fetchone()
+    with pytest.raises(psycopg.Error, match=message) as caught:
+        encoded.execute(register, given)
+    assert caught.value.sqlstate == sqlstate
+    assert caught.value.diag.message_hint
+    assert_for_people(caught.value)
+    assert encoded.execute("select count(*), max(encoder_id) from eo.encoder").fetchone() == before
+    with encoded.transaction(force_rollback=True):
+        encoded.execute(register, good)
+
+
+def test_hash_functions_that_do_not_fit_together(encoded: psycopg.Connection) -> None:
+    register = "select eo.register_encoder('sixteen', 1, %s, %s::text[], %s, bits => %s, parent_id => %s::smallint)"
+    content = lsh_weights(16, 128)
+    for arguments, sqlstate in [
+        (("resnet18", [], content, 16, 1), "22023"),
+        (("simhash", [], content, 16, 1), "22023"),
+        (("sign", [], content, 16, 1), "22P03"),
+        (("milan", [], content, 16, 1), "22P03"),
+        (("lsh", ["B02"], content, 16, 1), "22023"),
+        (("lsh", [], content, 17, 1), "22P03"),
+        (("lsh", [], content, 64001, 1), "22023"),
+        (("lsh", [], content, 16, None), "22023"),
+        (("lsh", [], content, 16, 2), "22023"),
+        (("lsh", [], weights.dump({**weights.load(content, hashlib.sha256(content).hexdigest()), "std": np.full(128, np.nan)}), 16, 1), "22P03"),
+    ]:  # fmt: skip
+        error = error_of(encoded, register, *arguments)
+        assert error.sqlstate == sqlstate, error
+        assert error.diag.message_hint, error
+    with encoded.transaction(force_rollback=True):
+        encoded.execute(register, ("lsh", [], content, 16, 1))
+
+
+def test_the_architectures_are_those_that_python_computes(encoded: psycopg.Connection) -> None:
+    for bits, known in ((None, encoders._ENCODE), (8, encoders._HASH)):
+        error = error_of(
+            encoded,
+            "select eo.register_encoder('x', 1, '?', %s::text[], '', %s, %s, 1::smallint)",
+            ["B02"] if bits is None else [],
+            8 if bits is None else None,
+            bits,
+        )
+        listed = (error.diag.message_hint or "").removeprefix("There are: ").removesuffix(".").split(", ")
+        assert sorted(listed) == sorted(known)
 
 
 def test_an_encoder_of_another_dimension(encoded: psycopg.Connection, sample: Path) -> None:

@@ -183,6 +183,27 @@ def test_what_found_nothing_does_not_let_everything_pass(archive: psycopg.Connec
         assert "found nothing" in (caught.value.diag.message_hint or "")
 
 
+@pytest.mark.parametrize(
+    ("from_time", "to_time"),
+    [
+        ("2017-07-01", "2017-06-01"),
+        ("2017-06-13", "2017-06-13"),
+        ("infinity", "2017-06-13"),
+        ("2017-06-13T10:00:00+02:00", "2017-06-13T08:00:00Z"),
+    ],
+)
+def test_times_that_are_none(archive: psycopg.Connection, from_time: str, to_time: str) -> None:
+    for call in ("eo.count_patches(eo.filter({}))", "eo.select_products(eo.product_filter({}))"):
+        with pytest.raises(errors.InvalidParameterValue, match="no time is from") as caught:
+            archive.execute(f"select {call.format('from_time => %s, to_time => %s')}".encode(), (from_time, to_time))
+        assert "exclusive" in (caught.value.diag.message_hint or "")
+    for times in (
+        "from_time => '-infinity', to_time => 'infinity'",
+        "from_time => '2017-06-13', to_time => '2017-06-13 00:00:01'",
+    ):
+        archive.execute(f"select eo.filter({times}), eo.product_filter({times})".encode())
+
+
 def test_no_filter_lets_everything_pass(archive: psycopg.Connection) -> None:
     for filters in ("", "null", "eo.filter()", "eo.filter(label_match => 'exactly')", "eo.filter('{}'::jsonb)"):
         assert ids(archive, f"select eo.count_patches({filters})") == [PATCHES]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from psycopg import errors
 
 from loaders.patches import Patch, Product, write_patches, write_products
+from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 GEOD = pyproj.Geod(ellps="WGS84")
 TIME = datetime(2023, 8, 21, 22, 19, 41, tzinfo=UTC)
@@ -477,10 +478,11 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
     far = write(archive, grid(32735, 500_000.0, 8_150_000.0, 1200.0, 8, 4), "zambia")
     ids = [*fiji, *far]
     codes = [f"{number % 16:016b}" for number, _ in enumerate(ids)]
-    archive.execute("select eo.register_encoder('vectors', 1, 'spectral', '{B02}', 'w', dimension => 4)")
+    archive.execute("select eo.register_encoder('vectors', 1, 'spectral', '{B02}', %s, dimension => 4)", (NO_WEIGHTS,))
     archive.execute(
-        "select eo.register_encoder('codes', 1, 'lsh', '{}', 'w', bits => 16,"
-        " parent_id => (select encoder_id from eo.encoder where name = 'vectors'))"
+        "select eo.register_encoder('codes', 1, 'lsh', '{}', %s, bits => 16,"
+        " parent_id => (select encoder_id from eo.encoder where name = 'vectors'))",
+        (lsh_weights(16, 4),),
     )
     archive.execute(
         "select eo.store_codes((select encoder_id from eo.encoder where name = 'codes'), %s, %s, %s::varbit[])",
