@@ -374,9 +374,10 @@ begin
         raise exception 'the centre is no point with an SRID: %', public.ST_AsEWKT(centre)
             using errcode = 'invalid_parameter_value', hint = 'For longitude and latitude: ST_Point(7.6, 51.9, 4326).';
     end if;
-    if not (radius > 0 and radius <= 10000000) then
-        raise exception 'the radius is more than 0 and at most 10,000,000 m, not %', radius
-            using errcode = 'invalid_parameter_value', hint = 'It is in metres.';
+    -- Of a smaller one, vertices are the same numbers.
+    if radius not between 0.001 and 10000000 then
+        raise exception 'the radius is 0.001 to 10,000,000 m, not %', radius
+            using errcode = 'invalid_parameter_value', hint = 'It is in metres. For a point alone, pass the point as the area.';
     end if;
     -- A point on the antimeridian lies there twice.
     middle := public.ST_GeometryN(eo_internal.search_area(centre), 1);
@@ -395,7 +396,7 @@ begin
 end
 $$;
 comment on function eo.circle(public.geometry, double precision) is
-'The circle about a point (any SRID but 0) as an area, in EPSG:4326: a polygon of about 450 vertices whose edges touch it from outside; its outline lies within 0.2 % of the radius (metres on the ellipsoid, at most 10,000,000) from it, below latitude 70 and up to 1,000 km within 0.005 %. Cut at the antimeridian; about a pole it reaches up to latitude 90. Raises invalid_parameter_value for another centre or radius.';
+'The circle about a point (any SRID but 0) as an area, in EPSG:4326: a polygon of about 450 vertices whose edges touch it from outside; its outline lies within 0.2 % of the radius (metres on the ellipsoid, 0.001 to 10,000,000) from it, below latitude 70 and up to 1,000 km within 0.005 %. Cut at the antimeridian; about a pole it reaches up to latitude 90. Raises invalid_parameter_value for another centre or radius.';
 
 -- Geohash cells: a base-32 text of n characters names a cell of 5n bits, which halve longitude and latitude in turn,
 -- longitude first (https://en.wikipedia.org/wiki/Geohash).

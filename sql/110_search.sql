@@ -207,12 +207,13 @@ declare
     counted bigint;
     plan json;
 begin
-    if exact then
-        select count(*) into counted from eo.patches(filter);
-    else
+    -- An estimate only for who asks for it: not where exact is null.
+    if exact is false then
         -- PostgreSQL allows EXPLAIN in volatile functions only.
         execute 'explain (format json) select from eo.patches($1)' into plan using filter;
         counted := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
+    else
+        select count(*) into counted from eo.patches(filter);
     end if;
     return counted;
 end
