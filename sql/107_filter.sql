@@ -62,8 +62,7 @@ begin
 end
 $$;
 
--- A time that ends before it begins, or as it begins, would find nothing without a word.
-create or replace function eo_internal.given_from_time(from_time timestamptz, to_time timestamptz)
+create or replace function eo_internal.refuse_times(from_time timestamptz, to_time timestamptz)
 returns timestamptz
 language plpgsql
 immutable parallel safe
@@ -72,13 +71,21 @@ set search_path = pg_catalog, eo, pg_temp
 set timezone = 'UTC'
 as $$
 begin
-    if from_time >= to_time then
-        raise exception 'no time is from % to before %', from_time, to_time
-            using errcode = 'invalid_parameter_value', hint = 'from_time is earlier than to_time, which is exclusive: for one day, pass the next as to_time.';
-    end if;
-    return from_time;
+    raise exception 'no time is from % to before %', from_time, to_time
+        using errcode = 'invalid_parameter_value', hint = 'from_time is earlier than to_time, which is exclusive: for one day, pass the next as to_time.';
 end
 $$;
+
+-- A time that ends before it begins, or as it begins, would find nothing without a word. An expression, for that of a
+-- time that only the execution knows, such as now() - interval '1 day', is computed for each row.
+create or replace function eo_internal.given_from_time(from_time timestamptz, to_time timestamptz)
+returns timestamptz
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    select case when from_time >= to_time then eo_internal.refuse_times(from_time, to_time) else from_time end;
+end;
 
 create or replace function eo.filter(
     area public.geometry default eo_internal.everywhere(),

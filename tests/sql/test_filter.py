@@ -204,6 +204,17 @@ def test_times_that_are_none(archive: psycopg.Connection, from_time: str, to_tim
         archive.execute(f"select eo.filter({times}), eo.product_filter({times})".encode())
 
 
+def test_a_time_that_the_execution_knows_is_compared_without_a_call(archive: psycopg.Connection) -> None:
+    """It would be called for each patch."""
+    plan = archive.execute(
+        "explain (verbose) select from eo.patches(eo.filter(from_time => now() - interval '7 days', to_time => now()))"
+    ).fetchall()
+    assert "given_from_time" not in str(plan)
+    assert "CASE WHEN" in str(plan)
+    with pytest.raises(errors.InvalidParameterValue, match="no time is from"):
+        archive.execute("select from eo.patches(eo.filter(from_time => now(), to_time => now() - interval '7 days'))")
+
+
 def test_no_filter_lets_everything_pass(archive: psycopg.Connection) -> None:
     for filters in ("", "null", "eo.filter()", "eo.filter(label_match => 'exactly')", "eo.filter('{}'::jsonb)"):
         assert ids(archive, f"select eo.count_patches({filters})") == [PATCHES]

@@ -95,6 +95,7 @@ INTERNAL_READER = {
     "given_area",
     "given_cloud",
     "given_from_time",
+    "refuse_times",
     "given_list",
     "source_meant",
     "tiles_meant",
