@@ -40,7 +40,7 @@ def register(
     """Store the next version of an encoder (`dimension`) or hash function (`bits`, `parent_id`) and read it back.
 
     Where a version in use has the same definition and weights, it is that one, whatever `training` says of it. Raises
-    PgearthError for a name that is none or of the other kind, and for weights that are too big.
+    PgearthError for a name that is none or of the other kind, and for weights that are too big or do not fit.
     """
     with refusals_reported():
         row = connection.execute(
@@ -67,6 +67,16 @@ def register(
         ).fetchone()
     assert row is not None
     return stored_encoder(connection, row[0])
+
+
+def check_definition(connection: Connection, name: str, architecture: str, **definition: Any) -> None:
+    """Raise PgearthError where `register` would refuse a definition, before there are weights of it."""
+    try:
+        with connection.transaction(force_rollback=True):
+            register(connection, name, architecture, b"", **definition)
+    except PgearthError as error:
+        if not isinstance(error.__cause__, errors.InvalidBinaryRepresentation):  # that of the weights, the last check
+            raise
 
 
 def find(connection: Connection, text: str | None, hashing: bool) -> Encoder:
@@ -124,6 +134,7 @@ def refusals_reported() -> Iterator[None]:
     except (
         errors.UndefinedObject,
         errors.DependentObjectsStillExist,
+        errors.InvalidBinaryRepresentation,
         errors.InvalidParameterValue,
         errors.ProgramLimitExceeded,
     ) as error:

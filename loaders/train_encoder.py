@@ -14,7 +14,7 @@ import click
 from psycopg import Connection
 
 from loaders.database import connect, dsn
-from loaders.encoders import register, stored_units
+from loaders.encoders import check_definition, register, stored_units
 from loaders.export import lock
 from loaders.option_types import LEVEL, Names, Number
 from loaders.progress import progress
@@ -98,8 +98,7 @@ def train_encoder(name: str, order: Order, workers: int = 0, folder: Path | None
     settings = order.settings
     with connect(autocommit=True) as connection:
         require_writer(connection)
-        with connection.transaction(force_rollback=True):  # what is refused is refused before the training
-            register(connection, name, settings.architecture, dump({}), bands=order.bands, dimension=1)
+        check_definition(connection, name, settings.architecture, bands=order.bands, dimension=1)
     with locked(folder):
         data = read_plan(folder / PLAN, order) if folder and (folder / PLAN).exists() else None
         if data is None:

@@ -14,7 +14,7 @@ from pgvector.psycopg import register_vector
 from psycopg import Connection
 
 from loaders.database import connect
-from loaders.encoders import find, register, version_name
+from loaders.encoders import check_definition, find, register, version_name
 from loaders.option_types import LEVEL, Number
 from loaders.progress import progress
 from loaders.search_options import filter_options, parse_filters
@@ -89,8 +89,7 @@ def train_hash(name: str, order: Order, folder: Path | None = None) -> tuple[Enc
             require_writer(connection)
             parent = find(connection, order.encoder, hashing=False)
             bits = bits_of(order, parent)
-            with connection.transaction(force_rollback=True):  # what is refused is refused before the training
-                register(connection, name, order.method, dump({}), bits=bits, parent_id=parent.encoder_id)
+            check_definition(connection, name, order.method, bits=bits, parent_id=parent.encoder_id)
             training, validation = read_samples(connection, order, parent)
         weights, how = fit(order, bits, training, validation, folder / STATE if folder else None)
         record = {

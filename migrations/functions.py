@@ -30,6 +30,7 @@ RETIRED_NAMES = frozenset(
         "platform_names",
         "source_names",
         "split_names",
+        "without_null",
     }
 )
 

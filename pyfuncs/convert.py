@@ -19,6 +19,7 @@ def vectors_from_send(rows: Sequence[bytes]) -> np.ndarray:
         raise PgearthError(
             f"expected vectors of one dimension, got {len(rows)} of {sorted(lengths)} bytes",
             sqlstate=INVALID_BINARY_REPRESENTATION,
+            hint="Pass one vector at least, all of the same encoder.",
         )
     table = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
     dimension, rest = divmod(table.shape[1] - _SEND_HEADER, 4)

@@ -16,7 +16,7 @@ BATCH_SIZE = 16
 """Patches that go through a network at once on a CPU: of more, the arrays of a wide one are larger than malloc can be
 told to keep for the next batch."""
 
-Function = TypeVar("Function", bound=Callable[..., np.ndarray])
+Function = TypeVar("Function", bound=Callable[..., np.ndarray | None])
 Weights = Mapping[str, np.ndarray]
 Batch = Mapping[str, np.ndarray]  # band name -> (n, height, width)
 
@@ -59,6 +59,31 @@ _ENCODE: dict[str, Callable[[Encoder, Batch], np.ndarray]] = {
     "resnet50": _encode_by_network,
     "onnx": _encode_by_onnx,
 }
+
+
+def _check_spectral(encoder: Encoder) -> None:
+    if encoder.weights:
+        raise misfit(encoder, f"hold {', '.join(encoder.weights)}, but there is nothing to be trained")
+
+
+def _check_network(encoder: Encoder) -> None:
+    from pyfuncs.networks.inference import check
+
+    check(encoder)
+
+
+def _check_onnx(encoder: Encoder) -> None:
+    from pyfuncs.networks.onnx import check
+
+    check(encoder)
+
+
+_CHECK: dict[str, Callable[[Encoder], None]] = {
+    "spectral": _check_spectral,
+    "resnet18": _check_network,
+    "resnet50": _check_network,
+    "onnx": _check_onnx,
+}
 NETWORKS = frozenset(_ENCODE) - {"spectral"}
 """Architectures that the encoder process computes where it runs."""
 _HASH: dict[str, Callable[[Weights, np.ndarray], np.ndarray]] = {
@@ -69,6 +94,33 @@ _HASH: dict[str, Callable[[Weights, np.ndarray], np.ndarray]] = {
     "sign": sign.hash_codes,
     "trivial": trivial.hash_codes,
 }
+
+
+def check_normalisation(encoder: Encoder) -> None:
+    """Raise PgearthError unless there are a mean and a deviation of each band to normalise by."""
+    given = encoder.normalisation if isinstance(encoder.normalisation, Mapping) else {}
+    numbers = [given.get(name) for name in ("mean", "std")]
+    if not all(
+        isinstance(values, list)
+        and len(values) == len(encoder.bands)
+        and all(isinstance(value, int | float) and np.isfinite(value) for value in values)
+        for values in numbers
+    ) or not all(value > 0 for value in given["std"]):
+        raise PgearthError(
+            f"the normalisation of {encoder.name} version {encoder.version} has no mean and std of each of its bands",
+            hint='Give one number for each band, std above 0, such as {"mean": [430, 614], "std": [572, 583]} for two.',
+        )
+
+
+def check(encoder: Encoder, parent_dimension: int | None) -> None:
+    """Raise PgearthError unless the weights of an encoder, or hash function of such vectors, fit its architecture."""
+    for name, tensor in encoder.weights.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise misfit(encoder, f"have numbers in {name} that are not finite")
+    if encoder.bits is None:
+        _lookup(_CHECK, encoder)(encoder)
+    else:
+        hash_codes(encoder, np.zeros((1, parent_dimension or 0), np.float32))
 
 
 def encode_batch(encoder: Encoder, batch: Batch) -> np.ndarray:
@@ -104,7 +156,7 @@ def encode(
             computed = compute(encoder, batch)
             if computed.shape != (len(chosen), encoder.dimension):
                 wrong = " x ".join(map(str, computed.shape[1:]))
-                raise _misfit(encoder, f"make vectors of {wrong} dimensions instead of {encoder.dimension}")
+                raise misfit(encoder, f"make vectors of {wrong} dimensions instead of {encoder.dimension}")
             vectors[chosen] = computed
     return vectors
 
@@ -118,13 +170,14 @@ def hash_codes(encoder: Encoder, vectors: np.ndarray) -> list[str]:
     try:
         codes = function(encoder.weights, vectors)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise _misfit(encoder, "do not fit together") from error
+        raise misfit(encoder, "do not fit together") from error
     if codes.shape != (len(vectors), encoder.bits):
-        raise _misfit(encoder, f"make codes of {' x '.join(map(str, codes.shape[1:]))} bits instead of {encoder.bits}")
+        raise misfit(encoder, f"make codes of {' x '.join(map(str, codes.shape[1:]))} bits instead of {encoder.bits}")
     return [bit_string(code) for code in codes]
 
 
-def _misfit(encoder: Encoder, fault: str) -> PgearthError:
+def misfit(encoder: Encoder, fault: str) -> PgearthError:
+    """The error of weights that do not fit the encoder's architecture."""
     return PgearthError(
         f"the weights of {encoder.name} version {encoder.version} {fault}",
         sqlstate=INVALID_BINARY_REPRESENTATION,

@@ -543,6 +543,19 @@ def read_codes(plpy: Any, GD: dict[str, Any], encoder_id: int, first: int, end: 
     return codes
 
 
+@answer
+def check_encoder(plpy: Any, GD: dict[str, Any], row: dict[str, Any], parent_dimension: int | None) -> bool:
+    """Raise PgearthError unless the weights of a row of eo.encoder fit its architecture (pyfuncs.encoders.check)."""
+    from pyfuncs.encoders import NETWORKS, check
+
+    check_version(plpy, GD)
+    if row["architecture"] in NETWORKS:
+        share_processor()
+    read = db.encoder_from_row(row)
+    interruptibly(lambda _: check(read, parent_dimension), pause_of(plpy))
+    return True
+
+
 @answers
 def retrieval_metrics(
     plpy: Any,

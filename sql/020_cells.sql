@@ -27,6 +27,37 @@ begin
 end
 $$;
 
+-- Whether a reference system counts in degrees of longitude and latitude. Raises for one that the database does not have, and
+-- for one of space and not of maps: PROJ makes a place of its X and Y without Z, but another one.
+create or replace function eo_internal.is_geographic(srid integer)
+returns boolean
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    geographic boolean;
+    geocentric boolean;
+begin
+    select s.proj4text ~ '\+proj=longlat', s.proj4text ~ '\+proj=(geocent|cart)\M' or s.srtext ~ '^GEOCCS|^GEODCRS.*\mCS\[Cartesian'
+    into geographic, geocentric
+    from public.spatial_ref_sys s
+    where s.srid = is_geographic.srid;
+    if srid = 0 then
+        raise exception 'the geometry has no SRID'
+            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(geom, 4326).';
+    elsif geographic is null then
+        raise exception 'the database has no reference system with the SRID %', srid
+            using errcode = 'invalid_parameter_value', hint = 'Those that it has are in spatial_ref_sys; most are EPSG''s.';
+    elsif geocentric then
+        raise exception 'the reference system with the SRID % is geocentric', srid
+            using errcode = 'invalid_parameter_value', hint = 'It has X, Y and Z from the centre of the earth. Pass longitudes and latitudes (4326) or coordinates of a map.';
+    end if;
+    return geographic;
+end
+$$;
+
 -- A geometry that is known to lie somewhere: in a reference system of the database, at coordinates that can be on the
 -- globe. PROJ, which knows better, refuses more of them, with an internal_error that only a subtransaction could catch.
 create or replace function eo_internal.located(geom public.geometry)
@@ -39,15 +70,9 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     furthest constant double precision := 1e8;  -- half the way round the globe in feet is less
-    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom));
+    geographic boolean := eo_internal.is_geographic(public.ST_SRID(geom));
 begin
-    if public.ST_SRID(geom) = 0 then
-        raise exception 'the geometry has no SRID'
-            using errcode = 'invalid_parameter_value', hint = 'For longitudes and latitudes: ST_SetSRID(geom, 4326).';
-    elsif geographic is null then
-        raise exception 'the database has no reference system with the SRID %', public.ST_SRID(geom)
-            using errcode = 'invalid_parameter_value', hint = 'Those that it has are in spatial_ref_sys; most are EPSG''s.';
-    elsif geographic and not (public.ST_XMin(geom::public.box3d) >= -360 and public.ST_XMax(geom::public.box3d) <= 360
+    if geographic and not (public.ST_XMin(geom::public.box3d) >= -360 and public.ST_XMax(geom::public.box3d) <= 360
                               and public.ST_YMin(geom::public.box3d) >= -90 and public.ST_YMax(geom::public.box3d) <= 90) then
         raise exception 'the geometry reaches beyond longitude -360 to 360 or latitude -90 to 90: %', public.Box2D(geom)
             using errcode = 'invalid_parameter_value',
@@ -253,12 +278,13 @@ cost 10000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    geographic boolean := (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(area));
+    geographic boolean;
     edge public.geometry;
     found public.geometry;
     fault text;
 begin
     area := eo_internal.located(area);
+    geographic := eo_internal.is_geographic(public.ST_SRID(area));
     if public.ST_IsEmpty(area) then
         return 'SRID=4326;GEOMETRYCOLLECTION EMPTY';
     end if;
@@ -311,7 +337,8 @@ security invoker
 set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    if not (west between -180 and 180 and east between -180 and 180 and west <> east
+    -- 180 and -180 are one meridian.
+    if not (west between -180 and 180 and east between -180 and 180 and west - east not in (0, 360)
             and south between -90 and 90 and north between -90 and 90 and south < north) then
         raise exception 'west %, south %, east %, north % is no rectangle', west, south, east, north
             using errcode = 'invalid_parameter_value',
@@ -321,7 +348,10 @@ begin
     return public.ST_Segmentize(
         case
             when west < east then public.ST_MakeEnvelope(west, south, east, north, 4326)
-            else eo_internal.wrapped_area(public.ST_MakeEnvelope(west, south, east + 360, north, 4326))
+            when west = 180 then public.ST_MakeEnvelope(-180::double precision, south, east, north, 4326)
+            when east = -180 then public.ST_MakeEnvelope(west, south, 180::double precision, north, 4326)
+            else public.ST_Collect(public.ST_MakeEnvelope(west, south, 180::double precision, north, 4326),
+                                   public.ST_MakeEnvelope(-180::double precision, south, east, north, 4326))
         end, 90::double precision);
 end
 $$;
@@ -344,9 +374,10 @@ begin
         raise exception 'the centre is no point with an SRID: %', public.ST_AsEWKT(centre)
             using errcode = 'invalid_parameter_value', hint = 'For longitude and latitude: ST_Point(7.6, 51.9, 4326).';
     end if;
-    if not (radius > 0 and radius <= 10000000) then
-        raise exception 'the radius is more than 0 and at most 10,000,000 m, not %', radius
-            using errcode = 'invalid_parameter_value', hint = 'It is in metres.';
+    -- Of a smaller one, vertices are the same numbers.
+    if radius not between 0.001 and 10000000 then
+        raise exception 'the radius is 0.001 to 10,000,000 m, not %', radius
+            using errcode = 'invalid_parameter_value', hint = 'It is in metres. For a point alone, pass the point as the area.';
     end if;
     -- A point on the antimeridian lies there twice.
     middle := public.ST_GeometryN(eo_internal.search_area(centre), 1);
@@ -365,7 +396,7 @@ begin
 end
 $$;
 comment on function eo.circle(public.geometry, double precision) is
-'The circle about a point (any SRID but 0) as an area, in EPSG:4326: a polygon of about 450 vertices whose edges touch it from outside; its outline lies within 0.2 % of the radius (metres on the ellipsoid, at most 10,000,000) from it, below latitude 70 and up to 1,000 km within 0.005 %. Cut at the antimeridian; about a pole it reaches up to latitude 90. Raises invalid_parameter_value for another centre or radius.';
+'The circle about a point (any SRID but 0) as an area, in EPSG:4326: a polygon of about 450 vertices whose edges touch it from outside; its outline lies within 0.2 % of the radius (metres on the ellipsoid, 0.001 to 10,000,000) from it, below latitude 70 and up to 1,000 km within 0.005 %. Cut at the antimeridian; about a pole it reaches up to latitude 90. Raises invalid_parameter_value for another centre or radius.';
 
 -- Geohash cells: a base-32 text of n characters names a cell of 5n bits, which halve longitude and latitude in turn,
 -- longitude first (https://en.wikipedia.org/wiki/Geohash).
@@ -382,7 +413,7 @@ declare
     centre public.geometry := public.ST_Centroid(eo_internal.located(geom));
 begin
     if public.ST_XMin(geom::public.box3d) = -180 and public.ST_XMax(geom::public.box3d) = 180
-       and (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = public.ST_SRID(geom))
+       and eo_internal.is_geographic(public.ST_SRID(geom))
     then
         -- Parts on both sides of the antimeridian belong together; about a pole, the middle is on a map of the pole.
         if not exists (select from public.ST_Dump(geom) part where public.ST_XMin(part.geom::public.box3d) < 0 and public.ST_XMax(part.geom::public.box3d) > 0) then
@@ -484,7 +515,7 @@ begin
         select public.ST_MakeEnvelope(b.edge[1], b.edge[2], b.edge[3], b.edge[4], srid) into bounds
         from (select array_agg(case when abs(e.edge) < 1e-300 then 0 else e.edge end order by e.number) as edge
               from unnest(array[west, south, east, north]) with ordinality as e (edge, number)) b;
-        if (select s.proj4text ~ '\+proj=longlat' from public.spatial_ref_sys s where s.srid = footprint.srid) then
+        if eo_internal.is_geographic(srid) then
             -- Grids of the whole globe may reach half a pixel beyond the poles.
             outline := public.ST_Segmentize(
                 public.ST_Intersection(public.ST_Transform(eo_internal.wrapped_area(bounds), 4326),
@@ -639,5 +670,27 @@ begin
                   hint = 'A geohash has 1 to 12 characters out of 0123456789bcdefghjkmnpqrstuvwxyz.';
     end if;
     return array(select distinct left(c.cell, longest) collate "C" from unnest(cells) as c (cell) order by 1);
+end
+$$;
+
+-- Cells as patches have them, for what looks for these alone.
+create or replace function eo_internal.patch_cells(cells text[])
+returns text[]
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    other text;
+begin
+    perform eo_internal.cell_prefixes(eo_internal.given_list(cells), 5);
+    select c.cell into other from unnest(cells) as c (cell) where length(c.cell) <> 5 limit 1;
+    if found then
+        raise exception 'the cell "%" has % characters, but those of patches have 5', other, length(other)
+            using errcode = 'invalid_parameter_value', hint = 'Pass cells of eo.patch or of eo.cells(area).';
+    end if;
+    return cells;
 end
 $$;

@@ -32,6 +32,19 @@ from pyfuncs import session
 return session.runtime(plpy)
 $$;
 
+create or replace function eo_internal.check_encoder(encoder eo.encoder, parent_dimension integer, out passed boolean, out failure eo_internal.failure)
+returns record
+language plpython3u
+stable parallel unsafe
+security invoker
+cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+from pyfuncs import session
+
+return session.check_encoder(plpy, GD, encoder, parent_dimension)
+$$;
+
 create or replace function eo_internal.encode(encoder_id smallint, patch_numbers integer[], bands text[], rasters bytea[])
 returns table (embedding public.vector, failure eo_internal.failure)
 language plpython3u

@@ -70,7 +70,7 @@ begin
     select array_agg(case when m.ids is not null then row (m.ids)::eo_internal.label_group end order by l.number),
            (array_agg(l.name order by l.number) filter (where m.ids is null))[1]
     into groups, unknown
-    from unnest(labels) with ordinality as l (name, number)
+    from unnest(eo_internal.given_list(labels)) with ordinality as l (name, number)
     left join member m on m.number = l.number;
     if array_position(groups, null) is not null then
         raise exception 'there is no % "%"', case label_groups.scheme when 'scl' then 'scene class' else 'label' end, unknown

@@ -6,17 +6,21 @@
 -- for there the name was an error.
 
 -- A null in a list would let all pass, or none, without a word.
-create or replace function eo_internal.without_null(list text[])
-returns text[]
+create or replace function eo_internal.given_list(list anyarray)
+returns anyarray
 language plpgsql
 immutable parallel safe strict
 security invoker
 set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
-    if array_position(list, null) is not null then
-        raise exception 'a list of the filter has a null: %', list
-            using errcode = 'null_value_not_allowed', hint = 'What should find it found nothing. Leave the list out for no condition.';
+    if array_ndims(list) > 1 then
+        raise exception 'a list has % dimensions: %', array_ndims(list), left(list::text, 100)
+            using errcode = 'invalid_parameter_value', hint = 'Pass an array of one dimension.';
+    elsif array_position(list, null) is not null then
+        raise exception 'a list has a null: %', left(list::text, 100)
+            using errcode = 'null_value_not_allowed',
+                  hint = 'What should find it found nothing. Leave the null out of the list.';
     end if;
     return list;
 end
@@ -119,7 +123,7 @@ declare
     country text;
     codes text[] := '{}';
 begin
-    foreach country in array eo_internal.without_null(countries) loop
+    foreach country in array eo_internal.given_list(countries) loop
         codes := codes || eo_internal.country_code(country);
         if codes[cardinality(codes)] is null then
             raise exception 'there is no country "%"', country
@@ -139,7 +143,7 @@ returns table (attribute text, value text, names text[])
 language sql
 immutable parallel safe
 security invoker
-rows 30
+rows 40
 begin atomic
     select known.attribute, known.value, known.names
     from (values
@@ -161,6 +165,15 @@ begin atomic
         ('platform', 'terra', '{terra,modis,mod}'),
         ('platform', 'aqua', '{aqua,modis,myd}'),
         ('platform', 'terra+aqua', '{terraaqua,modis,mcd}'),
+        ('level', 'L1C', '{l1c,level1c}'),
+        ('level', 'L2A', '{l2a,level2a}'),
+        ('level', 'GRD', '{grd}'),
+        ('level', 'L1TP', '{l1tp}'),
+        ('level', 'L1GT', '{l1gt}'),
+        ('level', 'L1GS', '{l1gs}'),
+        ('level', 'L2SP', '{l2sp}'),
+        ('level', 'L2SR', '{l2sr}'),
+        ('level', 'L3', '{l3,level3}'),
         ('source', 'bigearthnet-v1', '{bigearthnetv1,bigearthnet1,benv1,bigearthnet,ben}'),
         ('source', 'bigearthnet-v2', '{bigearthnetv2,bigearthnet2,benv2,rebigearthnet,reben,bigearthnet,ben}'),
         ('source', 'product', '{product,products}'),
@@ -188,7 +201,7 @@ begin atomic
     where s.schemaname = 'eo' and s.tablename = 'patch' and s.attname = attribute;
 end;
 
--- Whether a user's own platform or source is in the archive: among the products and the frequent ones of patches, or else,
+-- Whether a user's own platform, level or source is in the archive: among the products and the frequent ones of patches, or else,
 -- for one that is rare or new, by reading all patches.
 create or replace function eo_internal.is_stored(attribute text, value text)
 returns boolean
@@ -204,6 +217,8 @@ begin
             return exists (select from eo.product p where p.platform = value)
                 or value = any (eo_internal.frequent_values(attribute))
                 or exists (select from eo.patch p where p.platform = value);
+        when 'level' then
+            return exists (select from eo.product p where p.level = value);
         when 'source' then
             return value = any (eo_internal.frequent_values(attribute))
                 or exists (select from eo.patch p where p.source = value);
@@ -213,7 +228,7 @@ begin
 end
 $$;
 
--- What the given names mean of an attribute of patches: platform, source, split or season.
+-- What the given names mean of an attribute of patches or products: platform, level, source, split or season.
 create or replace function eo_internal.values_meant(attribute text, given text[])
 returns text[]
 language plpgsql
@@ -227,7 +242,7 @@ declare
     meant text[];
     found_values text[] := '{}';
 begin
-    foreach name in array eo_internal.without_null(given) loop
+    foreach name in array eo_internal.given_list(given) loop
         meant := array(
             select k.value from eo_internal.known_values() k
             where k.attribute = values_meant.attribute and replace(eo_internal.folded_name(name), ' ', '') = any (k.names));
@@ -247,6 +262,53 @@ begin
         found_values := found_values || meant;
     end loop;
     return array(select distinct f.value collate "C" from unnest(found_values) as f (value) order by 1);
+end
+$$;
+
+-- The one source that a name means, for what is done to patches of one.
+create or replace function eo_internal.source_meant(source text)
+returns text
+language plpgsql
+stable parallel safe strict
+security invoker
+cost 10000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    meant text[] := eo_internal.values_meant('source', array[source]);
+begin
+    if cardinality(meant) > 1 then
+        raise exception '"%" means several sources', source
+            using errcode = 'invalid_parameter_value', hint = 'Pass one of: ' || array_to_string(meant, ', ') || '.';
+    end if;
+    return meant[1];
+end
+$$;
+
+-- Tiles of MGRS as products have them: T33UUP and 33uup are 33UUP, too.
+create or replace function eo_internal.tiles_meant(tiles text[])
+returns text[]
+language plpgsql
+immutable parallel safe strict
+security invoker
+cost 1000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    tile text;
+    parts text[];
+    meant text[] := '{}';
+begin
+    foreach tile in array eo_internal.given_list(tiles) loop
+        parts := regexp_match(upper(btrim(tile) collate "C"), '^T?(0?[1-9]|[1-5][0-9]|60)([C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])$');
+        if parts is null then
+            raise exception '"%" is no tile of MGRS', tile
+                using errcode = 'invalid_parameter_value',
+                      hint = 'A tile has a zone of two digits, 01 to 60, a letter of a band and two of a square, such as 33UUP.';
+        end if;
+        meant := meant || (lpad(parts[1], 2, '0') || parts[2]);
+    end loop;
+    return meant;
 end
 $$;
 

@@ -45,6 +45,48 @@ begin
 end
 $$;
 
+-- A NaN is greater than any number: as a limit it would let all pass.
+create or replace function eo_internal.given_cloud(max_cloud real)
+returns real
+language plpgsql
+immutable parallel safe strict
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if max_cloud not between 0 and 100 then
+        raise exception 'max_cloud cannot be %', max_cloud
+            using errcode = 'invalid_parameter_value', hint = 'It is the cloud cover that a product has at most, in per cent: 0 to 100.';
+    end if;
+    return max_cloud;
+end
+$$;
+
+create or replace function eo_internal.refuse_times(from_time timestamptz, to_time timestamptz)
+returns timestamptz
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+set timezone = 'UTC'
+as $$
+begin
+    raise exception 'no time is from % to before %', from_time, to_time
+        using errcode = 'invalid_parameter_value', hint = 'from_time is earlier than to_time, which is exclusive: for one day, pass the next as to_time.';
+end
+$$;
+
+-- A time that ends before it begins, or as it begins, would find nothing without a word. An expression, for that of a
+-- time that only the execution knows, such as now() - interval '1 day', is computed for each row.
+create or replace function eo_internal.given_from_time(from_time timestamptz, to_time timestamptz)
+returns timestamptz
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    select case when from_time >= to_time then eo_internal.refuse_times(from_time, to_time) else from_time end;
+end;
+
 create or replace function eo.filter(
     area public.geometry default eo_internal.everywhere(),
     from_time timestamptz default null,
@@ -70,16 +112,16 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.search_area(eo_internal.given_area(area)), from_time, to_time, eo_internal.values_meant('platform', platforms),
-        eo_internal.seasons(seasons), eo_internal.label_groups(eo_internal.without_null(labels)), label_match,
+        eo_internal.search_area(eo_internal.given_area(area)), eo_internal.given_from_time(from_time, to_time), to_time,
+        eo_internal.values_meant('platform', platforms), eo_internal.seasons(seasons), eo_internal.label_groups(labels), label_match,
         eo_internal.country_codes(countries), eo_internal.values_meant('split', splits), eo_internal.values_meant('source', sources),
-        seasonal_snow, cloud_or_shadow, max_cloud,
-        eo_internal.label_ids(eo_internal.label_groups(eo_internal.without_null(scene_classes), 'scl')), eo_internal.without_null(cells),
-        patch_ids, eo_internal.without_null(names)
+        seasonal_snow, cloud_or_shadow, eo_internal.given_cloud(max_cloud),
+        eo_internal.label_ids(eo_internal.label_groups(scene_classes, 'scl')), eo_internal.given_list(cells),
+        eo_internal.given_list(patch_ids), eo_internal.given_list(names)
     )::eo.filter;
 end;
 comment on function eo.filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], text[]) is
-'Which patches to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; seasons: winter, spring, summer, autumn; labels: names, codes or scheme:code, an upper level means any of its descendants; label_match: some (of the labels, the default), at_least (all of them) or exactly (all of them and no others); countries: names or ISO 3166-1 codes; splits: train, validation, test; sources: as in eo.patch; seasonal_snow, cloud_or_shadow: the flag''s value; max_cloud: per cent, of the product; scene_classes: any of them is present; cells: geohashes of 1 to 12 characters that hold the centre; patch_ids, names: only these patches. docs/search.md says more. Raises null_value_not_allowed for an area that is null, invalid_parameter_value for what does not exist.';
+'Which patches to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; seasons: winter, spring, summer, autumn; labels: names, codes or scheme:code, an upper level means any of its descendants; label_match: some (of the labels, the default), at_least (all of them) or exactly (all of them and no others); countries: names or ISO 3166-1 codes; splits: train, validation, test; sources: as in eo.patch; seasonal_snow, cloud_or_shadow: the flag''s value; max_cloud: 0 to 100 per cent, of the product; scene_classes: any of them is present; cells: geohashes of 1 to 12 characters that hold the centre; patch_ids, names: only these patches. docs/search.md says more. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
 
 -- The geometry of a GeoJSON object, which PostGIS would refuse, where it is none, with an internal_error.
 create or replace function eo_internal.area_of_geojson(document jsonb)
@@ -190,7 +232,7 @@ begin
             when given.type = 'bigint[]' and not given.value @? 'strict $ ? (@.type() == "array" && !exists(@[*] ? (@.type() != "number" || @.floor() != @)))'
                 then 'a list of whole numbers'
             when given.type = 'boolean' and jsonb_typeof(given.value) <> 'boolean' then 'true or false'
-            when given.type = 'real' and jsonb_typeof(given.value) <> 'number' then 'a number'
+            when given.type = 'real' and not given.value @? 'strict $ ? (@.type() == "number" && @.abs() < 1e30)' then 'a number'
             when given.type = 'timestamp with time zone' and not (
                 jsonb_typeof(given.value) = 'string' and given.value #>> '{}' ~ '^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)? ?(Z|[+-]\d\d(:?\d\d)?)?)?$')
                 then 'a time as ISO 8601 has it, such as 2017-06-13 or 2017-06-13T10:10:31Z'
@@ -245,10 +287,10 @@ immutable parallel safe
 security invoker
 begin atomic
     select row(
-        eo_internal.search_area(eo_internal.given_area(area)), from_time, to_time, eo_internal.values_meant('platform', platforms),
-        eo_internal.without_null(levels), eo_internal.without_null(tiles), eo_internal.seasons(seasons), max_cloud,
-        product_ids
+        eo_internal.search_area(eo_internal.given_area(area)), eo_internal.given_from_time(from_time, to_time), to_time,
+        eo_internal.values_meant('platform', platforms), eo_internal.values_meant('level', levels), eo_internal.tiles_meant(tiles),
+        eo_internal.seasons(seasons), eo_internal.given_cloud(max_cloud), eo_internal.given_list(product_ids)
     )::eo.product_filter;
 end;
 comment on function eo.product_filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
-'Which products to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; levels: such as L2A; tiles: such as 33UUP; seasons: winter, spring, summer, autumn; max_cloud: per cent; product_ids: only these. Raises null_value_not_allowed for an area that is null, invalid_parameter_value for what does not exist.';
+'Which products to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; levels: such as L2A; tiles: such as 33UUP; seasons: winter, spring, summer, autumn; max_cloud: 0 to 100 per cent; product_ids: only these. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';

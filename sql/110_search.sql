@@ -93,6 +93,21 @@ comment on function eo.patches(eo.filter) is
 
 -- cpu_index_tuple_cost is four times the default, since what PostgreSQL counts per entry of a GIN index is far too little
 -- for frequent labels.
+create or replace function eo_internal.check_max_results(max_results integer)
+returns void
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if max_results < 0 then
+        raise exception '% results were asked for', max_results
+            using errcode = 'invalid_parameter_value', hint = 'Ask for 0 or more; null: all.';
+    end if;
+end
+$$;
+
 create or replace function eo.search(
     filter eo.filter default null,
     max_results integer default 50,
@@ -139,10 +154,9 @@ begin
     if order_by is null or order_by not in ('patch_id', 'oldest', 'newest') then
         raise exception 'patches are not ordered by "%"', order_by
             using errcode = 'invalid_parameter_value', hint = 'Pass patch_id, oldest or newest.';
-    elsif max_results < 0 then
-        raise exception '% results were asked for', max_results
-            using errcode = 'invalid_parameter_value', hint = 'Ask for 0 or more; null: all.';
-    elsif by_time and after_patch_id is not null then
+    end if;
+    perform eo_internal.check_max_results(max_results);
+    if by_time and after_patch_id is not null then
         select p.sensing_time into after_time from eo.patch p where p.patch_id = after_patch_id;
         if not found then
             raise exception 'there is no patch %', after_patch_id
@@ -193,12 +207,13 @@ declare
     counted bigint;
     plan json;
 begin
-    if exact then
-        select count(*) into counted from eo.patches(filter);
-    else
+    -- An estimate only for who asks for it: not where exact is null.
+    if exact is false then
         -- PostgreSQL allows EXPLAIN in volatile functions only.
         execute 'explain (format json) select from eo.patches($1)' into plan using filter;
         counted := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
+    else
+        select count(*) into counted from eo.patches(filter);
     end if;
     return counted;
 end

@@ -71,6 +71,7 @@ declare
     parts bigint;
     total bigint := 0;
 begin
+    perform eo_internal.is_geographic(srid) from unnest(eo_internal.given_list(srids)) as srid;
     -- Two annotations at once would both find a polygon without its pieces.
     perform pg_advisory_xact_lock('eo_internal.corine_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
@@ -104,6 +105,7 @@ declare
     parts bigint;
     total bigint := 0;
 begin
+    perform eo_internal.is_geographic(srid) from unnest(eo_internal.given_list(srids)) as srid;
     -- Two annotations at once would both find a polygon without its pieces.
     perform pg_advisory_xact_lock('eo_internal.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
@@ -243,6 +245,23 @@ begin atomic
         case when exists (select from eo.patch_raster where 'SCL' = any (bands)) then 'scene_classes' end], null);
 end;
 
+-- What patches are to be annotated with: by default all there is data for.
+create or replace function eo_internal.annotation_kinds(what text[])
+returns text[]
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if not what <@ '{land_cover,country,scene_classes}' then
+        raise exception 'what is % to be annotated with?', what
+            using errcode = 'invalid_parameter_value', hint = 'Name land_cover, country and scene_classes, or leave it out for all there is data for.';
+    end if;
+    return coalesce(what, eo_internal.annotatable());
+end
+$$;
+
 -- Custom plans, here and below: only with the arguments known do partial indexes of patches without annotations serve.
 
 create or replace function eo.unannotated_cells(what text[] default null, source text default null, cells text[] default null, "replace" boolean default false)
@@ -256,17 +275,18 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    kinds text[] := coalesce(what, eo_internal.annotatable());
+    kinds text[] := eo_internal.annotation_kinds(what);
+    used_source text := eo_internal.source_meant(source);
 begin
     if cells is null then
         return query
             select p.cell, count(*)
-            from eo_internal.unannotated(kinds, unannotated_cells.source, "replace") p
+            from eo_internal.unannotated(kinds, used_source, "replace") p
             group by p.cell;
     else
         return query
             select p.cell, count(*)
-            from eo_internal.unannotated_in(cells, kinds, unannotated_cells.source, "replace") p
+            from eo_internal.unannotated_in(eo_internal.patch_cells(cells), kinds, used_source, "replace") p
             group by p.cell;
     end if;
 end
@@ -579,25 +599,23 @@ security invoker
 as $$
 declare
     there constant text[] := eo_internal.annotatable();
-    kinds constant text[] := coalesce(what, there);
+    kinds constant text[] := eo_internal.annotation_kinds(what);
+    used_source constant text := eo_internal.source_meant(source);
+    used_cells constant text[] := eo_internal.patch_cells(cells);
     batch text[];
     visiting bigint;
     visited bigint := 0;
 begin
     annotated := 0;
-    if not kinds operator(pg_catalog.<@) '{land_cover,country,scene_classes}' then
-        raise exception 'what is % to be annotated with?', kinds
-            using errcode = 'invalid_parameter_value', hint = 'Name land_cover, country and scene_classes, or leave it out for all there is data for.';
-    end if;
-    if rule not in ('overlap', 'bigearthnet-v2') then
+    if rule is null or rule not in ('overlap', 'bigearthnet-v2') then
         raise exception 'there is no rule "%"', rule
             using errcode = 'invalid_parameter_value', hint = 'overlap or bigearthnet-v2.';
     end if;
-    if minimal_overlap < 0::real or minimal_overlap > 1::real or minimal_overlap > 0::real and rule <> 'overlap' then
+    if minimal_overlap is null or minimal_overlap < 0::real or minimal_overlap > 1::real or minimal_overlap > 0::real and rule <> 'overlap' then
         raise exception 'minimal_overlap cannot be % by the rule %', minimal_overlap, rule
             using errcode = 'invalid_parameter_value', hint = 'It is a share of the patch''s area, 0 to 1, for the rule overlap.';
     end if;
-    if batch_size < 1 then
+    if batch_size is null or batch_size < 1 then
         raise exception 'batch_size must be at least 1, not %', batch_size
             using errcode = 'invalid_parameter_value', hint = 'Leave it out for the default.';
     end if;
@@ -614,16 +632,16 @@ begin
         from (
             select u.cell, u.patches,
                    pg_catalog.div(pg_catalog.sum(u.patches) over (order by u.cell collate "C") - u.patches::numeric, batch_size::numeric) as number
-            from eo.unannotated_cells(kinds, annotate.source, annotate.cells, annotate."replace") u
+            from eo.unannotated_cells(kinds, used_source, used_cells, annotate."replace") u
         ) c
         group by c.number
         order by c.number
     loop
-        perform eo_internal.derive_parts(batch, kinds, source, "replace");
+        perform eo_internal.derive_parts(batch, kinds, used_source, "replace");
         commit;  -- lets go of the lock on deriving
-        annotated := annotated + eo_internal.annotate_cells(batch, kinds, rule, minimal_overlap, source, "replace");
+        annotated := annotated + eo_internal.annotate_cells(batch, kinds, rule, minimal_overlap, used_source, "replace");
         if 'scene_classes' = any (kinds) then
-            annotated := annotated + eo_internal.annotate_scene_classes(batch, source, "replace");
+            annotated := annotated + eo_internal.annotate_scene_classes(batch, used_source, "replace");
         end if;
         visited := visited + visiting;
         commit;

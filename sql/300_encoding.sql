@@ -21,8 +21,12 @@ security definer
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
+    -- As pyfuncs.encoders knows them.
+    architectures constant text[] := case when bits is null then '{spectral,resnet18,resnet50,onnx}' else '{itq,kslsh,lsh,milan,sign,trivial}' end;
     sum_of_weights text;
     known_id smallint;
+    parent_dimension integer;
+    new eo.encoder;
     new_id smallint;
 begin
     if name is null or name collate "C" !~ '^[^:[:space:]]+$' then
@@ -36,6 +40,21 @@ begin
     if architecture is null or bands is null or weights is null then
         raise exception 'architecture, bands and weights of % are needed', name
             using errcode = 'null_value_not_allowed', hint = 'Pass empty bands for a hash function.';
+    end if;
+    if (dimension is null) = (bits is null) then
+        raise exception '% has % dimensions and % bits', name, coalesce(dimension::text, 'no'), coalesce(bits::text, 'no')
+            using errcode = 'invalid_parameter_value', hint = 'Give the dimension of an encoder, or the bits of a hash function.';
+    elsif dimension not between 1 and 16000 or bits not between 1 and 64000 or input_size < 1 or version < 1 then
+        raise exception 'dimension is %, bits %, input_size %, version %', dimension, bits, input_size, version
+            using errcode = 'invalid_parameter_value',
+                  hint = 'A vector has 1 to 16,000 dimensions, a code 1 to 64,000 bits, an image and a version 1 or more.';
+    elsif architecture <> all (architectures) then
+        raise exception 'there is no architecture "%" of %', architecture, case when bits is null then 'encoders' else 'hash functions' end
+            using errcode = 'invalid_parameter_value', hint = format('There are: %s.', array_to_string(architectures, ', '));
+    elsif (cardinality(eo_internal.given_list(bands)) = 0) <> (bits is not null)
+          or cardinality(bands) <> (select count(distinct band) from unnest(bands) as band where band <> '') then
+        raise exception '% cannot have the bands %', name, bands
+            using errcode = 'invalid_parameter_value', hint = 'Name each band of an encoder once, in its order. A hash function has none.';
     end if;
     if units is not null and not (units <@ array['reflectance10000', 'reflectance', 'decibels'] and cardinality(units) = cardinality(bands)) then
         raise exception '% are not the units of % bands', units, cardinality(bands)
@@ -66,19 +85,32 @@ begin
         raise exception '% is the name of %', name, case when bits is null then 'a hash function' else 'an encoder' end
             using errcode = 'invalid_parameter_value', hint = 'Give it another name.';
     end if;
-    if bits is not null and not exists (select from eo.encoder e
-                                        where e.encoder_id = register_encoder.parent_id and e.dimension is not null and e.retired_at is null) then
+    select e.dimension into parent_dimension from eo.encoder e where e.encoder_id = register_encoder.parent_id and e.retired_at is null;
+    if bits is not null and parent_dimension is null then
         raise exception 'encoder_id % is not an encoder in use', parent_id
             using errcode = 'invalid_parameter_value', hint = 'A hash function needs the encoder_id of the encoder whose vectors it reads.';
     end if;
+    new.name := name;
+    new.version := coalesce(version, 1 + coalesce((select max(e.version) from eo.encoder e where e.name = register_encoder.name), 0));
+    new.architecture := architecture;
+    new.bands := bands;
+    new.input_size := input_size;
+    new.normalisation := normalisation;
+    new.units := units;
+    new.dimension := dimension;
+    new.bits := bits;
+    new.weights := weights;
+    new.weights_sha256 := sum_of_weights;
+    new.parent_id := parent_id;
+    new.training := training;
+    -- Where there is no Python to read them, what encodes and hashes outside does so when it first uses them.
+    if eo_internal.has_python() then
+        perform eo_internal.check_encoder(new, parent_dimension);
+    end if;
     insert into eo.encoder (name, version, architecture, bands, input_size, normalisation, units, dimension, bits, weights,
                             weights_sha256, parent_id, training)
-    values (register_encoder.name,
-            coalesce(register_encoder.version,
-                     1 + coalesce((select max(e.version) from eo.encoder e where e.name = register_encoder.name), 0)),
-            register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
-            register_encoder.units, register_encoder.dimension, register_encoder.bits, register_encoder.weights, sum_of_weights,
-            register_encoder.parent_id, register_encoder.training)
+    values (new.name, new.version, new.architecture, new.bands, new.input_size, new.normalisation, new.units, new.dimension, new.bits,
+            new.weights, new.weights_sha256, new.parent_id, new.training)
     returning encoder_id into new_id;
     if dimension is not null then
         perform eo_internal.ensure_partition('eo.embedding', new_id);
@@ -88,7 +120,7 @@ begin
 end
 $$;
 comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb, text[]) is
-'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. units: of each band, which uploaded images are converted to or must be in: reflectance10000 (reflectance times 10,000), reflectance (0 to 1) or decibels; null: not declared, nothing is checked. (writer)';
+'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. units: of each band, which uploaded images are converted to or must be in: reflectance10000 (reflectance times 10,000), reflectance (0 to 1) or decibels; null: not declared, nothing is checked. Raises invalid_parameter_value for an unknown architecture and what does not fit together, invalid_binary_representation for weights that are not of the format or not of the architecture, bands, dimension or bits. (writer)';
 
 create or replace function eo_internal.version_id(encoder text)
 returns smallint
@@ -233,7 +265,7 @@ declare
 begin
     perform eo_internal.require_python();
     select wanted into missing
-    from unnest(patch_ids) as wanted
+    from unnest(eo_internal.given_list(patch_ids)) as wanted
     where not exists (select from eo.patch_raster r where r.patch_id = wanted)
     limit 1;
     if found then
@@ -325,6 +357,7 @@ begin
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
+    perform eo_internal.given_list(bands);
     return (eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands)).embedding;
 end
 $$;
@@ -345,6 +378,9 @@ declare
                        where e.encoder_id = used_encoder);
 begin
     perform eo_internal.require_python();
+    if vec is null then
+        raise exception 'no vector was given' using errcode = 'null_value_not_allowed', hint = 'Pass a vector made by eo.encode.';
+    end if;
     if public.vector_dims(vec) <> wanted then
         raise exception 'the vector has % dimensions, but the hash function reads %', public.vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';
@@ -373,6 +409,11 @@ declare
     next_number integer;
     stored bigint;
 begin
+    perform eo_internal.given_list(patch_ids), eo_internal.given_list(segments), eo_internal.given_list(codes);
+    if cardinality(patch_ids) <> cardinality(segments) or cardinality(patch_ids) <> cardinality(codes) then
+        raise exception '% patches, % segments and % codes were given', cardinality(patch_ids), cardinality(segments), cardinality(codes)
+            using errcode = 'invalid_parameter_value', hint = 'Pass a segment and a code for each patch, in the same order.';
+    end if;
     -- The lock on the hash function's row makes bucket numbers dense in commit order (DESIGN.md section 4). It is one
     -- that rows referring to the hash function, such as those of eo.code_index, do not wait for.
     select e.bits into wanted from eo.encoder e

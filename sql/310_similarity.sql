@@ -213,6 +213,7 @@ declare
     found_before bigint := 0;
     found_now bigint;
 begin
+    perform eo_internal.check_max_results(max_results);
     if not (filter is null) then
         return query
             select *
@@ -420,7 +421,7 @@ begin
     end if;
     select array_agg(e.patch_id), array_agg(e.code) filter (where positive), coalesce(array_agg(e.code) filter (where not positive), '{}')
     into examples, wanted, unwanted
-    from (select unnest(positives) as name, true as positive union all select unnest(negatives), false) given,
+    from (select unnest(eo_internal.given_list(positives)) as name, true as positive union all select unnest(eo_internal.given_list(negatives)), false) given,
          eo_internal.example_code(given.name, used_encoder) as e;
     if exclude_same_place then
         examples := examples || eo_internal.left_out(positives || negatives, true);

@@ -29,7 +29,7 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Pass in exclude the names of the patches whose places are to be left out.';
     end if;
     select given.name into unknown
-    from unnest(exclude) as given (name)
+    from unnest(eo_internal.given_list(exclude)) as given (name)
     where not exists (select from eo.patch p where p.name = given.name)
     limit 1;
     if found then
@@ -136,12 +136,21 @@ begin
     if public.vector_dims(vec) is distinct from wanted then
         raise exception 'the vector has % dimensions, but the encoder makes %', public.vector_dims(vec), wanted
             using errcode = 'invalid_parameter_value', hint = 'Pass a vector made by eo.encode with the same encoder.';
+    elsif not public.vector_norm(vec) < 1e18 then
+        -- Squares of distances are sums in 32 bits, which end at 3e38.
+        raise exception 'the vector has the length %', public.vector_norm(vec)
+            using errcode = 'numeric_value_out_of_range', hint = 'Distances are told apart up to 1e18. Pass a vector made by eo.encode with the same encoder.';
     end if;
+    perform eo_internal.check_max_results(max_results);
     approximate := approximate and max_results is not null;
     if approximate and vector_index is null then
         raise exception 'the vectors of % have no index', (select e.name || ':' || e.version from eo.encoder e where e.encoder_id = used_encoder)
             using errcode = 'object_not_in_prerequisite_state',
                   hint = 'Build it by eo.build_vector_index or pgearth index vectors, or leave approximate false.';
+    end if;
+    if approximate and exists (select from unnest(vec::real[]) as number where abs(number) > 65504) then
+        raise exception 'the vector has a number beyond 65504'
+            using errcode = 'numeric_value_out_of_range', hint = 'The index has half precision, which holds none larger. Leave approximate false.';
     end if;
     if approximate and filtered then
         -- Of n vectors, m of which pass, the index is walked past c * n / m for c candidates, each three to four times as dear
@@ -192,7 +201,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_vector(public.vector, eo.filter, integer, text, boolean, text[], boolean) is
-'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that the filter lets pass. encoder: a name or name:version; null: the current one. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
+'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that the filter lets pass. encoder: a name or name:version; null: the current one. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, numeric_value_out_of_range for numbers too large for distances or, if approximate, for half precision (65504), undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
 
 create or replace function eo_internal.example_embedding(patch text, encoder_id smallint)
 returns public.vector
@@ -239,8 +248,8 @@ begin
         raise exception 'no positive example was given'
             using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
     end if;
-    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(positives) as name);
-    unwanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(negatives) as name);
+    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(positives)) as name);
+    unwanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(negatives)) as name);
     -- A quarter: the weights then stand as Rocchio's customary 0.75 to 0.15, and add up to 1.
     return coalesce(wanted operator(public.+) ((wanted operator(public.-) unwanted)
                                                operator(public.*) array_fill(0.25::real, array[public.vector_dims(wanted)])::public.vector),
@@ -272,6 +281,9 @@ begin
     if m is null or ef_construction is null then
         raise exception 'm is %, ef_construction is %', coalesce(m::text, 'null'), coalesce(ef_construction::text, 'null')
             using errcode = 'null_value_not_allowed', hint = 'Leave an argument out for its default.';
+    elsif m not between 2 and 100 or ef_construction not between greatest(4, 2 * m) and 1000 then
+        raise exception 'm is %, ef_construction is %', m, ef_construction
+            using errcode = 'invalid_parameter_value', hint = 'pgvector takes an m of 2 to 100, and an ef_construction of at least 2 * m and 4, at most 1000.';
     end if;
     -- One build at a time; readers go on, writers wait as they do for any index that is built.
     execute format('lock table eo_internal.%I in share row exclusive mode', 'embedding__' || used_encoder);
@@ -283,8 +295,14 @@ begin
         -- Parallel builds of older versions may overflow a buffer.
         perform set_config('max_parallel_maintenance_workers', '0', true);
     end if;
-    execute format('create index %I on eo_internal.%I using hnsw ((embedding::public.halfvec(%s)) public.halfvec_l2_ops) with (m = %s, ef_construction = %s)',
-                   index_name || '__new', 'embedding__' || used_encoder, dimension, m, ef_construction);
+    begin
+        execute format('create index %I on eo_internal.%I using hnsw ((embedding::public.halfvec(%s)) public.halfvec_l2_ops) with (m = %s, ef_construction = %s)',
+                       index_name || '__new', 'embedding__' || used_encoder, dimension, m, ef_construction);
+    exception
+        when numeric_value_out_of_range then
+            raise exception 'the vectors cannot be indexed: %', sqlerrm
+                using errcode = 'numeric_value_out_of_range', hint = 'The index has half precision, which holds numbers up to 65,504; the exact search works for any.';
+    end;
     -- Only now, because readers wait from here on.
     if former is not null then
         execute format('drop index %s', former);
@@ -295,4 +313,4 @@ begin
 end
 $$;
 comment on function eo.build_vector_index(text, integer, integer) is
-'Builds the HNSW index (pgvector, half precision) over an encoder''s vectors that eo.similar_to_vector(approximate => true) uses, and returns its name; does nothing where it stands already, and builds it anew for other parameters. m: links per vector, ef_construction: breadth of the search for them; more of either gives better recall for a longer build. It is fastest when the graph fits into maintenance_work_mem (about 1 kB and two bytes per dimension for each vector); another session sees how far it is in pg_stat_progress_create_index. Vectors stored later enter it by themselves. An interrupted build leaves nothing behind. Raises program_limit_exceeded for vectors of more than 4,000 dimensions. (writer)';
+'Builds the HNSW index (pgvector, half precision) over an encoder''s vectors that eo.similar_to_vector(approximate => true) uses, and returns its name; does nothing where it stands already, and builds it anew for other parameters. m: links per vector, ef_construction: breadth of the search for them; more of either gives better recall for a longer build. It is fastest when the graph fits into maintenance_work_mem (about 1 kB and two bytes per dimension for each vector); another session sees how far it is in pg_stat_progress_create_index. Vectors stored later enter it by themselves. An interrupted build leaves nothing behind. Raises invalid_parameter_value for an m other than 2 to 100 and an ef_construction other than 2 m to 1,000, program_limit_exceeded for vectors of more than 4,000 dimensions, numeric_value_out_of_range for numbers beyond 65,504. (writer)';

@@ -67,11 +67,12 @@ declare
     candidates bigint[];
     bound integer;
 begin
+    perform eo_internal.check_max_results(max_results);
     if coalesce(cardinality(codes), 0) = 0 then
         raise exception 'no code of a region was given'
             using errcode = 'invalid_parameter_value', hint = 'Pass the hash codes of one or more regions.';
     end if;
-    perform eo_internal.check_code(code, used_encoder) from unnest(codes) as code;
+    perform eo_internal.check_code(code, used_encoder) from unnest(eo_internal.given_list(codes)) as code;
     candidates := array(
         select p.patch_id
         from eo.patches(filter) p
@@ -135,6 +136,7 @@ declare
     example bigint;
     codes bit varying[];
 begin
+    perform eo_internal.check_max_results(max_results);
     select p.patch_id, array_agg(b.code order by pb.segment) into example, codes
     from eo.patch p
     join eo.patch_bucket pb on pb.patch_id = p.patch_id and pb.cell = p.cell and pb.encoder_id = used_encoder and pb.segment > 0
@@ -153,7 +155,7 @@ begin
     end if;
     return query
         select row_number() over (order by s.rank), s.patch_id, s.cell, s.name, s.distance
-        from eo.similar_to_regions(codes, filter, max_results + 1, encoder) s
+        from eo.similar_to_regions(codes, filter, least(max_results, 2147483646) + 1, encoder) s
         where s.patch_id <> example
         order by 1
         limit max_results;
@@ -179,6 +181,7 @@ begin
     if image is null then
         raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
     end if;
+    perform eo_internal.given_list(bands);
     select e.parent_id, e.segmentation into parent, segmentation from eo.encoder e where e.encoder_id = used_encoder;
     if segmentation is null then
         raise exception 'no regions have codes of this hash function, so it is not known how to cut them'

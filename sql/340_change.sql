@@ -70,6 +70,7 @@ declare
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
     wanted public.vector := eo_internal.example_embedding(after, used_encoder) operator(public.-) eo_internal.example_embedding(before, used_encoder);
 begin
+    perform eo_internal.check_max_results(max_results);
     return query
         with passing as materialized (
             select p.patch_id, p.cell

@@ -63,11 +63,11 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Five is a good number.';
     end if;
     select wanted into unknown_id
-    from unnest(patch_ids) as wanted
+    from unnest(eo_internal.given_list(patch_ids)) as wanted
     where not exists (select from eo.patch p where p.patch_id = wanted)
     limit 1;
     if found then
-        raise exception 'there is no patch %', coalesce(unknown_id::text, 'null')
+        raise exception 'there is no patch %', unknown_id
             using errcode = 'no_data_found', hint = 'Pass ids from eo.search or eo.similar.';
     end if;
     select array_agg(concat_ws(e'\n', concat_ws(', ', 'rank ' || s.number, 'distance ' || round(s.distance::numeric, 4)::double precision),

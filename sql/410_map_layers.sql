@@ -492,6 +492,7 @@ begin
         raise exception 'a layer cannot be called "%"', made
             using errcode = 'invalid_parameter_value', hint = 'Pass a name of 1 to 55 of the characters a to z, 0 to 9 and _.';
     end if;
+    perform eo_internal.given_list(bands);
     select r.resolution into used_resolution
     from eo.patch p
     join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell
@@ -499,7 +500,7 @@ begin
     order by r.resolution
     limit 1;
     if not found then
-        raise exception 'product "%" has no pixels of % at one resolution', product, array_to_string(bands, ', ', 'null')
+        raise exception 'product "%" has no pixels of % at one resolution', product, array_to_string(bands, ', ')
             using errcode = 'no_data_found',
                   hint = coalesce('It has: ' || (
                       select string_agg(distinct array_to_string(r.bands, ', '), '; ')

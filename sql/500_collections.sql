@@ -31,6 +31,10 @@ as $$
 declare
     new_id bigint;
 begin
+    if name is null or length(name) > 200 or name collate "C" !~ '[^[:space:]]' then
+        raise exception '"%" is no name for a collection', name
+            using errcode = 'invalid_parameter_value', hint = 'Give a name of 1 to 200 characters that are not all blank.';
+    end if;
     if exists (select from eo.collection c where c.name = create_collection.name and c.owner = current_user) then
         raise exception 'you have a collection "%" already', name
             using errcode = 'unique_violation', hint = 'Choose another name, or add to that one.';
@@ -41,7 +45,7 @@ begin
 end
 $$;
 comment on function eo.create_collection(text, text) is
-'Makes an empty collection that belongs to the calling role and returns its collection_id. Raises unique_violation when the role has one of this name.';
+'Makes an empty collection that belongs to the calling role and returns its collection_id. Raises invalid_parameter_value for a blank name or one of more than 200 characters, unique_violation when the role has one of this name.';
 
 create or replace function eo.drop_collection(name text)
 returns void
@@ -70,7 +74,7 @@ declare
     added bigint;
 begin
     select wanted into unknown_id
-    from unnest(patch_ids) as wanted
+    from unnest(eo_internal.given_list(patch_ids)) as wanted
     where not exists (select from eo.patch p where p.patch_id = wanted)
     limit 1;
     if found then
@@ -100,7 +104,7 @@ declare
     own_id bigint := eo_internal.own_collection(collection);
     removed bigint;
 begin
-    delete from eo.collection_patch cp where cp.collection_id = own_id and cp.patch_id = any (patch_ids);
+    delete from eo.collection_patch cp where cp.collection_id = own_id and cp.patch_id = any (eo_internal.given_list(patch_ids));
     get diagnostics removed = row_count;
     return removed;
 end
@@ -121,7 +125,7 @@ rows 1000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    own_ids bigint[] := array(select eo_internal.own_collection(wanted) from unnest(collections) as wanted);
+    own_ids bigint[] := array(select eo_internal.own_collection(wanted) from unnest(eo_internal.given_list(collections)) as wanted);
 begin
     return query
         select *

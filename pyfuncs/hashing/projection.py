@@ -39,7 +39,10 @@ def standardise(weights: Mapping[str, np.ndarray], vectors: np.ndarray) -> np.nd
 def check_dimension(vectors: np.ndarray, dimension: int) -> None:
     """Raise PgearthError unless vectors are (n, dimension)."""
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
-        raise PgearthError(f"the hash takes vectors of {dimension} dimensions, not of shape {vectors.shape}")
+        raise PgearthError(
+            f"the hash takes vectors of {dimension} dimensions, not of shape {vectors.shape}",
+            hint="Give it vectors of the encoder whose vectors its weights were made of.",
+        )
 
 
 def signs(scores: Callable[[np.ndarray, Product], np.ndarray], vectors: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pyfuncs.encoders import Batch, Encoder
+from pyfuncs.encoders import Batch, Encoder, check_normalisation, misfit
 from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, SYSTEM_ERROR, DeviceFailedError, PgearthError
 from pyfuncs.networks.memory import keep_freed_memory, memory_errors
 from pyfuncs.networks.resnet import ResNet, load_weights
@@ -62,7 +62,14 @@ def layout(device: torch.device) -> torch.memory_format:
 
 
 def build(encoder: Encoder) -> ResNet:
-    """The network of an encoder, whose width its weights tell. Raises PgearthError where they do not fit together."""
+    """The network of an encoder with its weights. Raises PgearthError where they do not fit together."""
+    model = network(encoder)
+    load_weights(model, encoder.weights)
+    return model.eval()
+
+
+def network(encoder: Encoder) -> ResNet:
+    """The network of an encoder, as wide as its weights, without them. Raises PgearthError without normalisation."""
     normalisation = encoder.normalisation
     if normalisation is None or not len(normalisation["mean"]) == len(normalisation["std"]) == len(encoder.bands):
         raise PgearthError(
@@ -70,10 +77,38 @@ def build(encoder: Encoder) -> ResNet:
             sqlstate=INVALID_BINARY_REPRESENTATION,
             hint="Register it again, as a new version, with its normalisation.",
         )
-    width = len(encoder.weights.get("bn1.weight", [None]))
-    model = ResNet(encoder.architecture, normalisation["mean"], normalisation["std"], width)
-    load_weights(model, encoder.weights)
-    return model.eval()
+    width = max(1, np.size(encoder.weights.get("bn1.weight", 1)))
+    return ResNet(encoder.architecture, normalisation["mean"], normalisation["std"], width)
+
+
+def check(encoder: Encoder) -> None:
+    """Raise PgearthError unless the weights and the normalisation of an encoder fit its architecture and bands."""
+    check_normalisation(encoder)
+    # Without memory for weights, of which a file may claim any number.
+    try:
+        with torch.device("meta"):
+            model = network(encoder)
+    except RuntimeError as error:  # sizes overflow
+        raise misfit(encoder, f"are of no network: {error}") from error
+    expected = shapes(model.state_dict())
+    found = shapes(encoder.weights)
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise misfit(
+                encoder, f"have {described(found.get(name))} as {name} instead of {described(expected.get(name))}"
+            )
+    if model.dimension != encoder.dimension:
+        raise misfit(encoder, f"make vectors of {model.dimension} dimensions instead of {encoder.dimension}")
+
+
+def shapes(tensors: Mapping[str, Tensor] | Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, but of counters of batches, which files may lack."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+def described(shape: tuple[int, ...] | None) -> str:
+    """A shape in words; None: there is no such tensor."""
+    return "nothing" if shape is None else f"{' x '.join(map(str, shape)) or 'a single'} number(s)"
 
 
 def stack(batch: Mapping[str, np.ndarray], bands: tuple[str, ...], device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from pyfuncs.encoders import Batch, Encoder
+from pyfuncs.encoders import Batch, Encoder, check_normalisation, misfit
 from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PgearthError
 from pyfuncs.rasters import absent, resample, valid_pixels
 
@@ -69,6 +69,25 @@ def load(model: bytes) -> InferenceSession:
             sqlstate=INVALID_BINARY_REPRESENTATION,
             hint="Export it anew, for an operator set that this version of onnxruntime knows.",
         ) from error
+
+
+def check(encoder: Encoder) -> None:
+    """Raise PgearthError unless a stored model loads, and takes the encoder's bands and makes its vectors."""
+    check_normalisation(encoder)
+    session = load(bytes(encoder.weights["model"]))
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise misfit(encoder, f"are a model of {len(inputs)} inputs and {len(outputs)} outputs, not of one each")
+    [image], [vector] = inputs, outputs
+    channels, *size = image.shape[1:] if len(image.shape) == 4 else (None,)
+    if image.type != "tensor(float)" or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise misfit(
+            encoder, f"are a model of {image.type} {image.shape}, not of float32 (batch, bands, height, width)"
+        )
+    if isinstance(channels, int) and channels != len(encoder.bands):
+        raise misfit(encoder, f"are a model of {channels} bands instead of {len(encoder.bands)}")
+    if len(vector.shape) != 2 or (isinstance(vector.shape[1], int) and vector.shape[1] != encoder.dimension):
+        raise misfit(encoder, f"are a model that makes {vector.shape} instead of (batch, {encoder.dimension})")
 
 
 def prepare(encoder: Encoder, batch: Batch, shape: tuple[int, int]) -> np.ndarray:

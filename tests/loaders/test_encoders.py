@@ -27,6 +27,7 @@ from loaders.encoders import find, newest_version, register, version_name
 from pyfuncs.errors import PgearthError
 from pyfuncs.hashing import lsh
 from pyfuncs.weights import dump
+from tests.stand_ins import NO_WEIGHTS, lsh_weights
 from tests.waiting import wait_for
 
 BANDS = ("B02", "B04", "B11")
@@ -256,29 +257,31 @@ def test_versions_live_side_by_side(
 def test_another_definition_is_another_version(archive: psycopg.Connection) -> None:
     definition = {"bands": ["B02"], "dimension": 4, "normalisation": {"mean": [1.0], "std": [2.0]}}
     record = {"method": "x", "seed": 3, "metrics": {"map": 0.5}}
-    first = register(archive, "x", "onnx", b"weights", training=record, **definition)  # type: ignore[arg-type]
+    first = register(archive, "x", "spectral", NO_WEIGHTS, training=record, **definition)  # type: ignore[arg-type]
     assert version_name(first) == "x:1"
     assert first.normalisation == definition["normalisation"]
     for number, change in enumerate(
         ({"bands": ["B03"]}, {"dimension": 5}, {"normalisation": {"mean": [1.0], "std": [3.0]}}, {"input_size": 7}), 2
     ):
-        other = register(archive, "x", "onnx", b"weights", **{**definition, **change})  # type: ignore[arg-type]
+        other = register(archive, "x", "spectral", NO_WEIGHTS, **{**definition, **change})  # type: ignore[arg-type]
         assert version_name(other) == f"x:{number}"
-    assert version_name(register(archive, "x", "onnx", b"others", **definition)) == "x:6"  # type: ignore[arg-type]
-    again = register(archive, "x", "onnx", b"weights", training={"seed": 7}, **definition)  # type: ignore[arg-type]
+    others = len(b"{}").to_bytes(8, "little") + b"{}"  # without the blanks that the library writes
+    assert version_name(register(archive, "x", "spectral", others, **definition)) == "x:6"  # type: ignore[arg-type]
+    again = register(archive, "x", "spectral", NO_WEIGHTS, training={"seed": 7}, **definition)  # type: ignore[arg-type]
     assert version_name(again) == "x:1", "how it was trained does not make it another one"
     assert archive.execute("select training from eo.encoder where version = 1").fetchone() == (record,)
-    hashing = register(archive, "h", "lsh", dump({}), bits=8, parent_id=first.encoder_id)
-    assert version_name(register(archive, "h", "lsh", dump({}), bits=8, parent_id=other.encoder_id)) == "h:2"
-    for name, bits, message in (("x", 8, "x is the name of an encoder"), ("h", None, "h is the name of a hash")):
-        with pytest.raises(PgearthError, match=message):
-            register(
-                archive, name, "lsh", dump({}), bits=bits, dimension=None if bits else 3,
-                parent_id=first.encoder_id if bits else None,
-            )  # fmt: skip
+    weights = lsh_weights(8, 4)
+    hashing = register(archive, "h", "lsh", weights, bits=8, parent_id=first.encoder_id)
+    assert version_name(register(archive, "h", "lsh", weights, bits=8, parent_id=other.encoder_id)) == "h:2"
+    with pytest.raises(PgearthError, match="x is the name of an encoder"):
+        register(archive, "x", "lsh", weights, bits=8, parent_id=first.encoder_id)
+    with pytest.raises(PgearthError, match="h is the name of a hash"):
+        register(archive, "h", "spectral", NO_WEIGHTS, bands=["B02"], dimension=3)
+    with pytest.raises(PgearthError, match="make codes of 8 bits instead of 9"):
+        register(archive, "g", "lsh", weights, bits=9, parent_id=first.encoder_id)
     for parent_id in (hashing.encoder_id, 9999):
         with pytest.raises(PgearthError, match=f"encoder_id {parent_id} is not an encoder in use"):
-            register(archive, "g", "lsh", dump({}), bits=8, parent_id=parent_id)
+            register(archive, "g", "lsh", weights, bits=8, parent_id=parent_id)
 
 
 def test_a_killed_run_is_taken_up_and_nothing_is_current_before_the_end(
@@ -434,7 +437,7 @@ def test_what_is_retired_is_gone(archive: psycopg.Connection, run_pgearth: Run) 
 
 def test_only_what_is_encoded_becomes_current(archive: psycopg.Connection) -> None:
     """Not by hand either; and an encoder whose bands no patch has encodes nothing."""
-    register(archive, "x", "onnx", b"never loaded", bands=["B77"], dimension=3)
+    register(archive, "x", "spectral", NO_WEIGHTS, bands=["B77"], dimension=3)
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="nothing is encoded with x:1 yet") as caught:
         archive.execute("select eo.make_current('x:1')")
     assert caught.value.diag.message_hint == "Run: pgearth encode --encoder x:1"
@@ -445,8 +448,11 @@ def test_only_what_is_encoded_becomes_current(archive: psycopg.Connection) -> No
 
 
 def test_a_model_that_fails_on_the_archive(archive: psycopg.Connection) -> None:
-    normalisation = {"mean": [0.0], "std": [1.0]}
-    register(archive, "x", "onnx", b"no model", bands=["B02"], dimension=3, normalisation=normalisation)
+    """As an older version of pgearth may have stored it."""
+    archive.execute(
+        "insert into eo.encoder (name, version, architecture, bands, dimension, weights, weights_sha256, normalisation) values"
+        """ ('x', 1, 'onnx', '{B02}', 3, 'no model', encode(sha256('no model'), 'hex'), '{"mean": [0], "std": [1]}')"""
+    )
     with pytest.raises(PgearthError, match=r"Patches \d+ to \d+: onnxruntime .* cannot load the model"):
         encode(archive, "x")
     with pytest.raises(errors.InvalidBinaryRepresentation, match="cannot load the model"):

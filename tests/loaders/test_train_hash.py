@@ -18,6 +18,7 @@ from pyfuncs.encoders import hash_codes
 from pyfuncs.errors import PgearthError
 from pyfuncs.hashing import itq, kslsh, lsh, sign, trivial
 from pyfuncs.weights import dump
+from tests.stand_ins import NO_WEIGHTS
 
 DIMENSION = 16
 LABEL_IDS = (211, 312, 411, 512)  # CORINE classes, each of a class of its own in ben19
@@ -38,7 +39,7 @@ def store_patches(archive: psycopg.Connection) -> tuple[np.ndarray, np.ndarray]:
         np.eye(4, dtype=bool)[random.integers(4, size=count)] | np.eye(4, dtype=bool)[random.integers(4, size=count)]
     )
     vectors = labels @ random.normal(size=(4, DIMENSION)) + 0.6 * random.normal(size=(count, DIMENSION)) + 3
-    encoder = register(archive, "toy", "onnx", b"none", bands=["B02"], dimension=DIMENSION)
+    encoder = register(archive, "toy", "spectral", NO_WEIGHTS, bands=["B02"], dimension=DIMENSION)
     archive.execute(
         "insert into eo.product (product_id, name, platform, level, sensing_time) values (1, 'p', 'sentinel-2a', 'L2A', now())"
     )
@@ -259,7 +260,7 @@ def test_what_would_not_be_stored_is_not_trained(archive: psycopg.Connection, mo
         train_hash("toy", Order("lsh", "toy"))
     with pytest.raises(PgearthError, match='"a:1" is no name'):
         train_hash("a:1", Order("lsh", "toy"))
-    empty = register(archive, "empty", "onnx", b"no vectors", bands=["B02"], dimension=3)
+    empty = register(archive, "empty", "spectral", NO_WEIGHTS, bands=["B02"], dimension=3)
     with pytest.raises(PgearthError, match="None of the 120 patches has a vector of empty:1") as error:
         train_hash("mine", Order("lsh", "empty"))
     assert "pgearth encode --encoder empty:1" in error.value.hint

@@ -13,6 +13,7 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 from loaders.patches import Patch, Product, write_patches, write_products
+from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 PATCHES, QUERIES, WANTED = 6000, 100, 0.99
@@ -54,7 +55,7 @@ def archive(module_archive: psycopg.Connection, vectors: np.ndarray) -> psycopg.
             ],
         )
     encoder = module_archive.execute(
-        "select eo.register_encoder('v', 1, 'spectral', '{B02}', '\\x00', dimension => %s)", (vectors.shape[1],)
+        "select eo.register_encoder('v', 1, 'spectral', '{B02}', %s, dimension => %s)", (NO_WEIGHTS, vectors.shape[1])
     ).fetchone()
     assert encoder is not None
     rows = module_archive.execute("select patch_id, cell from eo.patch order by name").fetchall()

@@ -19,6 +19,7 @@ from loaders.encode import encode_archive
 from loaders.nuts import load_nuts
 from loaders.product import Options, load_product
 from pyfuncs import spectral
+from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 SCENE = "S2A_MSIL2A_20200219T112111_N0214_R037_T29RKH_20200219T123947"
 AREA = "'SRID=4326;POLYGON((-12 50,-12 56,0 56,0 50,-12 50))'::public.geometry"
@@ -88,8 +89,8 @@ CALLS: dict[str, list[str]] = {
     "reference_map": ["{name}"],
     "region_codes": ["{image}"],
     "register_encoder": [
-        "'new', 1, 'spectral', '{{B02}}', '\\x00', dimension => 3",
-        "'newer', null, 'lsh', '{{}}', '\\x00', bits => 8, parent_id => {encoder_id}::smallint",
+        "'new', 1, 'spectral', '{{B02}}', {no_weights}, dimension => 3",
+        "'newer', null, 'lsh', '{{}}', {lsh_weights}, bits => 8, parent_id => {encoder_id}::smallint",
     ],
     "remove_from_collection": ["'mine', {patch_ids}"],
     "retire_encoder": ["'old:1'"],
@@ -145,7 +146,7 @@ def fill(connection: psycopg.Connection, sample: Path) -> dict[str, sql.Composab
     with psycopg.connect(connection.info.dsn, autocommit=True) as reading:
         encode_archive(connection, reading, regions=2)
     connection.execute("call eo.annotate()")
-    connection.execute("select eo.register_encoder('old', 1, 'spectral', '{B02}', '\\x00', dimension => 3)")
+    connection.execute("select eo.register_encoder('old', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,))
     connection.execute("select eo.build_code_index(), eo.build_vector_index()")
     layer = value(connection, f"select eo.make_raster_layer('{SCENE}')")
     patch_id, name, code, vector = connection.execute(
@@ -178,6 +179,8 @@ def fill(connection: psycopg.Connection, sample: Path) -> dict[str, sql.Composab
         "vector": (vector, "public.vector"),
         "image": (upload(sample, name), "bytea"),
         "layer": (layer, "text"),
+        "no_weights": (NO_WEIGHTS, "bytea"),
+        "lsh_weights": (lsh_weights(8, spectral.DIMENSION), "bytea"),
         "encoder_id": (value(connection, "select encoder_id from eo.encoder where name = 'spectral'"), "smallint"),
         "hash_id": (value(connection, "select encoder_id from eo.encoder where name = 'lsh'"), "smallint"),
     }

@@ -14,6 +14,7 @@ from pglast import parse_sql
 from migrations.sqlfiles import SqlFile, sql_files
 from pyfuncs import session
 from tests.sql.call_graph import OWN_SCHEMAS, Routine, border_reaches_query, callees, parallel_labels, read_routines
+from tests.stand_ins import NO_WEIGHTS
 
 FILES = sql_files()
 MANUAL = Path(__file__).parents[2] / "docs" / "functions.md"
@@ -245,7 +246,7 @@ def test_everything_public_has_a_comment(module_archive: psycopg.Connection) -> 
 
 def test_clients_list_what_is_for_people(module_archive: psycopg.Connection) -> None:
     """In schema eo: partitions, pieces and other derived tables are in eo_internal. Layers have one geometry type and one SRID."""
-    module_archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)")
+    module_archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,))
     module_archive.execute("select eo.derive_corine_parts('{32632}'), eo.derive_nuts_parts('{32632}')")
     documented = re.findall(r"^### eo\.(\w+)$", MANUAL.read_text().partition("\n## Tables\n")[2], re.M)
     assert [name for name in documented if "__" in name or name in ("corine_part", "nuts_part", "patch_change")] == []

@@ -133,7 +133,7 @@ def test_nobody_sees_or_changes_another_ones(archive: psycopg.Connection, patch_
     ("statement", "error", "message"),
     [
         ("select eo.create_collection('twice')", errors.UniqueViolation, 'collection "twice" already'),
-        ("select eo.create_collection('')", errors.CheckViolation, "collection_name_check"),
+        ("select eo.create_collection('')", errors.InvalidParameterValue, "no name"),
         ("select eo.add_to_collection('twice', '{1, 999999}')", errors.NoDataFound, "no patch 999999"),
         ("select eo.add_to_collection('none', '{1}')", errors.NoDataFound, 'no collection "none"'),
         ("insert into eo.feedback (message) values ('   ')", errors.CheckViolation, "feedback_message_check"),

@@ -18,6 +18,7 @@ from loaders.patches import Patch, Product, patch_raster, write_patches, write_p
 from pyfuncs.rasters import Raster
 from pyfuncs.retrieval_metrics import code_statistics
 from tests.retrieval_oracle import is_relevant, literal, mean, orders
+from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 PATCHES, DIMENSION, BITS = 60, 5, 12
@@ -99,9 +100,19 @@ def archive(module_archive: psycopg.Connection) -> Archive:
 
 
 def register(connection: psycopg.Connection, name: str, **definition: int) -> int:
+    bits = definition.get("bits")
     row = connection.execute(
-        "select eo.register_encoder(%s, 1, 'spectral', '{B02}', %s, dimension => %s, bits => %s, parent_id => %s::smallint)",
-        (name, name.encode(), definition.get("dimension"), definition.get("bits"), definition.get("parent_id")),
+        "select eo.register_encoder(%(name)s, 1, %(architecture)s, %(bands)s, %(weights)s, dimension => %(dimension)s, bits => %(bits)s,"
+        " parent_id => %(parent_id)s::smallint)",
+        {
+            "name": name,
+            "architecture": "spectral" if bits is None else "lsh",
+            "bands": ["B02"] if bits is None else [],
+            "weights": NO_WEIGHTS if bits is None else lsh_weights(bits, DIMENSION),
+            "dimension": definition.get("dimension"),
+            "bits": bits,
+            "parent_id": definition.get("parent_id"),
+        },
     ).fetchone()
     assert row is not None
     return int(row[0])

@@ -172,6 +172,8 @@ def test_bad_documents(archive: psycopg.Connection, document: str, message: str)
         "eo.filter(names => '{null}')",
         "eo.filter(cells => '{u1,null}')",
         "eo.filter(scene_classes => '{null}')",
+        "eo.filter(patch_ids => '{null}')",
+        "eo.filter(patch_ids => array[1, null])",
     ],
 )
 def test_what_found_nothing_does_not_let_everything_pass(archive: psycopg.Connection, filters: str) -> None:
@@ -179,6 +181,38 @@ def test_what_found_nothing_does_not_let_everything_pass(archive: psycopg.Connec
         with pytest.raises(errors.NullValueNotAllowed) as caught:
             archive.execute(f"select * from {call}".encode())
         assert "found nothing" in (caught.value.diag.message_hint or "")
+
+
+@pytest.mark.parametrize(
+    ("from_time", "to_time"),
+    [
+        ("2017-07-01", "2017-06-01"),
+        ("2017-06-13", "2017-06-13"),
+        ("infinity", "2017-06-13"),
+        ("2017-06-13T10:00:00+02:00", "2017-06-13T08:00:00Z"),
+    ],
+)
+def test_times_that_are_none(archive: psycopg.Connection, from_time: str, to_time: str) -> None:
+    for call in ("eo.count_patches(eo.filter({}))", "eo.select_products(eo.product_filter({}))"):
+        with pytest.raises(errors.InvalidParameterValue, match="no time is from") as caught:
+            archive.execute(f"select {call.format('from_time => %s, to_time => %s')}".encode(), (from_time, to_time))
+        assert "exclusive" in (caught.value.diag.message_hint or "")
+    for times in (
+        "from_time => '-infinity', to_time => 'infinity'",
+        "from_time => '2017-06-13', to_time => '2017-06-13 00:00:01'",
+    ):
+        archive.execute(f"select eo.filter({times}), eo.product_filter({times})".encode())
+
+
+def test_a_time_that_the_execution_knows_is_compared_without_a_call(archive: psycopg.Connection) -> None:
+    """It would be called for each patch."""
+    plan = archive.execute(
+        "explain (verbose) select from eo.patches(eo.filter(from_time => now() - interval '7 days', to_time => now()))"
+    ).fetchall()
+    assert "given_from_time" not in str(plan)
+    assert "CASE WHEN" in str(plan)
+    with pytest.raises(errors.InvalidParameterValue, match="no time is from"):
+        archive.execute("select from eo.patches(eo.filter(from_time => now(), to_time => now() - interval '7 days'))")
 
 
 def test_no_filter_lets_everything_pass(archive: psycopg.Connection) -> None:

@@ -76,21 +76,33 @@ def array_of(elements: SearchStrategy[str]) -> SearchStrategy[str]:
     return st.one_of(lists, elements.map(lambda value: f"array[[{value}], [{value}]]"))
 
 
-def filter_of(kind: str, attributes: dict[str, str], values: dict[str, SearchStrategy[str]]) -> SearchStrategy[str]:
-    """A filter of up to three conditions, mostly as its constructor makes it, else as a row that someone put together."""
+def filter_of(
+    kind: str, types: dict[str, tuple[str, str]], values: dict[str, SearchStrategy[str]]
+) -> SearchStrategy[str]:
+    """A filter of up to three conditions, mostly as its constructor makes it, else as a row that someone put together.
+
+    `types` are those of a condition as an argument and as an attribute.
+    """
 
     def write(chosen: dict[str, str], by_constructor: bool) -> str:
         if by_constructor:
-            return f"{kind}({', '.join(f'{name} => {value}::{attributes[name]}' for name, value in chosen.items())})"
-        row = (f"{chosen.get(name, 'null')}::{of}" for name, of in attributes.items())
+            return f"{kind}({', '.join(f'{name} => {value}::{types[name][0]}' for name, value in chosen.items())})"
+        row = (f"{chosen.get(name, 'null')}::{attribute}" for name, (_, attribute) in types.items())
         return f"row({', '.join(row)})::{kind}"
 
-    conditions = st.lists(st.sampled_from(sorted(attributes)), max_size=3, unique=True).flatmap(
-        lambda names: st.fixed_dictionaries(
-            {name: st.one_of(values[attributes[name]], values[attributes[name]], st.just("null")) for name in names}
+    def conditions(by_constructor: bool) -> SearchStrategy[str]:
+        of = {name: values[argument if by_constructor else attribute] for name, (argument, attribute) in types.items()}
+        return (
+            st.lists(st.sampled_from(sorted(types)), max_size=3, unique=True)
+            .flatmap(
+                lambda names: st.fixed_dictionaries(
+                    {name: st.one_of(of[name], of[name], st.just("null")) for name in names}
+                )
+            )
+            .map(lambda chosen: write(chosen, by_constructor))
         )
-    )
-    return st.builds(write, conditions, st.sampled_from([True, True, False]))
+
+    return st.sampled_from([True, True, False]).flatmap(conditions)
 
 
 def mutated(image: bytes) -> SearchStrategy[str]:
@@ -112,9 +124,9 @@ def mutated(image: bytes) -> SearchStrategy[str]:
 
 
 def expressions(
-    image: bytes, patch_ids: list[int], filters: dict[str, dict[str, str]]
+    image: bytes, patch_ids: list[int], filters: dict[str, dict[str, tuple[str, str]]]
 ) -> dict[str, SearchStrategy[str]]:
-    """What stands for an argument, by its type; `filters` are types of filters with their attributes' types."""
+    """What stands for an argument, by its type; `filters` are types of filters with the types of their conditions."""
     integers = one_of(*INTEGERS)
     texts = st.sampled_from(TEXTS).map(literal)
     numbers = one_of("'NaN'", "'Infinity'", "'-Infinity'", "-1", "0", "-0.0", "0.5", "1", "91", "181", "1e30", "1e-40")
@@ -140,6 +152,8 @@ def expressions(
         "geometry": st.builds(
             lambda srid, shape: literal(f"SRID={srid};{shape}"), st.sampled_from(SRIDS), st.sampled_from(SHAPES)
         ),
+        "eo.season[]": array_of(one_of("'summer'", "'winter'")),
+        "eo_internal.label_group[]": array_of(one_of("row('{1001}')", "row('{}')", "row('{-1,null}')", "row(null)")),
         "eo.label_match": one_of("'some'", "'at_least'", "'exactly'"),
         "jsonb": st.sampled_from(DOCUMENTS).map(literal),
         "bytea": st.one_of(
@@ -150,7 +164,7 @@ def expressions(
         "vector": one_of("'[1]'", "'[0,0,0]'", f"'[{','.join(['1e30'] * 128)}]'", f"'[{','.join(['0'] * 128)}]'"),
         "raster[]": array_of(one_of(*RASTERS)),
     }
-    return values | {kind: filter_of(kind, attributes, values) for kind, attributes in filters.items()}
+    return values | {kind: filter_of(kind, types, values) for kind, types in filters.items()}
 
 
 @dataclass(frozen=True)
@@ -205,15 +219,18 @@ def archive(module_archive: psycopg.Connection, sample: Path) -> Iterator[Archiv
         """
     ):
         functions.setdefault(name, []).append(Function(name, tuple(zip(names or [], types, strict=True)), defaults))
-    filters: dict[str, dict[str, str]] = {}
-    for kind, attribute, of in module_archive.execute(
+    filters: dict[str, dict[str, tuple[str, str]]] = {}
+    for kind, attribute, argument_type, attribute_type in module_archive.execute(
         """
-        select format_type(t.oid, null), a.attname, format_type(a.atttypid, null)
-        from pg_type t join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0
+        select format_type(t.oid, null), a.attname, format_type(argument.type, null), format_type(a.atttypid, null)
+        from pg_type t
+        join pg_proc p on p.pronamespace = t.typnamespace and p.proname = t.typname and p.pronargs > 1
+        cross join lateral unnest(p.proargnames, p.proargtypes::oid[]) as argument (name, type)
+        join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0 and a.attname = argument.name
         where t.oid in ('eo.filter'::regtype, 'eo.product_filter'::regtype) order by t.oid, a.attnum
         """
     ):
-        filters.setdefault(kind, {})[attribute] = of
+        filters.setdefault(kind, {})[attribute] = (argument_type, attribute_type)
     patch_ids = [patch_id for (patch_id,) in module_archive.execute("select patch_id from eo.patch order by 1 limit 3")]
     image = (sample / "bigearthnet-v1" / "S2" / PATCH / f"{PATCH}_B02.tif").read_bytes()
     yield Archive(module_archive, functions, expressions(image, patch_ids, filters))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from psycopg import errors
 
 from loaders.patches import Patch, Product, write_patches, write_products
+from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 GEOD = pyproj.Geod(ellps="WGS84")
 TIME = datetime(2023, 8, 21, 22, 19, 41, tzinfo=UTC)
@@ -477,10 +478,11 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
     far = write(archive, grid(32735, 500_000.0, 8_150_000.0, 1200.0, 8, 4), "zambia")
     ids = [*fiji, *far]
     codes = [f"{number % 16:016b}" for number, _ in enumerate(ids)]
-    archive.execute("select eo.register_encoder('vectors', 1, 'spectral', '{B02}', 'w', dimension => 4)")
+    archive.execute("select eo.register_encoder('vectors', 1, 'spectral', '{B02}', %s, dimension => 4)", (NO_WEIGHTS,))
     archive.execute(
-        "select eo.register_encoder('codes', 1, 'lsh', '{}', 'w', bits => 16,"
-        " parent_id => (select encoder_id from eo.encoder where name = 'vectors'))"
+        "select eo.register_encoder('codes', 1, 'lsh', '{}', %s, bits => 16,"
+        " parent_id => (select encoder_id from eo.encoder where name = 'vectors'))",
+        (lsh_weights(16, 4),),
     )
     archive.execute(
         "select eo.store_codes((select encoder_id from eo.encoder where name = 'codes'), %s, %s, %s::varbit[])",
@@ -511,3 +513,25 @@ def test_searches_by_likeness_with_an_area(archive: psycopg.Connection, fiji: di
                     ("0" * 16, number),
                 ).fetchall()
                 assert found == expected[:number], (area, scan)
+
+
+def test_rectangles_are_valid(module_archive: psycopg.Connection) -> None:
+    """Case: eo.rectangle(180, 0, -180, 1) was none. As wide and as high as asked for, however thin."""
+    meridians = [-180.0, -179.99999999999997, -179.9, -90.0, 0.0, 1e-15, 90.0, 179.9, 179.99999999999997, 180.0]
+    parallels = [(-90.0, 90.0), (0.0, 1.0), (1.0, 1.0000000000000002), (-90.0, -89.99999999999999), (89.99, 90.0)]
+    for west in meridians:
+        for east in meridians:
+            if (west - east) in (0, 360):
+                continue
+            for south, north in parallels:
+                row = module_archive.execute(
+                    "select st_isvalid(r), st_srid(r), st_dimension(r), st_numgeometries(r), st_area(r), st_ymin(r), st_ymax(r)"
+                    " from eo.rectangle(%s, %s, %s, %s) r",
+                    (west, south, east, north),
+                ).fetchone()
+                assert row is not None
+                valid, srid, dimension, parts, area, least, most = row
+                across = east < west
+                assert (valid, srid, dimension, least, most) == (True, 4326, 2, south, north)
+                assert parts == (2 if across and west < 180 and east > -180 else 1)
+                assert area == pytest.approx((east - west + 360 * across) * (north - south), rel=1e-3, abs=1e-25)

@@ -87,7 +87,7 @@ def test_labels_are_found_whatever_their_case(localised: psycopg.Connection, spe
 def test_names_are_found_whatever_their_case(
     localised: psycopg.Connection, condition: str, given: str, expected: list[str]
 ) -> None:
-    query = f"select (eo.filter({condition} => %s::text[])).{condition}"
+    query = f"select (eo.filter({condition} => %s::text[])).{condition}::text[]"
     assert localised.execute(query.encode(), (given,)).fetchone() == (expected,)
 
 

@@ -132,7 +132,7 @@ def test_what_is_no_name(module_archive: psycopg.Connection, condition: str, giv
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_a_null_in_a_list(module_archive: psycopg.Connection, condition: str) -> None:
-    with pytest.raises(errors.NullValueNotAllowed, match="a list of the filter has a null") as caught:
+    with pytest.raises(errors.NullValueNotAllowed, match="a list has a null") as caught:
         names(module_archive, condition, [None])
     assert "found nothing" in (caught.value.diag.message_hint or "")
 
@@ -158,6 +158,70 @@ def test_unknown_names(
     module_archive: psycopg.Connection, condition: str, given: list[str | None], message: str, expected: str
 ) -> None:
     assert expected in hint(module_archive, condition, given, message)
+
+
+# Levels and tiles of products
+
+
+@pytest.mark.parametrize(
+    ("condition", "given", "expected"),
+    [
+        ("levels", ["L2A", "l2a", "Level-2A"], ["L2A"]),
+        ("levels", ["l1c", "GRD", "L3"], ["GRD", "L1C", "L3"]),
+        ("levels", ["L2SP", "l1tp"], ["L1TP", "L2SP"]),
+        ("levels", [], []),
+        ("levels", None, None),
+        ("tiles", ["33UUP", "T33UUP", "33uup", " t33uup "], ["33UUP"] * 4),
+        ("tiles", ["01KAB", "1KAB", "60XZV"], ["01KAB", "01KAB", "60XZV"]),
+        ("tiles", [], []),
+        ("tiles", None, None),
+    ],
+)
+def test_levels_and_tiles(
+    module_archive: psycopg.Connection, condition: str, given: list[str] | None, expected: list[str] | None
+) -> None:
+    row = module_archive.execute(
+        f"select (eo.product_filter({condition} => %s)).{condition}".encode(), (given,)
+    ).fetchone()
+    assert row == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("condition", "given", "message", "expected"),
+    [
+        ("levels", ["L2A", "L2B"], 'no level "L2B"', "L2A"),
+        ("levels", ["level2"], 'no level "level2"', "Pass one of: GRD, L1C,"),
+        ("levels", ["2A"], 'no level "2A"', "Pass one of: GRD, L1C,"),
+        ("levels", [""], 'no level ""', "Pass one of: GRD, L1C,"),
+        ("tiles", ["33UUP", "33UU"], '"33UU" is no tile', "such as 33UUP"),
+        ("tiles", ["61UUP"], '"61UUP" is no tile', "01 to 60"),
+        ("tiles", ["00UUP"], '"00UUP" is no tile', "01 to 60"),
+        ("tiles", ["33IUP"], '"33IUP" is no tile', "such as 33UUP"),
+        ("tiles", ["33UUPX"], '"33UUPX" is no tile', "such as 33UUP"),
+        ("tiles", ["TT33UUP"], '"TT33UUP" is no tile', "such as 33UUP"),
+        ("tiles", ["33TT"], '"33TT" is no tile', "such as 33UUP"),
+        ("tiles", ["h18v04"], '"h18v04" is no tile', "such as 33UUP"),
+        ("tiles", ["33UUP\n"], '"33UUP\n" is no tile', "such as 33UUP"),
+        ("tiles", [""], '"" is no tile', "such as 33UUP"),
+    ],
+)
+def test_what_is_no_level_or_tile(
+    module_archive: psycopg.Connection, condition: str, given: list[str], message: str, expected: str
+) -> None:
+    """They found nothing, and did not say why."""
+    with pytest.raises(errors.InvalidParameterValue, match=message) as caught:
+        module_archive.execute(
+            f"select * from eo.select_products(eo.product_filter({condition} => %s))".encode(), (given,)
+        )
+    assert expected in (caught.value.diag.message_hint or "")
+
+
+def test_a_users_own_level(archive: psycopg.Connection) -> None:
+    call = "select products from eo.product_statistics(eo.product_filter(levels => '{L1}')) limit 1"
+    with pytest.raises(errors.InvalidParameterValue, match='no level "L1"'):
+        archive.execute(call)
+    store(archive, "drone", "my fields")
+    assert archive.execute(call).fetchone() == (1,)
 
 
 def store(archive: psycopg.Connection, platform: str, source: str) -> None:
@@ -266,7 +330,6 @@ def test_the_first_unknown_label_is_named(module_archive: psycopg.Connection) ->
     for given, unknown, suggestion in [
         (["forest", "forrest", "laek"], "forrest", '"Forest"'),
         (["agriculturel"], "agriculturel", "agriculture"),
-        (["forest", None, "laek"], "<NULL>", "scheme:code"),
     ]:
         with pytest.raises(errors.InvalidParameterValue, match=f'no label "{unknown}"') as caught:
             module_archive.execute("select eo.label_members(%s::text[])", (given,))

@@ -83,6 +83,26 @@ def test_a_function_by_a_parallel_plan(
                     assert connection.execute(query).fetchall()
 
 
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"runtime"}))
+def test_answers_by_a_parallel_plan_are_the_same(
+    module_archive: psycopg.Connection, values: dict[str, sql.Composable], name: str
+) -> None:
+    """But for ids that are counted on, and what eo.runtime tells of the moment."""
+    for function, call in calls(values):
+        if function != name:
+            continue
+        query = sql.SQL("select f::text from {} f").format(call)
+        answers = []
+        for settings in ("set max_parallel_workers_per_gather = 0", FORCED):
+            with session(module_archive, settings) as connection, connection.transaction(force_rollback=True):
+                connection.execute("select eo.create_collection('mine')")
+                answers.append(connection.execute(query).fetchall())
+        if name in ("create_collection", "register_encoder"):
+            assert len(answers[0]) == len(answers[1])
+        else:
+            assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize("name", PROCEDURES)
 @pytest.mark.parametrize("settings", [NATURAL, FORCED], ids=["natural", "forced"])
 def test_a_procedure_with_parallel_plans(

@@ -18,6 +18,7 @@ from psycopg import errors
 
 from loaders.migrate import configuration
 from pyfuncs.convert import bit_string
+from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 PROBE = r"Index Cond: .*substring"
 BUCKETS = {16: 5_000, 64: 6_000, 100: 6_000, 128: 30_000, 256: 4_000}
@@ -36,13 +37,13 @@ def tables(module_archive: psycopg.Connection) -> dict[int, HashTable]:
     """A hash table for each bit length, its codes distinct and in clusters of all densities."""
     generator = np.random.default_rng(11)
     parent = module_archive.execute(
-        "select eo.register_encoder('v', 1, 'spectral', '{B02}', '\\x00', dimension => 8)"
+        "select eo.register_encoder('v', 1, 'spectral', '{B02}', %s, dimension => 8)", (NO_WEIGHTS,)
     ).fetchone()
     made = {}
     for bits, buckets in BUCKETS.items():
         row = module_archive.execute(
-            "select eo.register_encoder(%s, 1, 'lsh', '{}', '\\x00', bits => %s, parent_id => %s::smallint)",
-            (f"bits{bits}", bits, parent[0]),
+            "select eo.register_encoder(%s, 1, 'lsh', '{}', %s, bits => %s, parent_id => %s::smallint)",
+            (f"bits{bits}", lsh_weights(bits, 8), bits, parent[0]),
         ).fetchone()
         centres = generator.random((50, bits)) < 0.5
         flipped = generator.random((4 * buckets, bits)) < generator.choice([0.01, 0.05, 0.15, 0.5], (4 * buckets, 1))
@@ -284,7 +285,8 @@ def test_building_again_changes_nothing(module_archive: psycopg.Connection, inde
 def test_codes_too_long_for_indexes_are_refused_but_searched(module_archive: psycopg.Connection) -> None:
     with module_archive.transaction(force_rollback=True):
         module_archive.execute(
-            "select eo.register_encoder('long', 1, 'lsh', '{}', '\\x00', bits => 600, parent_id => 1::smallint)"
+            "select eo.register_encoder('long', 1, 'lsh', '{}', %s, bits => 600, parent_id => 1::smallint)",
+            (lsh_weights(600, 8),),
         )
         module_archive.execute(
             "insert into eo.bucket select encoder_id, 0, repeat('1', 600)::bit varying from eo.encoder where name = 'long'"

@@ -14,6 +14,7 @@ from loaders.corine import load_corine
 from loaders.encode import encode_archive
 from loaders.nomenclature import load_nomenclature
 from loaders.nuts import load_nuts
+from tests.stand_ins import NO_WEIGHTS
 
 WRITER_ONLY = {
     "build_code_index",
@@ -92,7 +93,15 @@ INTERNAL_READER = {
     "did_you_mean",
     "everywhere",
     "given_area",
-    "without_null",
+    "given_cloud",
+    "given_from_time",
+    "refuse_times",
+    "given_list",
+    "source_meant",
+    "tiles_meant",
+    "is_geographic",
+    "patch_cells",
+    "annotation_kinds",
     "labelled_features",
     "ranking_id",
     "products",
@@ -108,6 +117,7 @@ INTERNAL_READER = {
     "check_code",
     "check_precision",
     "check_radius",
+    "check_max_results",
     "encoder_id",
     "version_id",
     "example_code",
@@ -183,6 +193,7 @@ INTERNAL_WRITER = {
     "make_overview",
 }
 OWNER_ONLY = {
+    "check_encoder",
     "check_image_pixels",
     "encode_rasters",
     "code_statistics",
@@ -307,7 +318,7 @@ def test_tables(module_archive: psycopg.Connection, outsider: str) -> None:
 
 def test_internal_tables(archive: psycopg.Connection, outsider: str) -> None:
     """Readers may read what functions that run as their caller read; writers delete pieces with polygons, and no more."""
-    archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)")
+    archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,))
     archive.execute("select eo.derive_corine_parts('{32632}'), eo.derive_nuts_parts('{32632}')")
     held = archive.execute(
         """
@@ -364,7 +375,9 @@ def test_a_reader_can(reader: psycopg.Connection, statement: str) -> None:
 
 def test_a_writer_registers_and_stores(archive: psycopg.Connection) -> None:
     archive.execute("set role eo_writer")
-    row = archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)").fetchone()
+    row = archive.execute(
+        "select eo.register_encoder('x', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,)
+    ).fetchone()
     assert row is not None
     assert archive.execute(
         sql.SQL("select count(*) from eo_internal.{}").format(sql.Identifier(f"embedding__{row[0]}"))

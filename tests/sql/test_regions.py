@@ -14,6 +14,7 @@ from loaders.patches import Patch, Product, write_patches, write_products
 from pyfuncs.convert import bit_string
 from pyfuncs.hashing import lsh
 from pyfuncs.weights import dump
+from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 PATCHES, BITS = 2500, 64
@@ -61,7 +62,7 @@ def archive(module_archive: psycopg.Connection) -> Archive:
         write_patches(module_archive, "test", patches)
     patch_ids = np.array([row[0] for row in module_archive.execute("select patch_id from eo.patch order by name")])
     encoder_id = module_archive.execute(
-        "select eo.register_encoder('v', 1, 'spectral', '{B02}', '\\x00', dimension => 3)"
+        "select eo.register_encoder('v', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,)
     ).fetchone()[0]
     hash_id = module_archive.execute(
         "select eo.register_encoder('h', 1, 'lsh', '{}', %s, bits => %s, parent_id => %s::smallint)",

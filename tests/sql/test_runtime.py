@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 
 import pyfuncs
+from tests.stand_ins import NO_WEIGHTS
 
 
 def test_runtime_reports_what_is_installed(archive: psycopg.Connection) -> None:
@@ -35,10 +36,11 @@ def test_python_of_the_server_is_the_environment_of_the_package(archive: psycopg
 
 
 def test_another_version_is_reported_and_refused(archive: psycopg.Connection) -> None:
+    with psycopg.connect(archive.info.dsn) as another:  # for a session remembers the version
+        another.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,))
     archive.execute("update eo_internal.schema_version set version = '9.9.9'")
     row = archive.execute("select version, note from eo.runtime() where component = 'pgearth schema'").fetchone()
     assert row == ("9.9.9", "does not match the package: run pgearth migrate, then open a new session")
-    archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', '\\x00', dimension => 3)")
     try:
         archive.execute("select eo.encode_image('\\x00'::bytea)")
         raise AssertionError("a call with the wrong version must fail")

@@ -236,12 +236,18 @@ def test_the_whole_globe(found: Callable[..., list[int]], rows: list[Row]) -> No
         ("eo.rectangle(0, 10, 10, 10)", "no rectangle"),
         ("eo.rectangle(10, 0, 10, 10)", "no rectangle"),
         ("eo.rectangle(170, 0, 190, 10)", "no rectangle"),
+        ("eo.rectangle(180, 0, -180, 1)", "no rectangle"),
+        ("eo.rectangle(180, -90, -180, 90)", "no rectangle"),
+        ("eo.rectangle(0, 10, 10, 9)", "no rectangle"),
+        ("eo.rectangle(0, 10, 10, 'infinity')", "no rectangle"),
         ("eo.rectangle('nan', 0, 1, 10)", "no rectangle"),
         ("eo.circle(st_point(0, 0), 10)", "no point with an SRID"),
         ("eo.circle('SRID=4326;POINT EMPTY', 10)", "no point with an SRID"),
         ("eo.circle(st_makeenvelope(0, 0, 1, 1, 4326), 10)", "no point with an SRID"),
         ("eo.circle(st_point(0, 0, 4326), 0)", "not 0"),
         ("eo.circle(st_point(0, 0, 4326), 10000001)", "not 10000001"),
+        ("eo.circle(st_point(0, 90, 4326), 1e-9)", "not 1e-09"),
+        ("eo.circle(st_point(180, 0, 4326), 0.0009)", "not 0.0009"),
         ("eo.circle(st_point(0, 0, 4326), 'nan')", "not NaN"),
         ("eo.search(eo.filter(cells => '{u1j,abc}'))", '"abc" is no geohash'),
         ("eo.search(eo.filter(cells => '{0123456789012}'))", "no geohash"),
@@ -436,7 +442,16 @@ def test_the_index_is_used(module_archive: psycopg.Connection, rows: list[Row], 
         text = plan(module_archive, filters)
     assert index in text
     # Helpers are folded to constants: none is left to be called for each patch.
-    for helper in ("inlined", "search_area", "inner_box", "label_ids(", "label_groups", "cell_prefixes", "seasons(", "filter("):
+    for helper in (
+        "inlined",
+        "search_area",
+        "inner_box",
+        "label_ids(",
+        "label_groups",
+        "cell_prefixes",
+        "seasons(",
+        "filter(",
+    ):
         assert helper not in text
 
 
@@ -486,6 +501,15 @@ def test_estimated_count_is_near(module_archive: psycopg.Connection, rows: list[
     ).fetchone()
     assert row is not None
     assert 0.5 < row[1] / row[0] < 2
+
+
+def test_a_count_is_an_estimate_only_where_it_is_asked_for(module_archive: psycopg.Connection, rows: list[Row]) -> None:
+    label = "labels => '{Coniferous forest}'"
+    exact, given_null, estimate = (
+        module_archive.execute(f"select eo.count_patches(eo.filter({label}), exact => {exact})".encode()).fetchone()
+        for exact in ("true", "null", "false")
+    )
+    assert given_null == exact != estimate
 
 
 def test_label_statistics_of_results(module_archive: psycopg.Connection, rows: list[Row]) -> None:

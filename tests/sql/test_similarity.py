@@ -17,6 +17,7 @@ from loaders.patches import Patch, Product, write_patches, write_products
 from pyfuncs.convert import bit_string
 from pyfuncs.hashing import lsh
 from pyfuncs.weights import dump
+from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 PATCHES, DIMENSION, BITS = 600, 16, 128
@@ -67,7 +68,7 @@ def archive(module_archive: psycopg.Connection) -> Archive:
         write_patches(module_archive, "test", patches)
     patch_ids = np.array([row[0] for row in module_archive.execute("select patch_id from eo.patch order by name")])
     encoder_id = module_archive.execute(
-        "select eo.register_encoder('v', 1, 'spectral', '{B02}', '\\x00', dimension => %s)", (DIMENSION,)
+        "select eo.register_encoder('v', 1, 'spectral', '{B02}', %s, dimension => %s)", (NO_WEIGHTS, DIMENSION)
     ).fetchone()[0]
     hash_id = module_archive.execute(
         "select eo.register_encoder('h', 1, 'lsh', '{}', %s, bits => %s, parent_id => %s::smallint)",
@@ -254,7 +255,7 @@ def test_storing_codes_again_changes_nothing(archive: Archive) -> None:
 def test_registering_again_returns_the_same_and_another_definition_is_refused(archive: Archive) -> None:
     call = "select eo.register_encoder('v', 1, 'spectral', '{B02}', %s, dimension => %s)"
     row = archive.connection.execute("select encoder_id from eo.encoder where name = 'v'").fetchone()
-    assert archive.connection.execute(call, (b"\0", DIMENSION)).fetchone() == row
+    assert archive.connection.execute(call, (NO_WEIGHTS, DIMENSION)).fetchone() == row
     with pytest.raises(errors.UniqueViolation, match="other weights"):
         archive.connection.execute(call, (b"\1", DIMENSION))
 

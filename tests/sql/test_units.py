@@ -24,6 +24,7 @@ from pyfuncs.encoders import Encoder
 from pyfuncs.errors import PgearthError
 from pyfuncs.image import Image, Scale, read_image
 from pyfuncs.units import UNITS, check_range, in_units
+from tests.stand_ins import NO_WEIGHTS, literal
 
 BANDS = list(spectral.BANDS)
 SIDE = 120
@@ -314,16 +315,18 @@ def tagged(nodata: str, dtype: str) -> bytes:
 def test_units_are_declared(encoded: psycopg.Connection) -> None:
     stored = encoded.execute("select units from eo.encoder where name = 'spectral'").fetchone()
     assert stored == (["reflectance10000"] * 12,)
-    register = "select eo.register_encoder('own', 1, 'spectral', '{B02,VV}', 'w', 3, units => %s::text[])"
+    register = (
+        f"select eo.register_encoder('own', 1, 'spectral', '{{B02,VV}}', {literal(NO_WEIGHTS)}, 3, units => %s::text[])"
+    )
     for wrong in (["metres", "decibels"], ["decibels"]):
         with pytest.raises(errors.InvalidParameterValue, match="are not the units of 2 bands") as refused:
-            encoded.execute(register, (wrong,))
+            encoded.execute(register.encode(), (wrong,))
         assert all(unit in str(refused.value.diag.message_hint) for unit in UNITS)
-    first = encoded.execute(register, (["reflectance10000", "decibels"],)).fetchone()
-    assert encoded.execute(register, (["reflectance10000", "decibels"],)).fetchone() == first
-    assert encoded.execute(register, (None,)).fetchone() == first  # as registered before units were declared
+    first = encoded.execute(register.encode(), (["reflectance10000", "decibels"],)).fetchone()
+    assert encoded.execute(register.encode(), (["reflectance10000", "decibels"],)).fetchone() == first
+    assert encoded.execute(register.encode(), (None,)).fetchone() == first  # as registered before units were declared
     with pytest.raises(errors.UniqueViolation):
-        encoded.execute(register, (["reflectance", "decibels"],))
+        encoded.execute(register.encode(), (["reflectance", "decibels"],))
     with pytest.raises(errors.CheckViolation):
         encoded.execute("update eo.encoder set units = '{metres,metres}' where name = 'own'")
     encoded.execute("delete from eo.encoder where name = 'own'")

@@ -23,6 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from loaders.patches import Patch, Product, write_patches, write_products
 from loaders.vector_index import vectors as index_command
+from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 PATCHES, DIMENSION, SIDE, DAYS = 4000, 12, 50, 1000
@@ -87,7 +88,7 @@ def archive(module_archive: psycopg.Connection) -> Archive:
 
 def register(connection: psycopg.Connection, name: str, dimension: int) -> int:
     row = connection.execute(
-        "select eo.register_encoder(%s, 1, 'spectral', '{B02}', '\\x00', dimension => %s)", (name, dimension)
+        "select eo.register_encoder(%s, 1, 'spectral', '{B02}', %s, dimension => %s)", (name, NO_WEIGHTS, dimension)
     ).fetchone()
     assert row is not None
     return int(row[0])
