@@ -32,10 +32,11 @@ bench: .venv/.installed ## Measure every claim against its peer, on a server tha
 	$(BIN)/pgearth migrate
 	benchmarks/run $(SCALE)
 
-lint: .venv/.installed ## ruff, mypy, and sqlfluff where it can parse
+lint: .venv/.installed ## ruff, mypy, which package may import which, and sqlfluff where it can parse
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/sqlfluff lint --processes 2 sql
 
 start: .venv/.installed ## Start the checkout's private server and bring its schema up to date
@@ -49,7 +50,7 @@ psql: start ## Open psql on the archive
 	$(BIN)/pgearth server psql
 
 docs: start ## Regenerate docs/functions.md from the database's comments
-	$(BIN)/python -m loaders.reference docs/functions.md
+	$(BIN)/python -m pgearth.loaders.server.function_reference docs/functions.md
 
 server-packages: ## Install PostgreSQL, PostGIS, plpython3u and pgvector (Debian)
 	docker/install-server.sh

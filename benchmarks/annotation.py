@@ -2,7 +2,7 @@
 
     python -m benchmarks.annotation
 
-The landscape is that of loaders/synthetic.py (Voronoi cells of one class united), with edges roughened by midpoint
+The landscape is that of loaders/demo/synthetic.py (Voronoi cells of one class united), with edges roughened by midpoint
 displacement and all farmland united: over 100,000 polygons, some with more than 50,000 vertices. Regions are the
 sample's NUTS (levels 0 to 3). Patches are footprints of 1.2 km in EPSG:32632. The database, pgearth_bench_annotation,
 is made on the server of the DSN, and dropped in the end.
@@ -37,12 +37,12 @@ from benchmarks.harness import (
     table,
     value,
 )
-from loaders.annotate import Annotation, annotate_archive
-from loaders.corine import class_label_ids, store_polygons
-from loaders.engine import Engine
-from loaders.nomenclature import load_nomenclature
-from loaders.nuts import load_nuts
-from loaders.synthetic import SRID, LandCover, class_codes, land_cover_of_sheet, sheets
+from pgearth.loaders.demo.synthetic import SRID, LandCover, class_codes, land_cover_of_sheet, sheets
+from pgearth.loaders.reference.annotate import Annotation, annotate_archive
+from pgearth.loaders.reference.corine import class_label_ids, store_polygons
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.loaders.work.task import Engine
 
 ARCHIVE = Archive("annotation", "pgearth_bench_annotation", 0, 0, margin=0)
 WEST, SOUTH = 227_000, 5_200_000

@@ -48,13 +48,13 @@ from benchmarks.harness import (
     table,
     value,
 )
-from loaders.bigearthnet_metadata import load_bigearthnet_metadata
-from loaders.encoders import register
-from loaders.migrate import upgrade
-from loaders.nomenclature import load_nomenclature
-from pyfuncs import spectral
-from pyfuncs.hashing import lsh
-from pyfuncs.weights import dump
+from pgearth.loaders.datasets.bigearthnet.catalogue import load_bigearthnet_metadata
+from pgearth.loaders.models.versions import register
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.server.migrate import upgrade
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.models.weights import dump
 
 CATALOGUE = ("metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet")
 TABLES = ("product", "patch", "embedding", "bucket", "patch_bucket")
@@ -99,7 +99,7 @@ def built(archive: Archive) -> bool:
 
 def migrate(archive: Archive) -> None:
     """Bring the schema of an archive to head."""
-    from loaders.database import sqlalchemy_url
+    from pgearth.loaders.server.connection import sqlalchemy_url
 
     before = os.environ.get("PGEARTH_DSN")
     os.environ["PGEARTH_DSN"] = conninfo(archive.database)

@@ -13,10 +13,10 @@ import numpy as np
 import psycopg
 
 from benchmarks.harness import Run, conninfo, report, table
-from loaders.encoders import register
-from loaders.migrate import upgrade
-from pyfuncs.hashing import lsh
-from pyfuncs.weights import dump
+from pgearth.loaders.models.versions import register
+from pgearth.loaders.server.migrate import upgrade
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models.weights import dump
 
 DATABASE = "pgearth_bench_bulk"
 SIZES = (2000, 4000, 8000, 16000)

@@ -38,17 +38,17 @@ from benchmarks.harness import (
     table,
     value,
 )
-from loaders.encode import encode_archive
-from loaders.encoder_process import EncoderProcess
-from loaders.encoders import register
-from loaders.nomenclature import load_nomenclature
-from loaders.synthetic import load_synthetic
-from pyfuncs.encoders import BATCH_SIZE, Encoder, encode
-from pyfuncs.hashing import lsh
-from pyfuncs.networks.resnet import WIDTH, ResNet, weights_of
-from pyfuncs.rasters import bands_from_wkb, resample
-from pyfuncs.spectral import BANDS
-from pyfuncs.weights import dump
+from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.models.versions import register
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.server.encoder_process import EncoderProcess
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models.encoder import BATCH_SIZE, Encoder, encode
+from pgearth.pyfuncs.models.resnet import WIDTH, ResNet, weights_of
+from pgearth.pyfuncs.models.spectral import BANDS
+from pgearth.pyfuncs.models.weights import dump
+from pgearth.pyfuncs.pixels.rasters import bands_from_wkb, resample
 
 PATCHES = 1_024
 QUICK_PATCHES = 128

@@ -23,14 +23,14 @@ from psycopg.sql import SQL, Identifier
 
 from benchmarks.archive import migrate
 from benchmarks.harness import Archive, Stopwatch, arguments, connect, conninfo, progress, report, table
-from loaders.encode import WITHOUT_EMBEDDING, encode_archive, pending_patches, read_pixels
-from loaders.encoders import register, version_name
-from loaders.nomenclature import load_nomenclature
-from loaders.synthetic import load_synthetic
-from pyfuncs import spectral
-from pyfuncs.encoders import BATCH_SIZE, Encoder, encode_batch
-from pyfuncs.networks.resnet import ResNet, weights_of
-from pyfuncs.weights import dump
+from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.models.encode import WITHOUT_EMBEDDING, encode_archive, pending_patches, read_pixels
+from pgearth.loaders.models.versions import register, version_name
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.models.encoder import BATCH_SIZE, Encoder, encode_batch
+from pgearth.pyfuncs.models.resnet import ResNet, weights_of
+from pgearth.pyfuncs.models.weights import dump
 
 PATCHES = 4_056
 QUICK_PATCHES = 169

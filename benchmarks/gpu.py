@@ -36,13 +36,16 @@ from torch.nn.functional import interpolate
 from torch.utils.data import IterableDataset, get_worker_info
 
 from benchmarks.harness import Stopwatch, arguments, milliseconds, progress, report, table
-from pyfuncs import encoder_client, encoder_server, weights
-from pyfuncs.encoder_client import NotServedError
-from pyfuncs.encoders import Batch, Encoder, encode_batch
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import lsh, milan_training
-from pyfuncs.networks import inference, training
-from pyfuncs.networks.resnet import ResNet, weights_of
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models import inference, weights
+from pgearth.pyfuncs.models.encoder import Batch, Encoder, encode_batch
+from pgearth.pyfuncs.models.resnet import ResNet, weights_of
+from pgearth.pyfuncs.service import client as encoder_client
+from pgearth.pyfuncs.service import server
+from pgearth.pyfuncs.service.client import NotServedError
+from pgearth.pyfuncs.training import classifier as training
+from pgearth.pyfuncs.training import milan as milan_training
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -551,8 +554,8 @@ class FileReader:
 
 def serve() -> None:
     """The encoder process, but for where it reads encoders."""
-    encoder_server.ArchiveReader = FileReader  # type: ignore[assignment, misc]
-    encoder_server.main()
+    server.ArchiveReader = FileReader  # type: ignore[assignment, misc]
+    server.main()
 
 
 @dataclass(frozen=True)
@@ -643,7 +646,7 @@ def encoder_process(encoders: Mapping[int, Encoder], sizes: Sizes) -> list[str]:
                     running.ask(used, pixels(64)), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max()
                 )
     return [
-        "**The encoder process**, `pyfuncs.encoder_server` with weights from files in place of the database, asked over"
+        "**The encoder process**, pyfuncs.service with weights from files in place of the database, asked over"
         " its socket by other processes, each as fast as it is answered; vectors are compared. The peer is"
         " `encode_batch` in a process of its own, over the same pixels: of one patch for the single client, else 64 at"
         " a time.",

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
-from loaders.database import dsn, require_server
+from pgearth.loaders.server.connection import dsn, require_server
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"

@@ -19,11 +19,11 @@ import numpy as np
 import psycopg
 import tifffile
 
-from loaders.encode import encode_archive
-from loaders.nomenclature import load_nomenclature
-from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
-from pyfuncs import spectral
-from pyfuncs.rasters import Raster
+from pgearth.loaders.archive.write import Patch, Product, patch_raster, write_patches, write_products
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.pixels.rasters import Raster
 
 BANDS = list(spectral.BANDS)
 SIDE = 1150  # pixels of the largest image of twelve bands

@@ -27,10 +27,11 @@ from rasterio.windows import Window
 
 from benchmarks.harness import Run, conninfo, progress, report, table
 from benchmarks.synthetic_product import FULL_SIDE, QUICK_SIDE, find_or_make_product
-from loaders import cutting, patches
-from loaders.band_reader import GDAL_OPTIONS
-from loaders.migrate import upgrade
-from loaders.product import Options, load_product
+from pgearth.loaders.archive import write as patches
+from pgearth.loaders.products import cutting
+from pgearth.loaders.products.bands import GDAL_OPTIONS
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.loaders.server.migrate import upgrade
 
 DATABASE = "pgearth_bench_loading"
 WANTED = 0.85

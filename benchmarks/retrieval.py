@@ -33,14 +33,14 @@ from psycopg.types.json import Jsonb
 
 from benchmarks.archive import migrate
 from benchmarks.harness import ROOT, Archive, Run, Stopwatch, connect, conninfo, progress, report, table, value
-from loaders.cli import pgearth
-from loaders.encoders import find
-from loaders.product import Options, load_product
-from pyfuncs import spectral
-from pyfuncs.convert import vectors_from_send
-from pyfuncs.hashing import milan
-from pyfuncs.hashing.projection import fast_product, standardisation, standardise
-from pyfuncs.retrieval_metrics import LabelledFeatures, evaluate, relevance_rule
+from pgearth.cli import pgearth
+from pgearth.loaders.models.versions import find
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.pyfuncs.convert import vectors_from_send
+from pgearth.pyfuncs.hashing import milan
+from pgearth.pyfuncs.hashing.projection import fast_product, standardisation, standardise
+from pgearth.pyfuncs.measures.retrieval import LabelledFeatures, evaluate, relevance_rule
+from pgearth.pyfuncs.models import spectral
 
 ENCODERS = ("spectral", "cnn")
 METHODS = ("lsh", "itq", "kslsh", "trivial", "sign", "milan")
@@ -195,7 +195,7 @@ def evaluate_all(connection: Connection, size: Size) -> None:
 def add_real_patches(connection: Connection, size: Size) -> None:
     """Load the patches and scenes of the sample, and encode them by what was trained without them."""
     del size
-    from loaders.demo import products
+    from pgearth.loaders.demo.demo import products
 
     sample = Path(os.environ.get("PGEARTH_SAMPLE", ROOT.parent / "shared" / "sample"))
     v2 = sample / "bigearthnet-v2"

@@ -34,7 +34,7 @@ from benchmarks.harness import (
     report,
     table,
 )
-from loaders.bigearthnet_metadata import COUNTRY_CODES
+from pgearth.loaders.datasets.bigearthnet.catalogue import COUNTRY_CODES
 
 SEED = 5
 PAGE = 50

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from rasterio import Affine
 
 from benchmarks.harness import ROOT, progress
-from loaders.bigearthnet import SENTINEL_2
-from loaders.bigearthnet_names import PATCH_SIDE, tile_origin
-from loaders.synthetic import BLOCK, Block, block_pixels, smooth_noise
+from pgearth.loaders.datasets.bigearthnet.images import SENTINEL_2
+from pgearth.loaders.demo.synthetic import BLOCK, Block, block_pixels, smooth_noise
+from pgearth.loaders.products.mgrs import PATCH_SIDE, tile_origin
 
 TILE = "32UPU"
 SENSING_TIME = datetime(2020, 6, 20, 10, 30, tzinfo=UTC)

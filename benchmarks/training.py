@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.archive import migrate
 from benchmarks.harness import Archive, arguments, connect, conninfo, progress, ratio, report, table
-from loaders.bigearthnet import SENTINEL_2
-from loaders.bigearthnet_names import PATCH_SIDE
-from loaders.nomenclature import load_nomenclature
-from loaders.synthetic import SRID, load_synthetic, synthetic_patches
-from pyfuncs.data import ArchiveDataset
-from pyfuncs.rasters import from_wkb, resample
+from pgearth.loaders.datasets.bigearthnet.images import SENTINEL_2
+from pgearth.loaders.demo.synthetic import SRID, load_synthetic, synthetic_patches
+from pgearth.loaders.products.mgrs import PATCH_SIDE
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.pyfuncs.pixels.rasters import from_wkb, resample
+from pgearth.pyfuncs.training.dataset import ArchiveDataset
 
 PATCHES = 2_028
 QUICK_PATCHES = 169

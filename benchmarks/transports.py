@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from pyarrow import flight
 
 from benchmarks.harness import arguments, measure, milliseconds, ratio, report, table
-from pyfuncs import encoder_client, encoder_server
-from pyfuncs.encoder_cache import EncoderCache
-from pyfuncs.encoder_server import EncoderServer
-from pyfuncs.encoders import Encoder
+from pgearth.pyfuncs.models.encoder import Encoder
+from pgearth.pyfuncs.service import client as encoder_client
+from pgearth.pyfuncs.service import server as encoder_server
+from pgearth.pyfuncs.service.cache import EncoderCache
+from pgearth.pyfuncs.service.server import EncoderServer
 
 BANDS = tuple(f"band {number}" for number in range(10))
 SIDE = 120

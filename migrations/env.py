@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from alembic import context
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 
-from loaders.database import sqlalchemy_url
-from loaders.models import Base
-from migrations.mending import mend
-from migrations.roles import make_roles
-from migrations.sqlfiles import apply_sql_files
+from pgearth.migrations.mending import mend
+from pgearth.migrations.models import Base
+from pgearth.migrations.roles import make_roles
+from pgearth.migrations.sqlfiles import apply_sql_files
 
 OWN_SCHEMAS = {"eo", "eo_internal"}
 
@@ -49,10 +48,6 @@ def run(connection: Connection) -> None:
             connection.exec_driver_sql("select eo.store_map_styles()")
 
 
-existing: Connection | None = context.config.attributes.get("connection")
-if existing is not None:
-    run(existing)
-else:
-    with create_engine(sqlalchemy_url()).connect() as own:
-        run(own)
-        own.commit()
+if "connection" not in context.config.attributes:
+    raise SystemExit("alembic alone knows no database. Run: pgearth migrate")
+run(context.config.attributes["connection"])

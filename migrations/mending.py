@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from migrations.sqlfiles import run_sql
+from pgearth.migrations.sqlfiles import run_sql
 
 # Commit 5c4be08 had 0011 and 0012 without their statements. One that 0011 drops, eo.patch_cell, tells such databases.
 EMPTY_0011_AND_0012 = """

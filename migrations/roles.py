@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from migrations.sqlfiles import run_sql
+from pgearth.migrations.sqlfiles import run_sql
 
 # Roles belong to the whole server: another pgearth database may have made them, or be making them now. Whoever migrates
 # has to be a member of eo_owner, to hand it what it makes.

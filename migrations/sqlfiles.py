@@ -1,4 +1,4 @@
-"""Applies sql/*.sql: functions, views, comments and privileges, all re-runnable."""
+"""Applies the files of sql/: functions, views, comments and privileges, all re-runnable."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import Connection
 
-import pyfuncs
-from migrations.functions import RETIRED_NAMES, created_names, drop_replaceable, replaceable
-from pyfuncs.errors import PgearthError
+from pgearth import pyfuncs
+from pgearth.migrations.functions import RETIRED_NAMES, created_names, drop_replaceable, replaceable
+from pgearth.pyfuncs.errors import PgearthError
 
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
-FILE_NAME = re.compile(r"^\d{3}_[a-z][a-z_]*\.sql$")
-PYTHON = "030_python.sql"
+FILE_NAME = re.compile(r"(\d_[a-z][a-z_]*/(\d_)?|\d{3}_)[a-z][a-z_]*\.sql")
+PYTHON = "0_python/"
 PRIVILEGES = "999_privileges.sql"
 
 # Managed clouds do not list the extension, or refuse it with one of these errors.
@@ -49,7 +49,7 @@ DEPENDENT_HINT = (
 
 @dataclass(frozen=True)
 class SqlFile:
-    """One file of sql/ with its text and checksum."""
+    """One file of sql/: its path in there, its text and checksum."""
 
     name: str
     text: str
@@ -61,18 +61,17 @@ class SqlFile:
 
 
 def sql_files(folder: Path = SQL_FOLDER) -> list[SqlFile]:
-    """Files of `folder` in the order in which they are applied.
+    """Files of `folder` and its chapters in the order of their paths, in which they are applied.
 
-    Raises ValueError when a name is not NNN_topic.sql or a number is used twice.
+    Raises ValueError for a name that is not N_chapter/topic.sql or N_chapter/N_topic.sql, and a number used twice.
     """
-    files = [SqlFile(path.name, path.read_text()) for path in sorted(folder.glob("*.sql"))]
+    files = [SqlFile(path.relative_to(folder).as_posix(), path.read_text()) for path in sorted(folder.rglob("*.sql"))]
     numbers: dict[str, str] = {}
     for file in files:
-        if not FILE_NAME.match(file.name):
-            raise ValueError(f"sql/{file.name}: the name must be NNN_topic.sql")
-        if file.name[:3] in numbers:
-            raise ValueError(f"sql/{file.name}: the number is taken by sql/{numbers[file.name[:3]]}")
-        numbers[file.name[:3]] = file.name
+        if not (match := FILE_NAME.fullmatch(file.name)):
+            raise ValueError(f"sql/{file.name}: the name must be N_chapter/topic.sql or N_chapter/N_topic.sql")
+        if match.group(2) and (taken := numbers.setdefault(match.group(1), file.name)) != file.name:
+            raise ValueError(f"sql/{file.name}: the number is taken by sql/{taken}")
     return files
 
 
@@ -114,7 +113,7 @@ def may_replace_plpython(connection: Connection) -> bool:
 
 
 def has_python_functions(connection: Connection) -> bool:
-    """Whether the database has functions of the PL/Python file."""
+    """Whether the database has functions of the PL/Python files."""
     return bool(connection.exec_driver_sql(HAS_PYTHON_FUNCTIONS).scalar())
 
 
@@ -131,7 +130,7 @@ def require_replaceable_python(connection: Connection) -> None:
 def wanted_sql_files(connection: Connection) -> list[SqlFile]:
     """Files that the database is to have: without PL/Python's where it cannot have the language or its functions."""
     python = has_plpython(connection) and (may_replace_plpython(connection) or has_python_functions(connection))
-    return [file for file in sql_files() if python or file.name != PYTHON]
+    return [file for file in sql_files() if python or not file.name.startswith(PYTHON)]
 
 
 def published_names() -> frozenset[str]:
@@ -163,9 +162,9 @@ def is_damaged(connection: Connection, files: list[SqlFile]) -> bool:
 def apply_sql_files(connection: Connection) -> None:
     """Apply files that differ from what the database has (all of them when one does), and privileges always.
 
-    All of them, because a replaced function may be inlined or called by a later file's function. The PL/Python file is
-    left out, and not recorded, where the database cannot have the language; so it is applied once it can. Functions of
-    older signatures go. Raises PgearthError if objects of a user's need one of these.
+    All of them, because a replaced function may be inlined or called by a later file's function. The PL/Python files
+    are left out, and not recorded, where the database cannot have the language; so they are applied once it can.
+    Functions of older signatures go. Raises PgearthError if objects of a user's need one of these.
     """
     files = wanted_sql_files(connection)
     rows = connection.exec_driver_sql("select name, sha256 from eo_internal.sql_file")

@@ -1,10 +1,10 @@
-"""Conversions at the PL/Python border: pgvector's `vector` and `bit(n)`; rasters: see `pyfuncs.rasters`."""
+"""Conversions at the PL/Python border: pgvector's `vector` and `bit(n)`; rasters: see pixels/rasters.py."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PgearthError
+from pgearth.pyfuncs.errors import INVALID_BINARY_REPRESENTATION, PgearthError
 
 _SEND_HEADER = 4  # int16 dimension and int16 unused precede the big-endian float4s
 

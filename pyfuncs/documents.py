@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 import numpy as np
 
-from pyfuncs.limits import DOCUMENT_BYTES, DOCUMENT_DEPTH, DOCUMENT_VALUES
+from pgearth.pyfuncs.limits import DOCUMENT_BYTES, DOCUMENT_DEPTH, DOCUMENT_VALUES
 
 OPENING, CLOSING = b"[{", b"]}"
 NO_BRACKETS = bytes(sorted(set(range(256)) - set(OPENING + CLOSING)))

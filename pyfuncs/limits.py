@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pyfuncs.errors import PROGRAM_LIMIT_EXCEEDED, PgearthError
+from pgearth.pyfuncs.errors import PROGRAM_LIMIT_EXCEEDED, PgearthError
 
 MEGABYTE = 1 << 20
 

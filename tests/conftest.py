@@ -38,7 +38,7 @@ def sample() -> Path:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[SimpleNamespace]:
     """A server of the run's own, in a temporary folder; PGEARTH_TEST_HOST names a running one's socket folder instead."""
-    from loaders.cluster import Cluster
+    from pgearth.loaders.server.cluster import Cluster
 
     running = os.environ.get("PGEARTH_TEST_HOST")
     if running:
@@ -68,8 +68,8 @@ def connection_settings(host: str, port: int, user: str) -> SimpleNamespace:
 
 def migrate_and_load_nomenclature(**connection: str | int | None) -> None:
     """Fill the template database: the schema at head and the nomenclatures."""
-    from loaders.migrate import upgrade
-    from loaders.nomenclature import load_nomenclature
+    from pgearth.loaders.reference.nomenclature import load_nomenclature
+    from pgearth.loaders.server.migrate import upgrade
 
     url = f"postgresql+psycopg://{connection['user']}@/{connection['dbname']}?host={connection['host']}"
     upgrade(f"{url}&port={connection['port']}")
@@ -99,8 +99,8 @@ def archive(archive_connection: psycopg.Connection) -> psycopg.Connection:
 @pytest.fixture
 def filled_with_pixels(archive: psycopg.Connection, sample: Path) -> None:
     """Put the real BigEarthNet v1 patches into `archive`, encoded and hashed."""
-    from loaders.bigearthnet import load_bigearthnet
-    from loaders.encode import encode_archive
+    from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+    from pgearth.loaders.models.encode import encode_archive
 
     load_bigearthnet(archive, sample / "bigearthnet-v1")
     with psycopg.connect(archive.info.dsn, autocommit=True) as reading:
@@ -137,7 +137,7 @@ def run_pgearth() -> Callable[..., Result]:
     """Call `run_pgearth(connection, *arguments)` runs the pgearth command, in this process, on that database."""
 
     def run(connection: psycopg.Connection, *arguments: str | Path) -> Result:
-        from loaders.cli import pgearth
+        from pgearth.cli import pgearth
 
         return CliRunner().invoke(
             pgearth, [str(argument) for argument in arguments], env={"PGEARTH_DSN": connection.info.dsn}

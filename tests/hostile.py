@@ -43,7 +43,7 @@ def measured(imports: str, call: str, *arguments: str) -> tuple[str, float]:
 def read_measured(file: Path) -> tuple[str, float]:
     """Read an image; what came of it, and by how many MiB memory grew."""
     return measured(
-        "from pathlib import Path\nfrom pyfuncs.image import read_image",
+        "from pathlib import Path\nfrom pgearth.pyfuncs.pixels.uploads import read_image",
         "read_image(Path(arguments[0]).read_bytes(), ['B02'])",
         str(file),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyfuncs import weights
+from pgearth.pyfuncs.models import weights
 
 NO_WEIGHTS = weights.dump({})
 """Those of the architecture spectral."""

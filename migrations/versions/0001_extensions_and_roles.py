@@ -2,15 +2,15 @@
 
 from alembic import op
 
-from migrations.sqlfiles import run_sql
+from pgearth.migrations.sqlfiles import run_sql
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    # Every migration makes the roles: see migrations.roles.
-    # plpython3u is not needed by any revision and not to be had on every server: see migrations.sqlfiles.has_plpython.
+    # Every migration makes the roles: see pgearth.migrations.roles.
+    # plpython3u is not needed by any revision and not to be had on every server: see pgearth.migrations.sqlfiles.has_plpython.
     run_sql(
         op.get_bind(),
         """

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from migrations.sqlfiles import run_sql
+from pgearth.migrations.sqlfiles import run_sql
 
 revision = "0022"
 down_revision = "0021"

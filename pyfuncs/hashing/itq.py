@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing.projection import checked_sample, signs, standardisation, standardise
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing.projection import checked_sample, signs, standardisation, standardise
 
 
 def fit(vectors: np.ndarray, bits: int = 128, seed: int = 0) -> dict[str, np.ndarray]:

@@ -11,8 +11,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing.projection import Product, checked_sample, fast_product, signs, standardisation, standardise
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing.projection import (
+    Product,
+    checked_sample,
+    fast_product,
+    signs,
+    standardisation,
+    standardise,
+)
 
 Floats = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyfuncs.hashing.projection import checked_sample, signs, standardisation, standardise
+from pgearth.pyfuncs.hashing.projection import checked_sample, signs, standardisation, standardise
 
 
 def fit(vectors: np.ndarray, bits: int = 128, seed: int = 0) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyfuncs.hashing.projection import Product, signs, standardise
+from pgearth.pyfuncs.hashing.projection import Product, signs, standardise
 
 LAYERS = ("hidden1", "hidden2", "output")
 HIDDEN = (1024, 512)

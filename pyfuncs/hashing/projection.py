@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.errors import PgearthError
 
 Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(matrix (m, d), vectors (n, d)) to their products (n, m)."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyfuncs.hashing.projection import check_dimension, checked_sample
+from pgearth.pyfuncs.hashing.projection import check_dimension, checked_sample
 
 
 def fit(vectors: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing.projection import check_dimension, checked_sample
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing.projection import check_dimension, checked_sample
 
 
 def fit(vectors: np.ndarray, bits: int = 128) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ def demo(
 def make_smaller(patch: pytest.MonkeyPatch) -> None:
     """Have the demo make fewer patches and train less on them."""
     for name, value in {"SYNTHETIC_PATCHES": SYNTHETIC_PATCHES, "NETWORK_EPOCHS": 1, "HASH_STEPS": 30}.items():
-        patch.setattr(f"loaders.demo.{name}", value)
+        patch.setattr(f"pgearth.loaders.demo.demo.{name}", value)
 
 
 def test_with_the_sample(demo: Demo, run_pgearth: Callable[..., Result], sample: Path) -> None:

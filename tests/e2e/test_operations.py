@@ -20,9 +20,9 @@ import pytest
 import sqlalchemy
 from psycopg import errors
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.cluster import Cluster
-from loaders.encode import encode_archive
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.server.cluster import Cluster
 from tests.migrations.catalogue import catalogue
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from click.testing import Result
 
-import loaders.annotate
-from loaders.annotate import Annotation, tasks
-from loaders.corine import load_corine
-from loaders.patches import Patch, Product, write_patches, write_products
+import pgearth.loaders.reference.annotate
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.reference.annotate import Annotation, tasks
+from pgearth.loaders.reference.corine import load_corine
 
 TIME = datetime(2018, 7, 1, tzinfo=UTC)
 SIDE = 1200
@@ -47,7 +47,7 @@ def forget(connection: psycopg.Connection) -> list[tuple]:
 
 
 def test_pieces_hold_every_cell_once(annotated: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders.annotate, "PATCHES_PER_TASK", 30)
+    monkeypatch.setattr(pgearth.loaders.reference.annotate, "PATCHES_PER_TASK", 30)
     pieces = tasks(annotated, Annotation(replace=True))
     cells = [cell for piece in pieces for cell in piece.cells]
     row = annotated.execute("select array_agg(distinct cell order by cell), count(*) from eo.patch").fetchone()
@@ -58,7 +58,7 @@ def test_pieces_hold_every_cell_once(annotated: psycopg.Connection, monkeypatch:
 def test_in_several_processes(
     annotated: psycopg.Connection, run_pgearth: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders.annotate, "PATCHES_PER_TASK", 60)
+    monkeypatch.setattr(pgearth.loaders.reference.annotate, "PATCHES_PER_TASK", 60)
     expected = forget(annotated)
     labelled = sum(labels is not None for _, labels, _ in expected)
     result = run_pgearth(annotated, "annotate", "--land-cover", "--jobs", "2")
@@ -85,9 +85,9 @@ def test_options_reach_the_procedure(annotated: psycopg.Connection, run_pgearth:
 def test_an_interrupted_run_goes_on(
     annotated: psycopg.Connection, run_pgearth: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders.annotate, "PATCHES_PER_TASK", 30)
+    monkeypatch.setattr(pgearth.loaders.reference.annotate, "PATCHES_PER_TASK", 30)
     expected = forget(annotated)
-    real, calls = loaders.annotate.annotate_cells, 0
+    real, calls = pgearth.loaders.reference.annotate.annotate_cells, 0
 
     def interrupted(piece: Annotation) -> int:
         nonlocal calls
@@ -97,7 +97,7 @@ def test_an_interrupted_run_goes_on(
         return real(piece)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loaders.annotate, "annotate_cells", interrupted)
+        patched.setattr(pgearth.loaders.reference.annotate, "annotate_cells", interrupted)
         assert run_pgearth(annotated, "annotate").exit_code != 0
     row = annotated.execute("select count(label_ids) from eo.patch").fetchone()
     assert row is not None and 0 < row[0] < len(expected)

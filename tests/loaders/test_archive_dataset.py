@@ -17,11 +17,11 @@ from psycopg import errors
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.synthetic import load_synthetic
-from pyfuncs import db
-from pyfuncs.data import ArchiveDataset
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.pyfuncs import queries
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.training.dataset import ArchiveDataset
 from tests.waiting import wait_for
 
 BANDS = ("B04", "B8A", "B02", "B01")
@@ -263,7 +263,7 @@ def test_filters_are_those_of_eo_filter(filled: psycopg.Connection) -> None:
     row = filled.execute(
         "select proargnames[1:pronargs] from pg_proc where proname = 'filter' and pronamespace = 'eo'::regnamespace and pronargs > 1"
     ).fetchone()
-    assert row == (list(db.FILTERS),)
+    assert row == (list(queries.FILTERS),)
 
 
 def test_what_is_left_out_is_counted(filled: psycopg.Connection, archive: psycopg.Connection) -> None:
@@ -418,6 +418,6 @@ def test_a_model_learns(dataset: Callable[..., ArchiveDataset]) -> None:
 
 
 def test_only_this_module_imports_torch() -> None:
-    code = "import sys, pyfuncs, pyfuncs.db, pyfuncs.session, pyfuncs.rasters; print('torch' in sys.modules, 'psycopg' in sys.modules)"
+    code = "import sys, pgearth.pyfuncs.queries, pgearth.pyfuncs.border.encoding, pgearth.pyfuncs.pixels.rasters; print('torch' in sys.modules, 'psycopg' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]

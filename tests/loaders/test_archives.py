@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from loaders import archives, export_packs
-from loaders.bigearthnet_metadata import SCHEMA, read_batches
-from loaders.product_files import open_folder
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.datasets.bigearthnet.catalogue import SCHEMA, read_batches
+from pgearth.loaders.export import packs
+from pgearth.loaders.files import archives
+from pgearth.loaders.products.folder import open_folder
+from pgearth.pyfuncs.errors import PgearthError
 from tests.hostile import measured
 
 SPACES = 400_000_000
@@ -27,7 +28,7 @@ BLOCK = b" " * (1 << 20)
 def read_measured(path: Path) -> tuple[str, float]:
     """Read all of a shard; what came of it, and by how many MiB memory grew."""
     return measured(
-        "from pathlib import Path\nfrom loaders.export_packs import read_shard",
+        "from pathlib import Path\nfrom pgearth.loaders.export.packs import read_shard",
         "for _ in read_shard(Path(arguments[0])): pass",
         str(path),
     )
@@ -123,33 +124,33 @@ def test_members_beyond_the_limit_are_named(
 ) -> None:
     monkeypatch.setitem(globals(), "SPACES", 300_000_000)
     with pytest.raises(PgearthError, match=reason):
-        list(export_packs.read_shard(SHARDS[fault](tmp_path)))
+        list(packs.read_shard(SHARDS[fault](tmp_path)))
 
 
 def test_the_limit_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar_zst(tmp_path / "a.tar.zst", [(member("p/p.json", 1000), Blank(1000))])  # type: ignore[list-item]
-    assert next(export_packs.read_tar(path)) == ("p/p.json", b" " * 1000)
+    assert next(packs.read_tar(path)) == ("p/p.json", b" " * 1000)
     monkeypatch.setenv("PGEARTH_MAX_DOCUMENT_BYTES", "999")
     with pytest.raises(PgearthError, match=r"p/p\.json has 1,000 bytes, and the limit is 999"):
-        next(export_packs.read_tar(path))
+        next(packs.read_tar(path))
 
 
 def test_sparse_members_and_links_are_no_files(tmp_path: Path) -> None:
     link = member("p/p.json", 0, tarfile.SYMTYPE)
     link.linkname = "/etc/passwd"
     with pytest.raises(PgearthError, match="no plain file"):
-        list(export_packs.read_shard(tar_zst(tmp_path / "a.tar.zst", [(link, None)])))
+        list(packs.read_shard(tar_zst(tmp_path / "a.tar.zst", [(link, None)])))
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.zst"])
 def test_too_many_members(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "ARCHIVE_MEMBERS", 10)
     path = tmp_path / f"a{suffix}"
-    export_packs.write_shard(path, suffix[1:], [(f"p/q{n}/q.json", b"{}") for n in range(9)], 1 << 20)
-    list(export_packs.read_shard(path))
-    export_packs.write_shard(path, suffix[1:], [(f"p/q{n}/q.json", b"{}") for n in range(10)], 1 << 20)
+    packs.write_shard(path, suffix[1:], [(f"p/q{n}/q.json", b"{}") for n in range(9)], 1 << 20)
+    list(packs.read_shard(path))
+    packs.write_shard(path, suffix[1:], [(f"p/q{n}/q.json", b"{}") for n in range(10)], 1 << 20)
     with pytest.raises(PgearthError, match="members"):
-        list(export_packs.read_shard(path))
+        list(packs.read_shard(path))
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -178,7 +179,7 @@ def test_products_are_read_with_the_same_limits(tmp_path: Path, monkeypatch: pyt
 
 
 def test_files_of_a_patch_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loaders.exported import read_patches
+    from pgearth.loaders.export.load import read_patches
 
     monkeypatch.setenv("PGEARTH_MAX_PATCH_BYTES", "1000")
     files = [("p/q/q.json", b"{}"), *((f"p/q/{n}.tif", bytes(400)) for n in range(3))]
@@ -197,7 +198,7 @@ def test_a_table_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PGEARTH_MAX_PARQUET_BYTES", "2000000")
     with pytest.raises(PgearthError, match=r"row group 1 unpacks to 3,.* bytes"):
         list(read_batches(path))
-    monkeypatch.setattr("loaders.bigearthnet_metadata.PARQUET_VALUES", 2)
+    monkeypatch.setattr("pgearth.loaders.datasets.bigearthnet.catalogue.PARQUET_VALUES", 2)
     with pytest.raises(PgearthError, match="and 3 values in a column"):
         list(read_batches(path))
 
@@ -208,7 +209,7 @@ def test_a_text_that_is_in_every_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({field.name: texts for field in SCHEMA}), path, compression="zstd")
     assert path.stat().st_size < 50_000
     outcome, grown = measured(
-        "from pathlib import Path\nfrom loaders.bigearthnet_metadata import read_batches",
+        "from pathlib import Path\nfrom pgearth.loaders.datasets.bigearthnet.catalogue import read_batches",
         "list(read_batches(Path(arguments[0])))",
         str(path),
     )
@@ -243,7 +244,7 @@ def test_encrypted_products(tmp_path: Path, method: int | None) -> None:
 def test_encrypted_shards(tmp_path: Path) -> None:
     path = encrypted(tmp_path / "shard-00000.zip", ["p/p.json", "shard-00000.sha256"])
     with pytest.raises(PgearthError, match=r"shard-00000.zip: shard-00000.sha256 is encrypted\nHint: Unpack it with"):
-        list(export_packs.read_shard(path))
+        list(packs.read_shard(path))
 
 
 @pytest.mark.parametrize(

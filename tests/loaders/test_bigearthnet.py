@@ -24,10 +24,10 @@ import pytest
 import rasterio
 from click.testing import Result
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.bigearthnet_metadata import load_bigearthnet_metadata
-from pyfuncs.errors import PgearthError
-from pyfuncs.rasters import from_wkb
+from pgearth.loaders.datasets.bigearthnet.catalogue import load_bigearthnet_metadata
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.rasters import from_wkb
 from tests.waiting import wait_for
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -549,7 +549,7 @@ def contents(archive: psycopg.Connection) -> list[list[tuple[Any, ...]]]:
 
 def start_load(archive: psycopg.Connection, root: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from loaders.cli import main; main()", "load", "bigearthnet", root],
+        [sys.executable, "-c", "from pgearth.cli import main; main()", "load", "bigearthnet", root],
         env={**os.environ, "PGEARTH_DSN": archive.info.dsn},
         cwd=CHECKOUT,
         stderr=subprocess.DEVNULL,

@@ -17,9 +17,9 @@ import pytest
 import shapely
 from click.testing import Result
 
-import loaders.bigearthnet_metadata
-from loaders.bigearthnet_metadata import COUNTRY_CODES, load_bigearthnet_metadata
-from pyfuncs.errors import PgearthError
+import pgearth.loaders.datasets.bigearthnet.catalogue
+from pgearth.loaders.datasets.bigearthnet.catalogue import COUNTRY_CODES, load_bigearthnet_metadata
+from pgearth.pyfuncs.errors import PgearthError
 
 
 @dataclass
@@ -59,7 +59,7 @@ def test_all_rows(catalogue: Catalogue) -> None:
 def test_a_second_load_is_skipped(
     catalogue: Catalogue, run_pgearth: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders.bigearthnet_metadata, "write_patches", None)
+    monkeypatch.setattr(pgearth.loaders.datasets.bigearthnet.catalogue, "write_patches", None)
     result = run_pgearth(catalogue.archive, "load", "bigearthnet-metadata", *catalogue.paths)
     assert result.exit_code == 0, result.output
     assert "0 patches, 549488 patches skipped" in result.output
@@ -183,7 +183,7 @@ def write_rows(path: Path, changes: dict[str, Any], row: int = 25) -> Path:
     """A catalogue of 30 patches whose row `row` (from 1) is changed."""
     rows = [{**GOOD_ROW, "patch_id": f"{GOOD_ROW['patch_id'][:-5]}26_{number:02}"} for number in range(30)]
     rows[row - 1].update(changes)
-    pq.write_table(pa.Table.from_pylist(rows, schema=loaders.bigearthnet_metadata.SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=pgearth.loaders.datasets.bigearthnet.catalogue.SCHEMA), path)
     return path
 
 
@@ -213,7 +213,7 @@ def test_a_bad_row_stores_nothing(
     changes: dict[str, Any],
     message: str,
 ) -> None:
-    monkeypatch.setattr(loaders.bigearthnet_metadata, "ROWS_PER_BATCH", 10)
+    monkeypatch.setattr(pgearth.loaders.datasets.bigearthnet.catalogue, "ROWS_PER_BATCH", 10)
     path = write_rows(tmp_path / "metadata.parquet", changes)
     with pytest.raises(PgearthError) as error:
         load_bigearthnet_metadata(archive, [path])

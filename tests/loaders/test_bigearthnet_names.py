@@ -14,15 +14,14 @@ import pyogrio
 import pytest
 import shapely
 
-from loaders.bigearthnet_names import (
+from pgearth.loaders.datasets.bigearthnet.names import (
     PatchName,
     parse_patch_name,
     patch_bounds,
     split_by_rule,
-    square_origin,
-    tile_origin,
 )
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.products.mgrs import square_origin, tile_origin
+from pgearth.pyfuncs.errors import PgearthError
 
 
 @pytest.fixture(scope="module")

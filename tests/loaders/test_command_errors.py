@@ -28,12 +28,12 @@ import sqlalchemy.exc
 from click.testing import Result
 from psycopg import errors, sql
 
-from loaders import cli
-from loaders.bigearthnet import load_bigearthnet
-from loaders.explain import TRACEBACK, explained
-from pyfuncs.errors import PgearthError
+from pgearth import cli
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.work.explain import TRACEBACK, explained
+from pgearth.pyfuncs.errors import PgearthError
 
-COMMAND = [sys.executable, "-c", "from loaders.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from pgearth.cli import main; main()"]
 # A superuser may read and write anything; without capabilities, permissions count for it, too.
 UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
@@ -283,8 +283,9 @@ def test_an_interrupted_command(number: int) -> None:
     """Ctrl-C reaches the command's own processes, too; what a supervisor sends reaches the command alone."""
     script = """
 from time import sleep
-from loaders import cli
-from loaders.engine import Engine, run_tasks
+from pgearth import cli
+from pgearth.loaders.work.run import run_tasks
+from pgearth.loaders.work.task import Engine
 cli.pgearth.main = lambda standalone_mode: list(run_tasks(sleep, [600, 600, 600], Engine(jobs=2)))
 cli.pgearth = cli.pgearth.main
 cli.main()

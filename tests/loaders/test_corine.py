@@ -22,11 +22,11 @@ import pytest
 import shapely
 from shapely.geometry import LineString, MultiPolygon, Point, box
 
-from loaders import vectors
-from loaders.corine import CLASS_CODE, load_corine
-from loaders.patches import Patch, Product, write_patches, write_products
-from loaders.vectors import find_polygon_layer
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.reference import polygons as vectors
+from pgearth.loaders.reference.corine import CLASS_CODE, load_corine
+from pgearth.loaders.reference.polygons import find_polygon_layer
+from pgearth.pyfuncs.errors import PgearthError
 from tests.waiting import wait_for
 
 LANJARON = Path("corine/clc2018_lanjaron_es.gpkg")
@@ -445,7 +445,9 @@ def test_nomenclature_not_loaded(archive, sample):
 LOADS_HALF_AND_WAITS = """
 import sys, time
 from pathlib import Path
-from loaders import corine, database, vectors
+from pgearth.loaders.reference import corine
+from pgearth.loaders.server import connection as database
+from pgearth.loaders.reference import polygons as vectors
 read = vectors.PolygonLayer.read
 def half(self, srid, counts):
     for number, polygon in enumerate(read(self, srid, counts)):
@@ -460,7 +462,8 @@ corine.load_corine(database.connect(autocommit=True), Path(sys.argv[1]))
 LOADS = """
 import sys
 from pathlib import Path
-from loaders import corine, database
+from pgearth.loaders.reference import corine
+from pgearth.loaders.server import connection as database
 corine.load_corine(database.connect(autocommit=True), Path(sys.argv[1]))
 """
 

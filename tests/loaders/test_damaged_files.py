@@ -25,8 +25,8 @@ from hypothesis.strategies import SearchStrategy
 from onnx import TensorProto, helper
 from rasterio.windows import Window
 
-from loaders import cli
-from loaders.bigearthnet import load_bigearthnet
+from pgearth import cli
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
 from tests.conftest import EXAMPLES
 from tests.errors_for_people import OF_PYTHON
 

@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 from PIL import Image, ImageChops
 
-from loaders.demo_pictures import NEIGHBOURS, TITLE_HEIGHT, query_by_example
+from pgearth.loaders.demo.pictures import NEIGHBOURS, TITLE_HEIGHT, query_by_example
 
 
 def image(png: bytes) -> Image.Image:

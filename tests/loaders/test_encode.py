@@ -13,15 +13,15 @@ from click.testing import Result
 from psycopg import errors
 from rasterio.io import MemoryFile
 
-import loaders.encode
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive
-from pyfuncs import spectral
-from pyfuncs.convert import bit_string
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import lsh
-from pyfuncs.regions import grid_regions
-from pyfuncs.weights import load
+import pgearth.loaders.models.encode
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.pyfuncs.convert import bit_string
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.models.weights import load
+from pgearth.pyfuncs.pixels.segments import grid_regions
 
 Regions = dict[str, dict[int, str]]
 
@@ -131,8 +131,8 @@ def test_a_run_that_broke_off_is_taken_up(archive: psycopg.Connection, monkeypat
     assert encode(archive, 2) == 44
     complete = stored(archive)
     archive.execute("select eo.drop_region_codes()")
-    monkeypatch.setattr(loaders.encode, "PATCHES_PER_TRANSACTION", 3)
-    hash_codes = loaders.encode.hash_codes
+    monkeypatch.setattr(pgearth.loaders.models.encode, "PATCHES_PER_TRANSACTION", 3)
+    hash_codes = pgearth.loaders.models.encode.hash_codes
     calls = 0
 
     def fail_at_the_third(*arguments: object) -> list[str]:
@@ -143,7 +143,7 @@ def test_a_run_that_broke_off_is_taken_up(archive: psycopg.Connection, monkeypat
         return hash_codes(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loaders.encode, "hash_codes", fail_at_the_third)
+        patched.setattr(pgearth.loaders.models.encode, "hash_codes", fail_at_the_third)
         encode(archive, 2)
     assert len(stored(archive)) == 6, "two transactions of three patches"
     assert encode(archive, 2) == 44 - 6 * 4

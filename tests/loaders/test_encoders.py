@@ -20,13 +20,13 @@ from psycopg import errors
 from rasterio.io import MemoryFile
 from torch import Tensor, nn
 
-import loaders.encode
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive, is_packed
-from loaders.encoders import find, newest_version, register, version_name
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import lsh
-from pyfuncs.weights import dump
+import pgearth.loaders.models.encode
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive, is_packed
+from pgearth.loaders.models.versions import find, newest_version, register, version_name
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models.weights import dump
 from tests.stand_ins import NO_WEIGHTS, lsh_weights
 from tests.waiting import wait_for
 
@@ -88,7 +88,7 @@ def own_model(tmp_path: Path) -> Callable[[int], Path]:
     return write
 
 
-def encode(connection: psycopg.Connection, *encoders: str) -> loaders.encode.Encoded:
+def encode(connection: psycopg.Connection, *encoders: str) -> pgearth.loaders.models.encode.Encoded:
     with psycopg.connect(connection.info.dsn, autocommit=True) as reading:
         return encode_archive(connection, reading, encoders)
 
@@ -168,7 +168,7 @@ def test_an_uploaded_image_by_a_hash_of_ones_own_model(
     own = find(archive, None, False)
     weights = dump(lsh.fit(np.stack([*vectors(archive, "own:1").values()]), bits=64))
     hashing = register(archive, "codes", "lsh", weights, bits=64, parent_id=own.encoder_id)
-    assert encode(archive, "codes") == loaders.encode.Encoded(0, PATCHES, 0, {"own:1": 9}, ["codes:1"])
+    assert encode(archive, "codes") == pgearth.loaders.models.encode.Encoded(0, PATCHES, 0, {"own:1": 9}, ["codes:1"])
     assert version_name(find(archive, None, True)) == version_name(hashing)
     folder = min(path for path in (sample / "bigearthnet-v1" / "S2").iterdir() if path.is_dir())
     with MemoryFile() as memory:
@@ -292,7 +292,7 @@ def test_a_killed_run_is_taken_up_and_nothing_is_current_before_the_end(
         assert run_pgearth(archive, "encoder", "add", "own", "--onnx", own_model(seed), *OPTIONS).exit_code == 0
     encode(archive, "own:1")
     script = f"""
-import os, signal, psycopg, loaders.encode as encode
+import os, signal, psycopg, pgearth.loaders.models.encode as encode
 encode.PATCHES_PER_TRANSACTION = 3
 calls, encode_patches = [], encode.encode_patches
 def killed_at_the_third(*arguments, **options):
@@ -325,7 +325,7 @@ with psycopg.connect({archive.info.dsn!r}, autocommit=True) as one, psycopg.conn
 def test_one_run_at_a_time(archive: psycopg.Connection) -> None:
     with (
         psycopg.connect(archive.info.dsn, autocommit=True) as other,
-        loaders.encode.encoding_alone(other),
+        pgearth.loaders.models.encode.encoding_alone(other),
         pytest.raises(PgearthError, match="Another session is encoding"),
     ):
         encode(archive)
@@ -441,7 +441,7 @@ def test_only_what_is_encoded_becomes_current(archive: psycopg.Connection) -> No
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="nothing is encoded with x:1 yet") as caught:
         archive.execute("select eo.make_current('x:1')")
     assert caught.value.diag.message_hint == "Run: pgearth encode --encoder x:1"
-    assert encode(archive, "x") == loaders.encode.Encoded(0, 0, 0, {"x:1": 20}, [])
+    assert encode(archive, "x") == pgearth.loaders.models.encode.Encoded(0, 0, 0, {"x:1": 20}, [])
     for version in ("x", "x:2"):
         with pytest.raises(errors.UndefinedObject, match=f'there is no version "{version}"'):
             archive.execute("select eo.make_current(%s)", (version,))
@@ -470,7 +470,7 @@ def test_a_vector_that_is_not_finite_is_not_stored(
         found[4, 2] = np.inf
         return found
 
-    monkeypatch.setattr(loaders.encode, "encode_patches", encode_patches)
+    monkeypatch.setattr(pgearth.loaders.models.encode, "encode_patches", encode_patches)
     with pytest.raises(PgearthError, match=r"Patch \d+: own:1 gives a vector that is not finite"):
         encode(archive, "own")
     assert vectors(archive, "own:1") == {}

@@ -28,15 +28,15 @@ import zstandard
 from click.testing import Result
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from loaders import export_manifest
-from loaders.bigearthnet import load_bigearthnet
-from loaders.engine import Engine
-from loaders.export import PARTS, export_patches
-from loaders.export_manifest import Order
-from loaders.exported import load_exported
-from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
-from pyfuncs.errors import PgearthError
-from pyfuncs.rasters import Raster
+from pgearth.loaders.archive.write import Patch, Product, patch_raster, write_patches, write_products
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.export import manifest as export_manifest
+from pgearth.loaders.export.export import PARTS, export_patches
+from pgearth.loaders.export.load import load_exported
+from pgearth.loaders.export.manifest import Order
+from pgearth.loaders.work.task import Engine
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.rasters import Raster
 
 Run = Callable[..., Result]
 LOCAL = Engine()
@@ -431,20 +431,22 @@ def test_a_reader_exports_their_own_collection(stored: psycopg.Connection, run_p
 FORKER = """
 import json, os, resource, signal, sys
 from pathlib import Path
-from loaders import export, export_manifest, export_packs
-from loaders.engine import Engine
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.export import export
+from pgearth.loaders.export import manifest as export_manifest
+from pgearth.loaders.export import packs
+from pgearth.loaders.work.task import Engine
+from pgearth.pyfuncs.errors import PgearthError
 
 def run(task, pipe):
     synced = 0
-    original = export_packs.sync
+    original = packs.sync
     def sync(path):
         nonlocal synced
         synced += 1
         if synced == task["kill"]:
             os.kill(os.getpid(), signal.SIGKILL)
         original(path)
-    export_packs.sync = export.sync = sync
+    packs.sync = export.sync = sync
     export_manifest.FOLDER_PART_BYTES = task["part"]
     os.environ["PGEARTH_DSN"] = task["dsn"]
     if task["limit"]:
@@ -554,7 +556,7 @@ def test_several_processes_write_the_same_bytes(
 
 
 def test_only_one_run_at_a_time(stored: psycopg.Connection, tmp_path: Path, dsn: None) -> None:
-    from loaders.export import lock
+    from pgearth.loaders.export.export import lock
 
     order = Order({"patch_ids": [1]})
     with lock(tmp_path, "busy"), pytest.raises(PgearthError, match="another export is writing into this folder"):
@@ -749,7 +751,7 @@ def test_bad_options(
     ("text", "size"), [("1GB", 10**9), ("64MiB", 2**26), ("1.5 kB", 1500), ("700KB", 700_000), ("12B", 12)]
 )
 def test_sizes(text: str, size: int) -> None:
-    from loaders.export import parse_size
+    from pgearth.loaders.export.export import parse_size
 
     assert parse_size(text) == size
 

@@ -24,15 +24,15 @@ import shapely
 from affine import Affine
 from rasterio.errors import RasterioError
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.corine import load_corine
-from loaders.export_formats import read_geotiff
-from loaders.gdal_files import VECTOR_DRIVERS, check_reference_system, open_raster
-from loaders.nuts import load_nuts
-from loaders.product_files import open_folder
-from loaders.search_options import parse_area
-from loaders.vectors import find_polygon_layer
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.archive.filters import parse_area
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.export.documents import read_geotiff
+from pgearth.loaders.files.gdal_files import VECTOR_DRIVERS, check_reference_system, open_raster
+from pgearth.loaders.products.folder import open_folder
+from pgearth.loaders.reference.corine import load_corine
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.loaders.reference.polygons import find_polygon_layer
+from pgearth.pyfuncs.errors import PgearthError
 
 
 @dataclass

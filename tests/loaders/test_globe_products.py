@@ -22,8 +22,9 @@ import shapely
 from click.testing import Result
 from rasterio import Affine
 
-from loaders.product import Options, load_product
-from loaders.product_files import Given, footprint
+from pgearth.loaders.archive.footprint import footprint
+from pgearth.loaders.products.files import Given
+from pgearth.loaders.products.load import Options, load_product
 from tests.loaders.safe_product import SINCE_OFFSET, assemble_safe
 
 Run = Callable[..., Result]

@@ -15,13 +15,13 @@ import shapely
 from rasterio import Affine
 from rasterio.vrt import WarpedVRT
 
-from loaders.bigearthnet_names import patch_bounds
-from loaders.grids import parse_grid
-from loaders.product import Options, load_product
-from loaders.product_files import Given
-from loaders.product_formats import open_product
-from pyfuncs.errors import PgearthError
-from pyfuncs.rasters import band_statistics, from_wkb, valid_pixels
+from pgearth.loaders.datasets.bigearthnet.names import patch_bounds
+from pgearth.loaders.products.files import Given
+from pgearth.loaders.products.formats.known import open_product
+from pgearth.loaders.products.grids import parse_grid
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.rasters import band_statistics, from_wkb, valid_pixels
 
 NAME = "S2A_MSIL2A_20200620T103000_N0214_R001_T32UPU_20200620T170000"
 BANDS = {10: ("B02", "B03"), 20: ("B05", "SCL"), 60: ("B01",)}

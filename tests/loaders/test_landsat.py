@@ -18,11 +18,11 @@ import shapely
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from loaders.landsat import parse_odl
-from loaders.product import Options, load_product
-from loaders.product_files import Given, ProductFiles
-from loaders.product_formats import open_product
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.products.files import Given, ProductFiles
+from pgearth.loaders.products.formats.known import open_product
+from pgearth.loaders.products.formats.landsat import parse_odl
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.pyfuncs.errors import PgearthError
 
 LEVEL_2 = "LC09_L2SP_010065_20220129_20220131_02_T1"
 LEVEL_1 = "LC09_L1TP_010065_20220129_20220129_02_T1"

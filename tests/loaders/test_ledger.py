@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loaders.ledger import file_checksum, listing_checksum, load_item
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.work.ledger import file_checksum, listing_checksum, load_item
+from pgearth.pyfuncs.errors import PgearthError
 from tests.waiting import PATIENCE, wait_for
 
 PRODUCT = "insert into eo.product (name, platform, level, sensing_time) values (%s, 'sentinel-2a', 'L2A', now())"
@@ -78,7 +78,7 @@ def test_two_sessions_do_not_load_the_same(archive: psycopg.Connection) -> None:
 def test_a_killed_load_leaves_nothing_and_is_taken_over(archive: psycopg.Connection) -> None:
     code = f"""
 import sys, time, psycopg
-from loaders.ledger import load_item
+from pgearth.loaders.work.ledger import load_item
 with psycopg.connect({archive.info.dsn!r}, autocommit=True) as connection, load_item(connection, "test", "a", "1"):
     connection.execute({PRODUCT!r}, ("a",))
     print("inside", flush=True)

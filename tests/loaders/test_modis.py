@@ -16,10 +16,10 @@ from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from loaders.modis import SRID, granule_of
-from loaders.product_files import Given, ProductFiles
-from loaders.product_formats import open_product
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.products.files import Given, ProductFiles
+from pgearth.loaders.products.formats.known import open_product
+from pgearth.loaders.products.formats.modis import SRID, granule_of
+from pgearth.pyfuncs.errors import PgearthError
 
 MCD43A4 = Path("modis/mcd43a4_h21v11_2017006")
 GRANULE = "MCD43A4.A2017006.h21v11.006.2017018074804"
@@ -155,7 +155,7 @@ def test_hdf_that_gdal_cannot_read(tmp_path):
 
 def test_layers_of_hdf(sample, tmp_path, monkeypatch):
     """Layers of the same names in a format with subdatasets that GDAL does read, netCDF; it numbers them."""
-    monkeypatch.setattr("loaders.modis.HDF_DRIVERS", ("netCDF",))
+    monkeypatch.setattr("pgearth.loaders.products.formats.modis.HDF_DRIVERS", ("netCDF",))
     with rasterio.open(sample / MCD43A4 / f"{GRANULE}_B01.TIF") as file:
         pixels = file.read(1)
     hdf = tmp_path / f"{GRANULE}.hdf"

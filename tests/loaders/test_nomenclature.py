@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from loaders.nomenclature import label_ids_by_name, load_nomenclature
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.reference.nomenclature import label_ids_by_name, load_nomenclature
+from pgearth.pyfuncs.errors import PgearthError
 
 COUNTS = {
     ("clc", 1): 5,

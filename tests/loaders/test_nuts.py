@@ -13,9 +13,9 @@ import pyproj
 import pytest
 import shapely
 
-from loaders.nuts import load_nuts
-from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.pyfuncs.errors import PgearthError
 
 NUTS = Path("nuts/NUTS_RG_10M_2021_4326.geojson")
 CONTENTS = """

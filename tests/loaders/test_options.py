@@ -10,9 +10,9 @@ import click
 import pytest
 import shapely
 
-from loaders.cli import pgearth
-from loaders.search_options import parse_area
-from pyfuncs.errors import PgearthError
+from pgearth.cli import pgearth
+from pgearth.loaders.archive.filters import parse_area
+from pgearth.pyfuncs.errors import PgearthError
 
 
 def options_of(command: click.Command, path: str = "pgearth") -> Iterator[tuple[str, click.Parameter]]:

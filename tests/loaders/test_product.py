@@ -26,12 +26,13 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely.geometry import box, shape
 
-from loaders import cutting, product
-from loaders.band_reader import StripReader, open_band
-from loaders.product import Options, load_product
-from loaders.product_files import BandFile, Given
-from pyfuncs.errors import PgearthError
-from pyfuncs.rasters import from_wkb
+from pgearth.loaders.products import cutting
+from pgearth.loaders.products import load as product
+from pgearth.loaders.products.bands import StripReader, open_band
+from pgearth.loaders.products.files import BandFile, Given
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.rasters import from_wkb
 from tests.waiting import PATIENCE, wait_for
 
 COG = Path("sentinel2-cog/S2A_29RKH_20200219_0_L2A")
@@ -883,8 +884,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import psycopg
-from loaders import cutting, product
-from loaders.product import Options, load_product
+from pgearth.loaders.products import cutting
+from pgearth.loaders.products import load as product
+from pgearth.loaders.products.load import Options, load_product
 
 write, calls = cutting.to_wkb, 0
 

@@ -13,13 +13,13 @@ from click.testing import Result
 from rasterio.io import MemoryFile
 from skimage.segmentation import slic
 
-import loaders.encode
-from loaders.bigearthnet import load_bigearthnet
-from pyfuncs import spectral
-from pyfuncs.convert import bit_string
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import lsh
-from pyfuncs.weights import load
+import pgearth.loaders.models.encode
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.pyfuncs.convert import bit_string
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.models.weights import load
 
 Patch = dict[str, np.ndarray]
 SEGMENTS = 6
@@ -136,6 +136,8 @@ def test_segments_are_not_mixed_with_windows(
         assert "eo.drop_region_codes('lsh:1')" in result.exception.hint
     result = run_pgearth(module_archive, "encode", "--regions", "2", "--segments", "7")
     assert isinstance(result.exception, PgearthError)
-    cut = loaders.encode.slic_segmentation
-    monkeypatch.setattr(loaders.encode, "slic_segmentation", lambda *given: cut(*given) | {"library": "scikit-image 9"})
+    cut = pgearth.loaders.models.encode.slic_segmentation
+    monkeypatch.setattr(
+        pgearth.loaders.models.encode, "slic_segmentation", lambda *given: cut(*given) | {"library": "scikit-image 9"}
+    )
     assert run_pgearth(module_archive, "encode", "--segments", str(SEGMENTS)).exit_code == 0

@@ -16,10 +16,10 @@ from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
-from loaders.product_files import Given, ProductFiles
-from loaders.product_formats import open_product
-from loaders.sentinel1 import CalibrationTable, utm_zone
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.products.files import Given, ProductFiles
+from pgearth.loaders.products.formats.known import open_product
+from pgearth.loaders.products.formats.sentinel1 import CalibrationTable, utm_zone
+from pgearth.pyfuncs.errors import PgearthError
 
 NAME = "S1A_IW_GRDH_1SDV_20210809T173953_20210809T174018_039156_049F13_6FF8"
 METADATA = Path(__file__).parent / "data" / "sentinel1"

@@ -21,13 +21,15 @@ from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from shapely.geometry import box, shape
 
-from loaders import product_files
-from loaders.product import Options, choose_bands, load_product
-from loaders.product_files import Given, ProductFiles, footprint, open_folder, split_at_antimeridian
-from loaders.product_formats import open_product
-from loaders.sentinel2 import baseline_of, find_band_files
-from pyfuncs.errors import PgearthError
-from pyfuncs.rasters import from_wkb
+from pgearth.loaders.archive.footprint import footprint, split_at_antimeridian
+from pgearth.loaders.products import files as product_files
+from pgearth.loaders.products.files import Given, ProductFiles
+from pgearth.loaders.products.folder import open_folder
+from pgearth.loaders.products.formats.known import open_product
+from pgearth.loaders.products.formats.sentinel2 import baseline_of, find_band_files
+from pgearth.loaders.products.load import Options, choose_bands, load_product
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.rasters import from_wkb
 from tests.loaders.safe_product import BEFORE_OFFSET, L1C, SINCE_OFFSET, assemble_safe, pixels_of
 
 ESRI = "S2A_MSIL2A_20180721T053721_N0212_R062_T43MDV_20201011T181419.SAFE"

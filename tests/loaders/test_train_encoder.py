@@ -18,15 +18,15 @@ import torch
 from click.testing import Result
 from psycopg.rows import dict_row
 
-from loaders.encoders import find
-from loaders.export import lock
-from loaders.synthetic import load_synthetic
-from loaders.train_encoder import PLAN, STATE, band_statistics
-from loaders.training_data import choose_patches, require_writer
-from pyfuncs.encoders import encode
-from pyfuncs.errors import BusyError, PgearthError
-from pyfuncs.networks import training
-from pyfuncs.rasters import bands_from_wkb
+from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.export.export import lock
+from pgearth.loaders.models.train_encoder import PLAN, STATE, band_statistics
+from pgearth.loaders.models.training_patches import choose_patches, require_writer
+from pgearth.loaders.models.versions import find
+from pgearth.pyfuncs.errors import BusyError, PgearthError
+from pgearth.pyfuncs.models.encoder import encode
+from pgearth.pyfuncs.pixels.rasters import bands_from_wkb
+from pgearth.pyfuncs.training import classifier as training
 from tests.waiting import wait_for
 
 PATCHES = 52
@@ -152,9 +152,9 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(
     (unbroken,) = stored(archive)
     archive.execute("delete from eo.encoder")
     stuck = (
-        "import time; from pathlib import Path; from loaders.cli import main; from pyfuncs.networks import training\n"
-        "turned = training.turned\n"
-        f"training.turned = lambda *images: Path({str(tmp_path / STATE)!r}).exists() and time.sleep(999) or turned(*images)\n"
+        "import time; from pathlib import Path; from pgearth.cli import main; from pgearth.pyfuncs.training import classifier\n"
+        "turned = classifier.turned\n"
+        f"classifier.turned = lambda *images: Path({str(tmp_path / STATE)!r}).exists() and time.sleep(999) or turned(*images)\n"
         "main()"
     )
     environment = {**os.environ, "PGEARTH_DSN": archive.info.dsn, "OMP_NUM_THREADS": "1"}

@@ -12,12 +12,12 @@ import psycopg
 import pytest
 from click.testing import Result
 
-from loaders.encoders import find, register
-from loaders.train_hash import Order, measure, train_hash
-from pyfuncs.encoders import hash_codes
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import itq, kslsh, lsh, sign, trivial
-from pyfuncs.weights import dump
+from pgearth.loaders.models.train_hash import Order, measure, train_hash
+from pgearth.loaders.models.versions import find, register
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import itq, kslsh, lsh, sign, trivial
+from pgearth.pyfuncs.models.encoder import hash_codes
+from pgearth.pyfuncs.models.weights import dump
 from tests.stand_ins import NO_WEIGHTS
 
 DIMENSION = 16
@@ -201,7 +201,7 @@ def test_the_splits_and_the_filters_decide(archive: psycopg.Connection, data: tu
 def test_a_training_that_was_killed_goes_on(
     archive: psycopg.Connection, run_pgearth: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyfuncs.hashing import milan_training
+    from pgearth.pyfuncs.training import milan as milan_training
 
     settings = {"steps": 30, "learning_rate": 0.001, "steps_per_evaluation": 10}
     order = Order("milan", "toy", bits=16, seed=5, milan=settings)
@@ -255,7 +255,7 @@ def test_what_cannot_be_trained_is_refused(
 
 
 def test_what_would_not_be_stored_is_not_trained(archive: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loaders.train_hash.fit", lambda *_arguments: pytest.fail("it was trained"))
+    monkeypatch.setattr("pgearth.loaders.models.train_hash.fit", lambda *_arguments: pytest.fail("it was trained"))
     with pytest.raises(PgearthError, match="toy is the name of an encoder"):
         train_hash("toy", Order("lsh", "toy"))
     with pytest.raises(PgearthError, match='"a:1" is no name'):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import lzma
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import psycopg
 import sqlalchemy
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
-from migrations.sqlfiles import SqlFile
+import pgearth.migrations.sqlfiles
+from pgearth.migrations.sqlfiles import SqlFile
 
 DATA = Path(__file__).parent / "data" / "heads.json.xz"
 VERSIONS = "migrations/versions/"
@@ -39,7 +42,9 @@ class Head:
             "create table if not exists public.pgearth_version (version_num varchar(32) primary key)"
         )
         current = connection.exec_driver_sql("select max(version_num) from public.pgearth_version").scalar() or ""
-        with Operations.context(MigrationContext.configure(connection)):
+        # As they were written, revisions import from migrations.
+        modules = {"migrations": pgearth.migrations, "migrations.sqlfiles": pgearth.migrations.sqlfiles}
+        with patch.dict(sys.modules, modules), Operations.context(MigrationContext.configure(connection)):
             for revision, text in sorted(self.revisions.items()):
                 if revision > current:
                     module = ModuleType(f"revision_{revision}")
@@ -56,7 +61,7 @@ class Head:
 
 
 def run(connection: sqlalchemy.Connection, text: str) -> None:
-    """Run a script as it stands, as migrations.sqlfiles.run_sql did in those checkouts."""
+    """Run a script as it stands, as pgearth.migrations.sqlfiles.run_sql did in those checkouts."""
     driver_connection = connection.connection.driver_connection
     assert isinstance(driver_connection, psycopg.Connection)
     driver_connection.execute(text.encode())
@@ -70,5 +75,5 @@ def old_heads() -> Iterator[Head]:
         yield Head(
             commit,
             {name.removeprefix(VERSIONS)[:4]: text for name, text in texts.items() if name.startswith(VERSIONS)},
-            [SqlFile(Path(name).name, text) for name, text in sorted(texts.items()) if name.endswith(".sql")],
+            [SqlFile(name.removeprefix("sql/"), text) for name, text in sorted(texts.items()) if name.endswith(".sql")],
         )

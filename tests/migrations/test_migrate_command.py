@@ -18,8 +18,8 @@ import sqlalchemy
 from psycopg.conninfo import make_conninfo
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from loaders.cli import main
-from loaders.migrate import known_revisions
+from pgearth.cli import main
+from pgearth.loaders.server.migrate import known_revisions
 from tests.migrations.catalogue import catalogue
 
 *OLDER, HEAD = known_revisions()
@@ -237,7 +237,7 @@ def test_what_is_ended_in_the_middle_has_changed_nothing(
 
 def start_migration(dsn: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from loaders.cli import main; main()", "migrate"],
+        [sys.executable, "-c", "from pgearth.cli import main; main()", "migrate"],
         env={**os.environ, "PGEARTH_DSN": dsn},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from loaders.migrate import upgrade
-from migrations.functions import created_names
-from migrations.sqlfiles import published_names
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.server.migrate import upgrade
+from pgearth.migrations.functions import created_names
+from pgearth.migrations.sqlfiles import published_names
+from pgearth.pyfuncs.errors import PgearthError
 from tests.migrations.catalogue import catalogue
 from tests.migrations.old_heads import Head, old_heads, run
 

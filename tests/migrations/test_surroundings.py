@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.errors import PgearthError
 
 
 @pytest.fixture

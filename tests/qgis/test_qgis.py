@@ -22,12 +22,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.bigearthnet_metadata import load_bigearthnet_metadata
-from loaders.corine import load_corine
-from loaders.demo import load_corine_grid
-from loaders.nuts import load_nuts
-from loaders.product import Options, load_product
+from pgearth.loaders.datasets.bigearthnet.catalogue import load_bigearthnet_metadata
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.demo.demo import load_corine_grid
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.loaders.reference.corine import load_corine
+from pgearth.loaders.reference.nuts import load_nuts
 
 CHECKOUT = Path(__file__).parents[2]
 PICTURES = CHECKOUT / "build" / "qgis"

@@ -12,7 +12,7 @@ import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
-from loaders.patches import Patch, Product, write_patches, write_products
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
 from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)

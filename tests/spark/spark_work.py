@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from pyfuncs.errors import BusyError, PgearthError
+from pgearth.pyfuncs.errors import BusyError, PgearthError
 
 
 def behave(task: tuple[str, Path]) -> tuple[str, int, int, str, str]:

@@ -19,10 +19,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.engine import Engine, run_tasks
-from loaders.nuts import load_nuts
-from pyfuncs.errors import BusyError, PgearthError
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.loaders.work.run import run_tasks
+from pgearth.loaders.work.task import Engine
+from pgearth.pyfuncs.errors import BusyError, PgearthError
 
 HERE = Path(__file__).parent
 PGEARTH = Path(sys.executable).with_name("pgearth")
@@ -99,7 +100,7 @@ def test_no_java(behave, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 def test_no_pyspark(behave, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delitem(sys.modules, "loaders.spark", raising=False)
+    monkeypatch.delitem(sys.modules, "pgearth.loaders.work.spark", raising=False)
     monkeypatch.setitem(sys.modules, "pyspark", None)
     with pytest.raises(PgearthError, match=r"(?s)pyspark.*pip install 'pgearth\[spark\]'"):
         list(run_tasks(behave, [("good", tmp_path)], TWO_WORKERS))

@@ -1,17 +1,12 @@
-"""What the archive's routines call, read from their bodies: names in SQL and plpgsql text, the syntax tree of pyfuncs."""
+"""What the archive's routines call, read from their bodies: names in SQL and plpgsql text, plpy in PL/Python's."""
 
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 
 import psycopg
-
-from pyfuncs import session
 
 OWN_SCHEMAS = ("eo", "eo_internal")
 CALL = re.compile(r'(?:("?)(\w+)\1\s*\.\s*)?("?)\b(\w+)\3\s*\(')
@@ -27,8 +22,6 @@ WRITE = re.compile(
     re.I,
 )
 SUBTRANSACTION = re.compile(r"\bexception\s+when\b", re.I)
-QUERIES = {"execute", "prepare", "cursor", "subtransaction", "commit", "rollback"}
-"""What of plpy runs or prepares queries: it opens a subtransaction even for `select 1`."""
 OVERLOADS = {("public", "_st_valuecount"): "s"}
 """Labels of names whose overloads differ, of those that the archive calls: here of rasters, not of a table's name."""
 
@@ -127,38 +120,6 @@ def parallel_labels(routines: dict[int, Routine]) -> dict[int, str]:
 
 
 def python_queries(body: str) -> bool:
-    """Whether the body of a PL/Python function reaches a query: by plpy itself, or by what it hands plpy to."""
-    return reaches_query(ast.parse("def body():\n" + "\n".join("    " + line for line in body.strip().splitlines())))
-
-
-def reaches_query(node: ast.AST) -> bool:
-    """Whether plpy is used for a query in `node`, in functions of the border that it is passed to, or goes out of sight."""
-    passed = set()
-    for call in (child for child in ast.walk(node) if isinstance(child, ast.Call)):
-        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
-        if any(isinstance(argument, ast.Name) and argument.id == "plpy" for argument in arguments):
-            name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
-            if border_reaches_query(name):
-                return True
-            passed.update(id(argument) for argument in arguments)
-    for child in ast.walk(node):
-        if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name) and child.value.id == "plpy":
-            if child.attr in QUERIES:
-                return True
-            passed.add(id(child.value))
-    return any(
-        isinstance(child, ast.Name) and child.id == "plpy" and id(child) not in passed for child in ast.walk(node)
-    )
-
-
-@cache
-def border_reaches_query(name: str) -> bool:
-    """Whether a function of pyfuncs.session reaches a query; what is none of its functions is taken to."""
-    function = border_functions(session).get(name)
-    return function is None or reaches_query(function)
-
-
-@cache
-def border_functions(module: ModuleType) -> dict[str, ast.FunctionDef]:
-    tree = ast.parse(inspect.getsource(module))
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    """Whether the body of a PL/Python function reaches a query: all that gets plpy may, and first looks at the version."""
+    tree = ast.parse("def body():\n" + "\n".join("    " + line for line in body.strip().splitlines()))
+    return any(isinstance(node, ast.Name) and node.id == "plpy" for node in ast.walk(tree))

@@ -13,12 +13,12 @@ import rasterio
 from psycopg import sql
 from rasterio.io import MemoryFile
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.corine import load_corine
-from loaders.encode import encode_archive
-from loaders.nuts import load_nuts
-from loaders.product import Options, load_product
-from pyfuncs import spectral
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.loaders.reference.corine import load_corine
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.pyfuncs.models import spectral
 from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 SCENE = "S2A_MSIL2A_20200219T112111_N0214_R037_T29RKH_20200219T123947"

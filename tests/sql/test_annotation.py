@@ -16,9 +16,9 @@ from psycopg import errors
 from rasterio import Affine
 from rasterio.features import rasterize
 
-from loaders.corine import load_corine
-from loaders.nuts import load_nuts
-from loaders.patches import Patch, Product, write_patches, write_products
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.reference.corine import load_corine
+from pgearth.loaders.reference.nuts import load_nuts
 
 TIME = datetime(2018, 7, 1, tzinfo=UTC)
 SIDE = 1200

@@ -12,16 +12,16 @@ import pytest
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-import loaders.encode
-from loaders.corine import load_corine
-from loaders.encode import WITHOUT_EMBEDDING, WITHOUT_REGION_CODES, pending_patches, store_codes
-from loaders.encoders import register
-from loaders.nuts import load_nuts
-from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs.convert import bit_string
-from pyfuncs.encoders import Encoder
-from pyfuncs.hashing import lsh
-from pyfuncs.weights import dump
+import pgearth.loaders.models.encode
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.models.encode import WITHOUT_EMBEDDING, WITHOUT_REGION_CODES, pending_patches, store_codes
+from pgearth.loaders.models.versions import register
+from pgearth.loaders.reference.corine import load_corine
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.pyfuncs.convert import bit_string
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models.encoder import Encoder
+from pgearth.pyfuncs.models.weights import dump
 from tests.work import keep_statistics, rows_handled
 
 TIME = datetime(2018, 1, 1, tzinfo=UTC)
@@ -118,7 +118,7 @@ def test_store_codes_again_and_again(encoded: tuple[psycopg.Connection, Encoder]
 def test_encoding_in_bulk(encoded: tuple[psycopg.Connection, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
     """What pgearth encode asks for, and stores in transactions, of which there are more with more patches."""
     archive, encoder = encoded
-    monkeypatch.setattr(loaders.encode, "CODES_PER_TRANSACTION", 50)
+    monkeypatch.setattr(pgearth.loaders.models.encode, "CODES_PER_TRANSACTION", 50)
     archive.execute(
         "insert into eo.patch_raster (patch_id, resolution, cell, bands, rast) select patch_id, 60, cell, '{B02}',"
         " st_addband(st_makeemptyraster(1, 1, west, north, 1200, -1200, 0, 0, srid), '16BUI'::text, 7) from eo.patch"
@@ -144,7 +144,7 @@ def test_encoding_in_bulk(encoded: tuple[psycopg.Connection, Encoder], monkeypat
 def test_packing(encoded: tuple[psycopg.Connection, Encoder]) -> None:
     archive, encoder = encoded
     archive.execute(
-        "do language plpython3u $$ from pyfuncs import code_cache, session; session.PATCHES_AT_ONCE = code_cache.READ_AT_ONCE = 50 $$"
+        "do language plpython3u $$ from pgearth.pyfuncs.border import codes; from pgearth.pyfuncs.search import code_cache; codes.PATCHES_AT_ONCE = code_cache.READ_AT_ONCE = 50 $$"
     )
     works = {}
     for size in SIZES:

@@ -13,12 +13,12 @@ import pytest
 from pgvector.psycopg import register_vector
 from psycopg import errors, sql
 
-from loaders.encode import encode_archive
-from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
-from loaders.product import Options, load_product
-from loaders.synthetic import load_synthetic
-from pyfuncs import spectral
-from pyfuncs.rasters import Raster
+from pgearth.loaders.archive.write import Patch, Product, patch_raster, write_patches, write_products
+from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.pixels.rasters import Raster
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 

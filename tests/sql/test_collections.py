@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from loaders.patches import Patch, Product, write_patches, write_products
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
 
 TIME = datetime(2018, 7, 1, tzinfo=UTC)
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from psycopg import errors
 
-from loaders.bigearthnet import load_bigearthnet
-from pyfuncs.picture import GAP, NO_PICTURE, TILE
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.pyfuncs.pixels.pictures import GAP, NO_PICTURE, TILE
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,15 @@ import torch
 from click.testing import Result
 from psycopg import errors
 
-import pyfuncs
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encoder_process import EncoderProcess
-from loaders.encoders import register
-from pyfuncs.encoders import Encoder
-from pyfuncs.errors import PgearthError
-from pyfuncs.networks.resnet import ResNet, weights_of
-from pyfuncs.spectral import BANDS
-from pyfuncs.weights import dump
+from pgearth import pyfuncs
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.versions import register
+from pgearth.loaders.server.encoder_process import EncoderProcess
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.models.encoder import Encoder
+from pgearth.pyfuncs.models.resnet import ResNet, weights_of
+from pgearth.pyfuncs.models.spectral import BANDS
+from pgearth.pyfuncs.models.weights import dump
 from tests.waiting import PATIENCE, wait_for
 
 Pgearth = Callable[..., Result]

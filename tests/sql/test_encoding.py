@@ -17,11 +17,11 @@ from PIL import Image
 from psycopg import errors
 from rasterio.io import MemoryFile
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive
-from pyfuncs import spectral
-from pyfuncs.convert import bit_string
-from pyfuncs.hashing import lsh
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.pyfuncs.convert import bit_string
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models import spectral
 
 BANDS = list(spectral.BANDS)
 
@@ -267,8 +267,12 @@ def test_readers_encode_and_search(encoded: psycopg.Connection) -> None:
 
 def test_the_server_never_loads_a_second_gdal() -> None:
     """PostGIS has Debian's GDAL in the server's process; rasterio's own beside it crashes the server."""
-    modules = "session, db, encoders, rasters, picture, image, convert, weights, spectral, hashing"
-    code = f"import sys; from pyfuncs import {modules}; print(sorted({{'rasterio', 'pyogrio', 'shapely', 'pyproj', 'torch'}} & set(sys.modules)))"
+    modules = (
+        "border.codes, border.encoding, border.evaluation, border.pictures, border.runtime, queries, models.encoder,"
+        " models.units, pixels.rasters, pixels.pictures, pixels.uploads, measures.retrieval, search.code_cache, service.client"
+    )
+    imports = "".join(f"import pgearth.pyfuncs.{module.strip()}; " for module in modules.split(","))
+    code = f"import sys; {imports}print(sorted({{'rasterio', 'pyogrio', 'shapely', 'pyproj', 'torch'}} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
     for source in (Path(__file__).parents[2] / "pyfuncs").rglob("*.py"):

@@ -16,10 +16,11 @@ from psycopg import errors
 from psycopg.types.json import Jsonb
 from pyproj import CRS
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive
-from pyfuncs import encoders, weights
-from pyfuncs.networks.resnet import ResNet, weights_of
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.pyfuncs.models import encoder as encoders
+from pgearth.pyfuncs.models import weights
+from pgearth.pyfuncs.models.resnet import ResNet, weights_of
 from tests.errors_for_people import assert_for_people
 from tests.stand_ins import lsh_weights
 
@@ -553,8 +554,8 @@ def test_errors_of_sql_in_python_keep_what_they_say(encoded: psycopg.Connection)
         end
         $$;
         create or replace function pg_temp.calls(query text, out failure eo_internal.failure, out nothing integer) language plpython3u as $$
-        from pyfuncs.failure import answer
-        return answer(lambda plpy, query: plpy.execute(query))(plpy, query)
+        from pgearth.pyfuncs.border.session import answer
+        return answer(lambda session, query: session.plpy.execute(query))(plpy, GD, query)
         $$
         """
     )
@@ -594,10 +595,10 @@ def test_what_we_did_not_expect(encoded: psycopg.Connection, exception: str, sql
     encoded.execute(
         f"""
         create or replace function pg_temp.breaks(out failure eo_internal.failure, out nothing integer) language plpython3u as $$
-        from pyfuncs.failure import answer
-        def body(plpy):
+        from pgearth.pyfuncs.border.session import answer
+        def body(session):
             raise {exception}
-        return answer(body)(plpy)
+        return answer(body)(plpy, GD)
         $$
         """
     )
@@ -621,7 +622,7 @@ def test_a_package_that_is_not_found(encoded: psycopg.Connection, sample: Path) 
     with psycopg.connect(encoded.info.dsn, autocommit=True) as connection:
         query = "select * from eo.similar(%s, max_results => 5)"
         expected = connection.execute(query, (PATCH,)).fetchall()
-        connection.execute("do language plpython3u $$ import sys; sys.modules['pyfuncs'] = None $$")
+        connection.execute("do language plpython3u $$ import sys; sys.modules['pgearth.pyfuncs'] = None $$")
         error = error_of(connection, "select eo.rgb(%s)", PATCH)
         assert error.sqlstate == "55000"
         assert "Install" in (error.diag.message_hint or "")
@@ -635,8 +636,9 @@ def test_a_library_that_is_not_found(encoded: psycopg.Connection) -> None:
     script = """
 import sys
 before = set(sys.modules)
-import pyfuncs.session
-found = {name.partition('.')[0] for name in set(sys.modules) - before} - {'pyfuncs'}
+import pgearth.pyfuncs.border.codes, pgearth.pyfuncs.border.encoding, pgearth.pyfuncs.border.evaluation
+import pgearth.pyfuncs.border.pictures, pgearth.pyfuncs.border.runtime
+found = {name.partition('.')[0] for name in set(sys.modules) - before} - {'pgearth'}
 print(sorted(found - sys.stdlib_module_names))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -14,9 +14,9 @@ from pgvector.psycopg import register_vector
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
-from pyfuncs.rasters import Raster
-from pyfuncs.retrieval_metrics import code_statistics
+from pgearth.loaders.archive.write import Patch, Product, patch_raster, write_patches, write_products
+from pgearth.pyfuncs.measures.retrieval import code_statistics
+from pgearth.pyfuncs.pixels.rasters import Raster
 from tests.retrieval_oracle import is_relevant, literal, mean, orders
 from tests.stand_ins import NO_WEIGHTS, lsh_weights
 

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs.db import FILTERS
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.pyfuncs.queries import FILTERS
 
 START = datetime(2017, 6, 1, 10, tzinfo=UTC)
 PATCHES = 600

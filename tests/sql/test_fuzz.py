@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive
-from migrations.sqlfiles import sql_files
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.migrations.sqlfiles import sql_files
 from tests.conftest import EXAMPLES
 from tests.errors_for_people import assert_for_people
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import errors
 
-from loaders.patches import Patch, Product, write_patches, write_products
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
 from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 GEOD = pyproj.Geod(ellps="WGS84")

@@ -19,9 +19,9 @@ from click.testing import Result
 from psycopg import errors, sql
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from loaders.migrate import upgrade
-from pyfuncs import db
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.server.migrate import upgrade
+from pgearth.pyfuncs import queries as db
+from pgearth.pyfuncs.errors import PgearthError
 from tests.sql.call_graph import CALL, OWN_SCHEMAS, read_routines
 from tests.sql.public_calls import CALLS, PROCEDURES, calls, check_that_no_function_is_left_out, fill
 

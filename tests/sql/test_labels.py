@@ -11,7 +11,7 @@ import pytest
 import shapely
 from psycopg import errors
 
-from loaders.patches import Patch, Product, write_patches, write_products
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
 
 START = datetime(2017, 6, 1, tzinfo=UTC)
 PATCHES = 400

@@ -17,11 +17,11 @@ import tifffile
 from onnx import TensorProto, helper, numpy_helper
 from psycopg import errors
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive
-from loaders.patches import Patch, Product, patch_raster, write_patches, write_products
-from pyfuncs import spectral
-from pyfuncs.rasters import Raster
+from pgearth.loaders.archive.write import Patch, Product, patch_raster, write_patches, write_products
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.pixels.rasters import Raster
 from tests.hostile import grey, tiff, zeros
 from tests.waiting import wait_for
 

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from loaders.migrate import upgrade
-from loaders.nomenclature import load_nomenclature
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.server.migrate import upgrade
 from tests.sql.public_calls import SCENE, calls, fill
 
 LOCALES = ["tr-TR", "lt-LT", "et-EE"]

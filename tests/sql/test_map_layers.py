@@ -16,12 +16,12 @@ import rasterio
 import shapely
 from psycopg import errors, sql
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.corine import load_corine
-from loaders.nuts import load_nuts
-from loaders.patches import Patch, Product, write_patches, write_products
-from loaders.product import Options, load_product
-from pyfuncs.rasters import from_wkb
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.products.load import Options, load_product
+from pgearth.loaders.reference.corine import load_corine
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.pyfuncs.pixels.rasters import from_wkb
 
 LAYERS = {
     "map_patch": ("patch_id", "MULTIPOLYGON"),

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from loaders.nomenclature import data_file, label_ids_by_name
-from loaders.nuts import load_nuts
-from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs.errors import PgearthError
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.reference.nomenclature import data_file, label_ids_by_name
+from pgearth.loaders.reference.nuts import load_nuts
+from pgearth.pyfuncs.errors import PgearthError
 
 TIME = datetime(2020, 6, 1, tzinfo=UTC)
 SENTINEL_2 = ["sentinel-2", "sentinel-2a", "sentinel-2b", "sentinel-2c", "sentinel-2d"]

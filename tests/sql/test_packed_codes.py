@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs.convert import bit_string
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.pyfuncs.convert import bit_string
 from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 BITS = 64

@@ -17,9 +17,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from loaders.cluster import Cluster
-from loaders.migrate import upgrade
-from loaders.nomenclature import load_nomenclature
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.server.cluster import Cluster
+from pgearth.loaders.server.migrate import upgrade
 from tests.sql.test_packed_codes import CODE, REASON, assert_same, fill, patch_ids, random_codes, serves, store
 
 FINNISH = "update eo.patch set country_codes = '{FI}' where patch_id % 100 = 1"

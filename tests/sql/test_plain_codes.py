@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy
 from psycopg import errors
 
-from loaders.migrate import configuration
-from pyfuncs.convert import bit_string
+from pgearth.loaders.server.migrate import configuration
+from pgearth.pyfuncs.convert import bit_string
 from tests.stand_ins import NO_WEIGHTS, lsh_weights
 
 PROBE = r"Index Cond: .*substring"

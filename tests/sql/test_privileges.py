@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.corine import load_corine
-from loaders.encode import encode_archive
-from loaders.nomenclature import load_nomenclature
-from loaders.nuts import load_nuts
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.reference.corine import load_corine
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.reference.nuts import load_nuts
 from tests.stand_ins import NO_WEIGHTS
 
 WRITER_ONLY = {

@@ -17,9 +17,9 @@ from psycopg import errors
 from psycopg.rows import dict_row
 from pyproj import Geod
 
-from loaders.patches import Product, write_products
-from loaders.product_files import Given
-from loaders.product_formats import open_product
+from pgearth.loaders.archive.write import Product, write_products
+from pgearth.loaders.products.files import Given
+from pgearth.loaders.products.formats.known import open_product
 
 TILES = {
     "01KAB": (179.5, -20.0),

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import rasterio
 
-from pyfuncs.rasters import Raster, from_wkb, to_wkb
+from pgearth.pyfuncs.pixels.rasters import Raster, from_wkb, to_wkb
 
 TRANSFORM = (10.0, -20.0, 500000.0, 4600020.0, 0.5, 0.25)
 BANDS = (

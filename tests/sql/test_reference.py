@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psycopg
 
-from loaders.reference import reference
+from pgearth.loaders.server.function_reference import reference
 
 
 def test_the_reference_is_up_to_date(archive: psycopg.Connection) -> None:

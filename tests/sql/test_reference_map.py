@@ -15,9 +15,9 @@ from psycopg import errors
 from pyproj import Transformer
 from rasterio.features import shapes
 
-from loaders.corine import class_label_ids, store_polygons
-from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs.rasters import from_wkb
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.reference.corine import class_label_ids, store_polygons
+from pgearth.pyfuncs.pixels.rasters import from_wkb
 
 TIME = datetime(2017, 6, 13, tzinfo=UTC)
 PATCH = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"

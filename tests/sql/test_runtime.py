@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 
-import pyfuncs
+from pgearth import pyfuncs
 from tests.stand_ins import NO_WEIGHTS
 
 

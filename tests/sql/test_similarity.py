@@ -13,10 +13,10 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg import errors
 
-from loaders.patches import Patch, Product, write_patches, write_products
-from pyfuncs.convert import bit_string
-from pyfuncs.hashing import lsh
-from pyfuncs.weights import dump
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.pyfuncs.convert import bit_string
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models.weights import dump
 from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)

@@ -17,13 +17,13 @@ from psycopg import errors
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive
-from pyfuncs import spectral
-from pyfuncs.encoders import Encoder
-from pyfuncs.errors import PgearthError
-from pyfuncs.image import Image, Scale, read_image
-from pyfuncs.units import UNITS, check_range, in_units
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.models.encoder import Encoder
+from pgearth.pyfuncs.models.units import UNITS, check_range, in_units
+from pgearth.pyfuncs.pixels.uploads import Image, Scale, read_image
 from tests.stand_ins import NO_WEIGHTS, literal
 
 BANDS = list(spectral.BANDS)

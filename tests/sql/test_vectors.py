@@ -21,8 +21,8 @@ from pgvector.psycopg import register_vector
 from psycopg import errors
 from sklearn.neighbors import NearestNeighbors
 
-from loaders.patches import Patch, Product, write_patches, write_products
-from loaders.vector_index import vectors as index_command
+from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
+from pgearth.loaders.models.vector_index import vectors as index_command
 from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)

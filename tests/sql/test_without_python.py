@@ -19,11 +19,11 @@ from click.testing import Result
 from psycopg import errors
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from loaders.bigearthnet import load_bigearthnet
-from loaders.encode import encode_archive
-from loaders.migrate import upgrade
-from loaders.nomenclature import load_nomenclature
-from migrations import sqlfiles
+from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.server.migrate import upgrade
+from pgearth.migrations import sqlfiles
 
 PATCH = "S2A_MSIL2A_20170617T113321_4_55"
 CODE = f"(select b.code from eo.patch p join eo.patch_bucket pb using (patch_id) join eo.bucket b using (encoder_id, bucket_no) where p.name = '{PATCH}' and segment = 0)"
@@ -138,7 +138,9 @@ def test_nothing_of_python_is_there(without_python: psycopg.Connection) -> None:
     assert languages(without_python) == {"internal", "c", "sql", "plpgsql"}
     assert without_python.execute("select to_regproc('eo_internal.encode')").fetchone() == (None,)
     applied = {name for (name,) in without_python.execute("select name from eo_internal.sql_file")}
-    assert applied == {file.name for file in sqlfiles.sql_files()} - {"030_python.sql"}
+    assert applied == {file.name for file in sqlfiles.sql_files()} - {
+        file.name for file in sqlfiles.sql_files() if file.name.startswith("0_python/")
+    }
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -233,7 +235,7 @@ def test_python_is_added_when_the_server_offers_it_and_goes_when_dropped(archive
         upgrade_without_python(archive_template, name)
         assert connection.execute(functions).fetchall() == without
         assert connection.execute(
-            "select count(*) from eo_internal.sql_file where name = '030_python.sql'"
+            "select count(*) from eo_internal.sql_file where starts_with(name, '0_python/')"
         ).fetchone() == (0,)
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pgvector import Bit, Vector
 
-from pyfuncs.convert import bit_string, to_vector, vectors_from_send
-from pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.convert import bit_string, to_vector, vectors_from_send
+from pgearth.pyfuncs.errors import PgearthError
 
 SENT = bytes.fromhex("000300003f800000c020000034a10fb0")  # vector_send('[1,-2.5,3e-7]')
 

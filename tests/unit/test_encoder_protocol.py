@@ -23,11 +23,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pyfuncs
-from pyfuncs import encoder_client, encoder_protocol, encoder_queue, encoder_server
-from pyfuncs.encoder_cache import EncoderCache, UnknownEncoderError
-from pyfuncs.encoder_client import NotServedError
-from pyfuncs.encoder_protocol import (
+from pgearth import pyfuncs
+from pgearth.pyfuncs.errors import SYSTEM_ERROR, DeviceFailedError, PgearthError
+from pgearth.pyfuncs.models.encoder import Encoder, encode_batch
+from pgearth.pyfuncs.models.spectral import BANDS, DIMENSION
+from pgearth.pyfuncs.service import client, protocol
+from pgearth.pyfuncs.service import queue as encoder_queue
+from pgearth.pyfuncs.service import server as encoder_server
+from pgearth.pyfuncs.service.cache import EncoderCache, UnknownEncoderError
+from pgearth.pyfuncs.service.client import NotServedError
+from pgearth.pyfuncs.service.protocol import (
     LARGEST_MEMORY,
     LONGEST_PACKET,
     EncodeRequest,
@@ -40,11 +45,8 @@ from pyfuncs.encoder_protocol import (
     write_reply,
     write_request,
 )
-from pyfuncs.encoder_queue import Queue, Request
-from pyfuncs.encoder_server import EncoderServer
-from pyfuncs.encoders import Encoder, encode_batch
-from pyfuncs.errors import SYSTEM_ERROR, DeviceFailedError, PgearthError
-from pyfuncs.spectral import BANDS, DIMENSION
+from pgearth.pyfuncs.service.queue import Queue, Request
+from pgearth.pyfuncs.service.server import EncoderServer
 from tests.waiting import PATIENCE, wait_for
 
 U2 = np.dtype("u2")
@@ -139,7 +141,7 @@ def hung_up(connection: socket.socket) -> bool:
 
 
 def status(path: Path) -> dict[str, Any]:
-    return encoder_client.status(path, no_pause)
+    return client.status(path, no_pause)
 
 
 # Messages
@@ -250,7 +252,7 @@ def half_sealed() -> int:
 
 def read_only() -> int:
     memory = unsealed()
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, encoder_protocol.SEALS | fcntl.F_SEAL_WRITE)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, protocol.SEALS | fcntl.F_SEAL_WRITE)
     return memory
 
 
@@ -303,25 +305,23 @@ def test_vectors_are_those_computed_here(path: Path) -> None:
     for count, side in ((1, 6), (3, 6), (64, 12)):
         batch = pixels(count, side)
         expected = encode_batch(spectral(1), batch)
-        np.testing.assert_array_equal(encoder_client.encode_batch(path, spectral(1), batch, no_pause), expected)
+        np.testing.assert_array_equal(client.encode_batch(path, spectral(1), batch, no_pause), expected)
     swapped = {band: array.astype(">u2") for band, array in batch.items()}
-    np.testing.assert_array_equal(encoder_client.encode_batch(path, spectral(1), swapped, no_pause), expected)
+    np.testing.assert_array_equal(client.encode_batch(path, spectral(1), swapped, no_pause), expected)
 
 
 def test_what_does_not_fit_into_one_request_goes_in_several(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pixels(10)
-    monkeypatch.setattr(
-        encoder_client, "LARGEST_MEMORY", 5 * EncodeRequest(1, 1, DIMENSION, ((U2, 6, 6),) * 12).memory_bytes
-    )
-    vectors = encoder_client.encode_batch(path, spectral(1), batch, no_pause)
+    monkeypatch.setattr(client, "LARGEST_MEMORY", 5 * EncodeRequest(1, 1, DIMENSION, ((U2, 6, 6),) * 12).memory_bytes)
+    vectors = client.encode_batch(path, spectral(1), batch, no_pause)
     np.testing.assert_array_equal(vectors, encode_batch(spectral(1), batch))
     assert status(path)["counts"]["requests"] == 2
-    monkeypatch.setattr(encoder_client, "LARGEST_MEMORY", 100)
+    monkeypatch.setattr(client, "LARGEST_MEMORY", 100)
     with pytest.raises(NotServedError):
-        encoder_client.encode_batch(path, spectral(1), batch, no_pause)
+        client.encode_batch(path, spectral(1), batch, no_pause)
     with pytest.raises(NotServedError):
         complex_pixels = {band: array.astype(complex) for band, array in batch.items()}
-        encoder_client.encode_batch(path, spectral(1), complex_pixels, no_pause)
+        client.encode_batch(path, spectral(1), complex_pixels, no_pause)
 
 
 def test_without_a_process_there_is_no_service(tmp_path: Path) -> None:
@@ -335,18 +335,18 @@ def test_without_a_process_there_is_no_service(tmp_path: Path) -> None:
 
 def test_an_encoder_that_only_the_session_sees_is_declined(path: Path) -> None:
     with pytest.raises(NotServedError):
-        encoder_client.encode_batch(path, spectral(100), pixels(1), no_pause)
+        client.encode_batch(path, spectral(100), pixels(1), no_pause)
     assert status(path)["counts"]["declined"] == 1
 
 
 def test_failures_are_reported_and_survived(path: Path) -> None:
     with pytest.raises(PgearthError, match="the encoder process failed: the disk is on fire") as caught:
-        encoder_client.encode_batch(path, spectral(99), pixels(1), no_pause)
+        client.encode_batch(path, spectral(99), pixels(1), no_pause)
     assert caught.value.sqlstate == "58000"
     others = Encoder(1, "spectral", 1, "spectral", BANDS, None, 7, None, {})
     with pytest.raises(PgearthError, match="12 bands and 7 dimensions for encoder spectral:1"):
-        encoder_client.encode_batch(path, others, pixels(1), no_pause)
-    assert encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause).shape == (1, DIMENSION)
+        client.encode_batch(path, others, pixels(1), no_pause)
+    assert client.encode_batch(path, spectral(1), pixels(1), no_pause).shape == (1, DIMENSION)
     assert status(path)["counts"]["failed"] == 2
 
 
@@ -354,10 +354,10 @@ def test_sessions_share_batches(archive: Archive) -> None:
     """While one request is being encoded others gather; those of the same shapes then go together."""
     with serving(archive, max_batch=4) as server, ThreadPoolExecutor(16) as pool:
         archive.unlocked.clear()
-        first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        first = pool.submit(client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
         wait_for(lambda: archive.asked[-1:] == [1])
         batches = [pixels(1, 6, seed) for seed in range(6)] + [pixels(2, 12)]
-        later = [pool.submit(encoder_client.encode_batch, server._path, spectral(1), b, no_pause) for b in batches]
+        later = [pool.submit(client.encode_batch, server._path, spectral(1), b, no_pause) for b in batches]
         wait_for(lambda: status(server._path)["queue"] == {"requests": 7, "patches": 8})
         archive.unlocked.set()
         assert first.result(PATIENCE).shape == (1, DIMENSION)
@@ -372,7 +372,7 @@ def test_sessions_that_ask_again_share_batches(archive: Archive) -> None:
     """Four of them, however they fall in at first: a batch waits for the last of them, however long it takes."""
 
     def ask(path: Path, encoder_id: int) -> None:
-        encoder_client.encode_batch(path, spectral(encoder_id), pixels(1), no_pause)
+        client.encode_batch(path, spectral(encoder_id), pixels(1), no_pause)
 
     with serving(archive, max_batch=4, max_wait=10 * PATIENCE) as server, ThreadPoolExecutor(4) as pool:
         ask(server._path, 1)  # a session that is alone does not wait
@@ -391,7 +391,7 @@ def test_sessions_that_ask_again_share_batches(archive: Archive) -> None:
 def test_a_request_larger_than_a_batch_is_cut(archive: Archive) -> None:
     with serving(archive, max_batch=3) as server:
         batch = pixels(10)
-        vectors = encoder_client.encode_batch(server._path, spectral(1), batch, no_pause)
+        vectors = client.encode_batch(server._path, spectral(1), batch, no_pause)
         np.testing.assert_array_equal(vectors, encode_batch(spectral(1), batch))
         assert status(server._path)["counts"]["batches"] == 4
 
@@ -405,10 +405,10 @@ def test_a_session_that_gives_up_is_taken_out_of_the_queue(archive: Archive, pat
 
     archive.unlocked.clear()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1), no_pause)
+        first = pool.submit(client.encode_batch, path, spectral(1), pixels(1), no_pause)
         wait_for(lambda: archive.asked == [1])
         with pytest.raises(GivenUpError):
-            encoder_client.encode_batch(path, spectral(2), pixels(1), pause)
+            client.encode_batch(path, spectral(2), pixels(1), pause)
         wait_for(lambda: status(path)["counts"]["cancelled"] == 1)
         assert status(path)["queue"] == {"requests": 0, "patches": 0}
         archive.unlocked.set()
@@ -422,15 +422,13 @@ def test_a_full_queue_makes_sessions_wait_and_then_says_busy(
     monkeypatch.setattr(encoder_queue, "MOST_QUEUED", 2)
     archive.unlocked.clear()
     with ThreadPoolExecutor(8) as pool:
-        running = [
-            pool.submit(encoder_client.encode_batch, path, spectral(1), pixels(1, seed=n), no_pause) for n in range(5)
-        ]
+        running = [pool.submit(client.encode_batch, path, spectral(1), pixels(1, seed=n), no_pause) for n in range(5)]
         wait_for(lambda: archive.asked == [1])  # one is being encoded, two are queued, two are sent away
         wait_for(lambda: status(path)["counts"]["busy"] >= 2 and status(path)["queue"]["requests"] == 2)
         with monkeypatch.context() as patched, pytest.raises(PgearthError, match="busy") as caught:
-            patched.setattr(encoder_client, "REQUEST_SECONDS", 0.1)
-            patched.setattr(encoder_client, "SECONDS_BETWEEN_PAUSES", PATIENCE)  # it answers, though late it may be
-            encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause)
+            patched.setattr(client, "REQUEST_SECONDS", 0.1)
+            patched.setattr(client, "SECONDS_BETWEEN_PAUSES", PATIENCE)  # it answers, though late it may be
+            client.encode_batch(path, spectral(1), pixels(1), no_pause)
         assert caught.value.sqlstate == "53000"
         archive.unlocked.set()
         for seed, vectors in enumerate(running):
@@ -438,19 +436,19 @@ def test_a_full_queue_makes_sessions_wait_and_then_says_busy(
 
 
 def test_a_process_that_hangs_is_given_up(archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_client, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(client, "REQUEST_SECONDS", 0.1)
     archive.unlocked.clear()
     with pytest.raises(PgearthError, match="did not answer in time") as caught:
-        encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause)
+        client.encode_batch(path, spectral(1), pixels(1), no_pause)
     assert caught.value.sqlstate == "58000"
 
 
 def test_what_is_queued_when_the_process_stops_is_left_to_the_sessions(archive: Archive) -> None:
     with serving(archive) as server, ThreadPoolExecutor(4) as pool:
         archive.unlocked.clear()
-        first = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        first = pool.submit(client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
         wait_for(lambda: archive.asked == [1])
-        queued = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        queued = pool.submit(client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
         wait_for(lambda: status(server._path)["queue"]["requests"] == 1)
         server.stop()
         wait_for(lambda: not server._path.exists())
@@ -463,9 +461,9 @@ def test_what_is_queued_when_the_process_stops_is_left_to_the_sessions(archive: 
 def test_without_its_gpu_the_process_ends_and_leaves_the_work_to_the_sessions(archive: Archive) -> None:
     with serving(archive) as server, ThreadPoolExecutor(4) as pool:
         archive.unlocked.clear()
-        first = pool.submit(encoder_client.encode_batch, server._path, spectral(98), pixels(1), no_pause)
+        first = pool.submit(client.encode_batch, server._path, spectral(98), pixels(1), no_pause)
         wait_for(lambda: server._asked and status(server._path)["queue"]["requests"] == 0)
-        queued = pool.submit(encoder_client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
+        queued = pool.submit(client.encode_batch, server._path, spectral(1), pixels(1), no_pause)
         wait_for(lambda: status(server._path)["queue"]["requests"] == 1)
         archive.unlocked.set()
         with pytest.raises(PgearthError, match="the GPU is lost") as caught:
@@ -476,7 +474,7 @@ def test_without_its_gpu_the_process_ends_and_leaves_the_work_to_the_sessions(ar
         wait_for(lambda: not server._path.exists())
         assert server.device_failed
         with pytest.raises(NotServedError):
-            encoder_client.encode_batch(server._path, spectral(1), pixels(1), no_pause)
+            client.encode_batch(server._path, spectral(1), pixels(1), no_pause)
 
 
 def test_nobody_sees_an_error_when_the_process_stops(archive: Archive) -> None:
@@ -485,7 +483,7 @@ def test_nobody_sees_an_error_when_the_process_stops(archive: Archive) -> None:
     def encode_until_it_ends(path: Path) -> int:
         for count in range(100_000):
             try:
-                encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause)
+                client.encode_batch(path, spectral(1), pixels(1), no_pause)
             except NotServedError:
                 return count
         raise AssertionError
@@ -559,7 +557,7 @@ def test_garbage_does_not_keep_the_server_from_others(path: Path) -> None:
         f"the encoder process is of pgearth {pyfuncs.__version__}",
     }
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
-    assert encoder_client.encode_batch(path, spectral(1), pixels(1), no_pause).shape == (1, DIMENSION)
+    assert client.encode_batch(path, spectral(1), pixels(1), no_pause).shape == (1, DIMENSION)
 
 
 def test_long_empty_and_repeated_messages(archive: Archive, path: Path) -> None:
@@ -604,13 +602,13 @@ def test_only_its_own_user_is_answered() -> None:
     code = """
 import os, sys, tempfile
 from pathlib import Path
-from pyfuncs import encoder_client
-from pyfuncs.encoder_cache import EncoderCache
-from pyfuncs.encoder_server import EncoderServer
+from pgearth.pyfuncs.service import client
+from pgearth.pyfuncs.service.cache import EncoderCache
+from pgearth.pyfuncs.service.server import EncoderServer
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 if sys.argv[1] == "ask":
     try:
-        print(encoder_client.status(Path(sys.argv[2]), lambda: None))
+        print(client.status(Path(sys.argv[2]), lambda: None))
     except Exception as error:
         print(type(error).__name__, error)
 else:
@@ -631,7 +629,7 @@ else:
         assert said().startswith("PermissionError"), "the socket is its own"
         server._path.chmod(0o666)
         assert said().startswith("PgearthError the encoder process runs as OS user 0, the database server as 65534")
-        trusting = "encoder_client.peer_user = lambda _: os.geteuid()"
+        trusting = "client.peer_user = lambda _: os.geteuid()"
         command[2] = code.replace("os.setgroups", f"{trusting}; os.setgroups")
         assert said().startswith("PgearthError the encoder process ended before it answered")
         assert status(server._path)["counts"]["refused"] == 2, "both that reached the socket"

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from pyfuncs import spectral
-from pyfuncs.encoders import BATCH_SIZE, Encoder, encode, hash_codes
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import lsh
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models import spectral
+from pgearth.pyfuncs.models.encoder import BATCH_SIZE, Encoder, encode, hash_codes
 
 RANDOM = np.random.default_rng(1)
 COARSE = ("B01", "B09")
@@ -101,5 +101,5 @@ def test_import_is_cheap() -> None:
 
 
 def test_encoders_import_no_heavy_library() -> None:
-    program = "import sys, pyfuncs.encoders; print({'torch', 'scipy', 'rasterio'} & set(sys.modules))"
+    program = "import sys, pgearth.pyfuncs.models.encoder; print({'torch', 'scipy', 'rasterio'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import itq, kslsh, lsh, milan, sign, trivial
-from pyfuncs.hashing.projection import fast_product, signs
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import itq, kslsh, lsh, milan, sign, trivial
+from pgearth.pyfuncs.hashing.projection import fast_product, signs
 
 Weights = Mapping[str, np.ndarray]
 DIMENSION = 12

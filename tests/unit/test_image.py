@@ -9,8 +9,8 @@ import rasterio
 from affine import Affine
 from rasterio.io import MemoryFile
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.image import read_image
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.uploads import read_image
 from tests.hostile import grey, read_measured, tiff
 
 

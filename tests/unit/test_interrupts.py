@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pyfuncs.interrupts import StoppedError, interruptibly
+from pgearth.pyfuncs.interrupts import StoppedError, interruptibly
 
 
 class CancelledError(Exception):

@@ -12,10 +12,11 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from pyfuncs import limits, weights
-from pyfuncs.documents import parse_json, parse_xml
-from pyfuncs.errors import PgearthError
-from pyfuncs.image import read_image
+from pgearth.pyfuncs import limits
+from pgearth.pyfuncs.documents import parse_json, parse_xml
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.models import weights
+from pgearth.pyfuncs.pixels.uploads import read_image
 from tests.hostile import ASCII, LONG, grey, measured, read_measured, tiff, zeros
 
 FAR = 0x7FFFFFFF
@@ -155,7 +156,7 @@ def test_limits_of_documents_are_settings(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_documents_within_the_limits_take_little_memory() -> None:
     for call in ("parse_json(b'[' + b'[],' * 900_000 + b'0]')", "parse_xml(b'<r>' + b'<a/>' * 1_900_000 + b'</r>')"):
-        outcome, grown = measured("from pyfuncs.documents import parse_json, parse_xml", call)
+        outcome, grown = measured("from pgearth.pyfuncs.documents import parse_json, parse_xml", call)
         assert outcome == "done"
         assert grown < 400
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import lsh
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import lsh
 
 
 @pytest.mark.parametrize("degrees", [0, 10, 45, 90, 135, 180])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.hashing import lsh, milan
-from pyfuncs.hashing.milan_training import (
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.hashing import lsh, milan
+from pgearth.pyfuncs.hashing.projection import standardise
+from pgearth.pyfuncs.training.milan import (
     Position,
     Settings,
     Trained,
@@ -22,8 +23,7 @@ from pyfuncs.hashing.milan_training import (
     loss,
     train,
 )
-from pyfuncs.hashing.projection import standardise
-from pyfuncs.hashing.triplets import TripletSampler
+from pgearth.pyfuncs.training.triplets import TripletSampler
 
 SETTINGS = Settings(bits=32, steps=60, triplets=10, steps_per_evaluation=20, learning_rate=1e-3)
 

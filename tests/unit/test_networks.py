@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from pyfuncs import weights
-from pyfuncs.encoders import Encoder, encode
-from pyfuncs.errors import DeviceFailedError, PgearthError
-from pyfuncs.hashing import lsh
-from pyfuncs.networks import checkpoint, inference, training
-from pyfuncs.networks.resnet import ARCHITECTURES, ResNet, load_weights, weights_of
-from pyfuncs.networks.training import Classifier, Position, Settings, Trained, metrics_of, train, turned
-from pyfuncs.rasters import NODATA, resample
+from pgearth.pyfuncs.errors import DeviceFailedError, PgearthError
+from pgearth.pyfuncs.hashing import lsh
+from pgearth.pyfuncs.models import inference, weights
+from pgearth.pyfuncs.models.encoder import Encoder, encode
+from pgearth.pyfuncs.models.resnet import ARCHITECTURES, ResNet, load_weights, weights_of
+from pgearth.pyfuncs.pixels.rasters import NODATA, resample
+from pgearth.pyfuncs.training import checkpoint
+from pgearth.pyfuncs.training import classifier as training
+from pgearth.pyfuncs.training.classifier import Classifier, Position, Settings, Trained, metrics_of, train, turned
 
 SENTINEL_2 = {
     **dict.fromkeys(("B02", "B03", "B04", "B08"), 1),
@@ -172,8 +173,8 @@ def test_batches_take_over_the_memory_of_those_before() -> None:
     code = """
 import resource
 import numpy as np
-from pyfuncs.encoders import BATCH_SIZE, Encoder, encode_batch
-from pyfuncs.networks.resnet import ResNet, weights_of
+from pgearth.pyfuncs.models.encoder import BATCH_SIZE, Encoder, encode_batch
+from pgearth.pyfuncs.models.resnet import ResNet, weights_of
 
 model = ResNet("resnet18", [0.0] * 12, [1.0] * 12, 16)
 bands = tuple(f"B{number}" for number in range(12))
@@ -632,9 +633,9 @@ def test_a_gpu_that_failed_is_given_up() -> None:
     """In a process of its own, for to this one it would be lost."""
     code = """
 import numpy as np, torch
-from pyfuncs.encoders import Encoder, encode_batch
-from pyfuncs.errors import DeviceFailedError
-from pyfuncs.networks.resnet import ResNet, weights_of
+from pgearth.pyfuncs.models.encoder import Encoder, encode_batch
+from pgearth.pyfuncs.errors import DeviceFailedError
+from pgearth.pyfuncs.models.resnet import ResNet, weights_of
 
 model = ResNet("resnet18", [0.0], [1.0], 8)
 normalisation = {"mean": [0.0], "std": [1.0]}

@@ -14,11 +14,11 @@ import torch
 from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
-from loaders import onnx_model
-from loaders.onnx_model import read_model
-from pyfuncs.encoders import Encoder, encode
-from pyfuncs.errors import PgearthError
-from pyfuncs.networks.onnx import load
+from pgearth.loaders.models import onnx_file
+from pgearth.loaders.models.onnx_file import read_model
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.models.encoder import Encoder, encode
+from pgearth.pyfuncs.models.onnx import load
 
 BANDS = ("B02", "B03", "B11")
 MEAN = (500.0, 600.0, 1500.0)
@@ -232,7 +232,7 @@ def test_files_that_are_no_whole_models(saved: Callable[[bytes], Path], monkeypa
     for content in (b"", b"not a model", model[:10], model[: len(model) // 2], model[:-3], b"PK\3\4" + model):
         with pytest.raises(PgearthError, match="not a whole ONNX model"):
             read_model(saved(content), BANDS, 16, None)
-    monkeypatch.setattr(onnx_model, "MODEL_BYTES", len(model) - 1)
+    monkeypatch.setattr(onnx_file, "MODEL_BYTES", len(model) - 1)
     with pytest.raises(PgearthError, match="more than the 0 MiB") as caught:
         read_model(saved(model), BANDS, 16, None)
     assert "half precision" in caught.value.hint

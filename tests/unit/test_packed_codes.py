@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyfuncs import packed_codes
-from pyfuncs.code_cache import CodeCache, CodeState
-from pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.search import code_file
+from pgearth.pyfuncs.search.code_cache import CodeCache, CodeState
 
 
 def codes_of(kind: str, count: int, bits: int, seed: int) -> np.ndarray:
@@ -75,8 +75,8 @@ def test_search_equals_brute_force(
     members = np.concatenate([generator.integers(0, 3, packed), np.ones(len(codes) - packed, int)]).astype(np.int32)
     path = tmp_path_factory.mktemp("codes") / "codes.safetensors"
     if packed:
-        words = packed_codes.pack(sent(codes[:packed]), bits)
-        packed_codes.write(path, words, members[:packed], bits, lambda: None)
+        words = code_file.pack(sent(codes[:packed]), bits)
+        code_file.write(path, words, members[:packed], bits, lambda: None)
     scores = distances[: examples[0]].sum(0) - distances[examples[0] :].sum(0)
     counts = members if by_patches else np.ones_like(members)
     answer = CodeCache().find(
@@ -98,11 +98,11 @@ def test_search_equals_brute_force(
 def test_pruning_leaves_most_codes_unread(tmp_path: Path) -> None:
     """The point of the pivots: near neighbours among clustered codes are found in a fraction of the ranges."""
     codes = codes_of("clustered", 20_000, 128, 5)
-    words = packed_codes.pack(sent(codes), 128)
-    packed_codes.write(tmp_path / "codes.safetensors", words, np.ones(len(codes), np.int32), 128, lambda: None)
-    file = packed_codes.read(tmp_path / "codes.safetensors")
-    query = packed_codes.query_words(text(codes[17]))
-    to_pivots = packed_codes.hamming(file.pivots, query)
+    words = code_file.pack(sent(codes), 128)
+    code_file.write(tmp_path / "codes.safetensors", words, np.ones(len(codes), np.int32), 128, lambda: None)
+    file = code_file.read(tmp_path / "codes.safetensors")
+    query = code_file.query_words(text(codes[17]))
+    to_pivots = code_file.hamming(file.pivots, query)
     starts, stops = file.candidates(to_pivots, 8)
     assert 0 < (stops - starts).sum() < len(codes) / 10
     assert set(file.within(query, 8, file.members).bucket_nos) == set(np.flatnonzero((codes != codes[17]).sum(1) <= 8))
@@ -159,7 +159,7 @@ def test_a_file_that_is_not_there_is_done_without(tmp_path: Path) -> None:
 
 
 def test_too_many_unpacked_codes_are_left_to_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyfuncs.code_cache.MAX_UNPACKED", 40)
+    monkeypatch.setattr("pgearth.pyfuncs.search.code_cache.MAX_UNPACKED", 40)
     buckets = Buckets(codes_of("uniform", 50, 64, 2))
     state = CodeState("one", None, 64, 50, settled=True)
     assert (
@@ -177,22 +177,22 @@ def test_gaps_in_the_numbers_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = packed_codes.pack(sent(codes_of("uniform", 50, 64, 2)), 64)
+    words = code_file.pack(sent(codes_of("uniform", 50, 64, 2)), 64)
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        packed_codes.write(tmp_path / "codes.safetensors", words, np.ones(50, np.int32), 64, lambda: None)
+        code_file.write(tmp_path / "codes.safetensors", words, np.ones(50, np.int32), 64, lambda: None)
     assert not (tmp_path / "codes.safetensors").exists()
 
 
 def test_patches_whose_file_was_removed_are_done_without(tmp_path: Path) -> None:
     """As in a transaction with an old snapshot, when two builds have followed the version that it sees."""
     codes = codes_of("uniform", 50, 64, 2)
-    words = packed_codes.pack(sent(codes), 64)
-    packed_codes.write(tmp_path / "codes", words, np.ones(50, np.int32), 64, lambda: None)
+    words = code_file.pack(sent(codes), 64)
+    code_file.write(tmp_path / "codes", words, np.ones(50, np.int32), 64, lambda: None)
     state = CodeState("one", "old", 64, 50, settled=True)
     cache = CodeCache()
     assert cache.find_patches(state, lambda kind, _: tmp_path / kind, [text(codes[0])], [], 5, 0, None, {}) is None
@@ -210,7 +210,7 @@ def test_codes_that_nothing_proves_are_left_to_sql(tmp_path: Path) -> None:
 def test_a_part_of_a_file_is_done_without(tmp_path: Path, length: int) -> None:
     """As a backup may hold that was taken while it was written."""
     codes = codes_of("uniform", 50, 64, 2)
-    packed_codes.write(tmp_path / "codes", packed_codes.pack(sent(codes), 64), np.ones(50, np.int32), 64, lambda: None)
+    code_file.write(tmp_path / "codes", code_file.pack(sent(codes), 64), np.ones(50, np.int32), 64, lambda: None)
     content = (tmp_path / "codes").read_bytes()
     (tmp_path / "codes").write_bytes(content[:length])
     buckets = Buckets(codes)

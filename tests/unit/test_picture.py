@@ -8,8 +8,8 @@ import pytest
 import rasterio
 from PIL import Image, ImageFont
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.picture import (
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.pictures import (
     FONT_SIZE,
     TILE,
     layer_limits,
@@ -19,7 +19,7 @@ from pyfuncs.picture import (
     rgb_picture,
     wrapped,
 )
-from pyfuncs.rasters import Raster
+from pgearth.pyfuncs.pixels.rasters import Raster
 
 
 def decoded(png: bytes) -> np.ndarray:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from rasterio.warp import Resampling, reproject
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.rasters import Raster, bands_from_wkb, from_wkb, resample, to_wkb
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.rasters import Raster, bands_from_wkb, from_wkb, resample, to_wkb
 
 DTYPES = ["i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"]
 TRANSFORM = (10.0, -20.0, 500000.0, 4600020.0, 0.5, 0.25)

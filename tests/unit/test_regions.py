@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.regions import cut_regions, grid_segmentation, same_cut, segment, slic_masks, slic_segmentation
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.pixels.segments import (
+    cut_regions,
+    grid_segmentation,
+    same_cut,
+    segment,
+    slic_masks,
+    slic_segmentation,
+)
 
 SIZES = {"B02": 48, "B03": 48, "B04": 48, "B08": 48, "B05": 24, "B01": 8}
 BANDS = list(SIZES)
@@ -168,9 +175,9 @@ def test_imports() -> None:
     """The library is imported only where segments are cut, and brings no GDAL along, which PL/Python has its own of."""
     script = """
 import sys
-import pyfuncs.regions
+import pgearth.pyfuncs.pixels.segments
 assert "skimage" not in sys.modules
-import skimage.segmentation, pyfuncs.regions as regions, numpy
+import skimage.segmentation, pgearth.pyfuncs.pixels.segments as regions, numpy
 regions.slic_masks({"a": numpy.eye(9)}, regions.slic_segmentation(2, ["a"]))
 assert not {"rasterio", "osgeo", "shapely", "pyproj", "pyogrio", "torch"} & set(sys.modules)
 """

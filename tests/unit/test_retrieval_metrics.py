@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, ndcg_score
 
-from pyfuncs import retrieval_metrics as measures
-from pyfuncs.errors import PgearthError
-from pyfuncs.packed_codes import pack
-from pyfuncs.retrieval_metrics import Distances, Metric, code_statistics, relevance_rule, retrieval_metrics
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.measures import retrieval as measures
+from pgearth.pyfuncs.measures.retrieval import Distances, Metric, code_statistics, relevance_rule, retrieval_metrics
+from pgearth.pyfuncs.search.code_file import pack
 from tests.retrieval_oracle import Labels, is_relevant, literal, mean, orders
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyfuncs.errors import PgearthError
-from pyfuncs.spectral import BANDS, DIMENSION, FEATURE_NAMES, features
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.models.spectral import BANDS, DIMENSION, FEATURE_NAMES, features
 
 Patch = dict[str, np.ndarray]
 

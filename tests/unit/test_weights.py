@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from pyfuncs import weights
-from pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.errors import PgearthError
+from pgearth.pyfuncs.models import weights
 
 ARRAYS = {
     "mean": np.linspace(0, 1, 7),

@@ -1,0 +1,1 @@
+"""What every loader reads of the archive and writes to it."""

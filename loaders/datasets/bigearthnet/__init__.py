@@ -1,0 +1,1 @@
+"""BigEarthNet: names, the catalogue, and the archives with pixels."""

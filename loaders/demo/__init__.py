@@ -1,0 +1,1 @@
+"""The demonstration, its pictures, and the synthetic archive."""

@@ -1,0 +1,1 @@
+"""Patches written as files, and read back."""

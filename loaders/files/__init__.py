@@ -1,0 +1,1 @@
+"""Files from outside, opened with limits: archives, rasters and vectors, metadata."""

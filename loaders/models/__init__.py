@@ -1,0 +1,1 @@
+"""Encoders and hash functions: their versions, training, and encoding in bulk."""

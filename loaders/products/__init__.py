@@ -1,0 +1,1 @@
+"""Satellite products: read, cut into patches, stored."""

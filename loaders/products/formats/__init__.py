@@ -1,0 +1,1 @@
+"""Formats of products, a module each; `known` chooses among them."""

@@ -1,0 +1,1 @@
+"""What patches are annotated with: nomenclatures, CORINE Land Cover, NUTS."""

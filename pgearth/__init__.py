@@ -1,0 +1,1 @@
+"""Satellite-image archives that live in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""The encoder process: what it says and hears, and how it works."""

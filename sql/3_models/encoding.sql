@@ -1,0 +1,464 @@
+-- Encoders (patch to vector) and hash functions (vector to code): registration, calls, storage of codes.
+
+create or replace function eo.register_encoder(
+    name text,
+    version integer,
+    architecture text,
+    bands text[],
+    weights bytea,
+    dimension integer default null,
+    bits integer default null,
+    parent_id smallint default null,
+    input_size integer default null,
+    normalisation jsonb default null,
+    training jsonb default null,
+    units text[] default null
+)
+returns smallint
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    -- As pgearth.pyfuncs.models.encoder knows them.
+    architectures constant text[] := case when bits is null then '{spectral,resnet18,resnet50,onnx}' else '{itq,kslsh,lsh,milan,sign,trivial}' end;
+    sum_of_weights text;
+    known_id smallint;
+    parent_dimension integer;
+    new eo.encoder;
+    new_id smallint;
+begin
+    if name is null or name collate "C" !~ '^[^:[:space:]]+$' then
+        raise exception '"%" is no name for an encoder', name
+            using errcode = 'invalid_parameter_value', hint = 'Give a name without spaces and colons: NAME:VERSION names a version.';
+    end if;
+    if octet_length(weights) > 500 * 1024 * 1024 then
+        raise exception 'the weights of % have % MiB', name, octet_length(weights) / (1024 * 1024)
+            using errcode = 'program_limit_exceeded', hint = 'pg_dump reads values of up to 500 MiB; weights in half precision take half the room.';
+    end if;
+    if architecture is null or bands is null or weights is null then
+        raise exception 'architecture, bands and weights of % are needed', name
+            using errcode = 'null_value_not_allowed', hint = 'Pass empty bands for a hash function.';
+    end if;
+    if (dimension is null) = (bits is null) then
+        raise exception '% has % dimensions and % bits', name, coalesce(dimension::text, 'no'), coalesce(bits::text, 'no')
+            using errcode = 'invalid_parameter_value', hint = 'Give the dimension of an encoder, or the bits of a hash function.';
+    elsif dimension not between 1 and 16000 or bits not between 1 and 64000 or input_size < 1 or version < 1 then
+        raise exception 'dimension is %, bits %, input_size %, version %', dimension, bits, input_size, version
+            using errcode = 'invalid_parameter_value',
+                  hint = 'A vector has 1 to 16,000 dimensions, a code 1 to 64,000 bits, an image and a version 1 or more.';
+    elsif architecture <> all (architectures) then
+        raise exception 'there is no architecture "%" of %', architecture, case when bits is null then 'encoders' else 'hash functions' end
+            using errcode = 'invalid_parameter_value', hint = format('There are: %s.', array_to_string(architectures, ', '));
+    elsif (cardinality(eo_internal.given_list(bands)) = 0) <> (bits is not null)
+          or cardinality(bands) <> (select count(distinct band) from unnest(bands) as band where band <> '') then
+        raise exception '% cannot have the bands %', name, bands
+            using errcode = 'invalid_parameter_value', hint = 'Name each band of an encoder once, in its order. A hash function has none.';
+    end if;
+    if units is not null and not (units <@ array['reflectance10000', 'reflectance', 'decibels'] and cardinality(units) = cardinality(bands)) then
+        raise exception '% are not the units of % bands', units, cardinality(bands)
+            using errcode = 'invalid_parameter_value', hint = 'Give one of reflectance10000, reflectance and decibels for each band, or null where they are not known.';
+    end if;
+    sum_of_weights := encode(sha256(weights), 'hex');
+    -- One at a time, so that two sessions registering the same encoder meet in the checks below and not in an error.
+    perform pg_advisory_xact_lock('eo.encoder'::regclass::oid::bigint);
+    select e.encoder_id into known_id
+    from eo.encoder e
+    where e.name = register_encoder.name and e.retired_at is null
+      and (register_encoder.version is null or e.version = register_encoder.version)
+      and (e.architecture, e.bands, e.input_size, e.normalisation, e.dimension, e.bits, e.weights_sha256, e.parent_id)
+          is not distinct from
+          (register_encoder.architecture, register_encoder.bands, register_encoder.input_size, register_encoder.normalisation,
+           register_encoder.dimension, register_encoder.bits, sum_of_weights, register_encoder.parent_id)
+      and (register_encoder.units is null or e.units = register_encoder.units)
+    order by e.version desc
+    limit 1;
+    if found then
+        return known_id;
+    end if;
+    if exists (select from eo.encoder e where e.name = register_encoder.name and e.version = register_encoder.version) then
+        raise exception 'encoder %, version %, is stored with another definition or other weights, or was retired', name, version
+            using errcode = 'unique_violation', hint = 'Register it under a new version: stored vectors belong to the old one.';
+    end if;
+    if exists (select from eo.encoder e where e.name = register_encoder.name and (e.bits is null) <> (register_encoder.bits is null)) then
+        raise exception '% is the name of %', name, case when bits is null then 'a hash function' else 'an encoder' end
+            using errcode = 'invalid_parameter_value', hint = 'Give it another name.';
+    end if;
+    select e.dimension into parent_dimension from eo.encoder e where e.encoder_id = register_encoder.parent_id and e.retired_at is null;
+    if bits is not null and parent_dimension is null then
+        raise exception 'encoder_id % is not an encoder in use', parent_id
+            using errcode = 'invalid_parameter_value', hint = 'A hash function needs the encoder_id of the encoder whose vectors it reads.';
+    end if;
+    new.name := name;
+    new.version := coalesce(version, 1 + coalesce((select max(e.version) from eo.encoder e where e.name = register_encoder.name), 0));
+    new.architecture := architecture;
+    new.bands := bands;
+    new.input_size := input_size;
+    new.normalisation := normalisation;
+    new.units := units;
+    new.dimension := dimension;
+    new.bits := bits;
+    new.weights := weights;
+    new.weights_sha256 := sum_of_weights;
+    new.parent_id := parent_id;
+    new.training := training;
+    -- Where there is no Python to read them, what encodes and hashes outside does so when it first uses them.
+    if eo_internal.has_python() then
+        perform eo_internal.check_encoder(new, parent_dimension);
+    end if;
+    insert into eo.encoder (name, version, architecture, bands, input_size, normalisation, units, dimension, bits, weights,
+                            weights_sha256, parent_id, training)
+    values (new.name, new.version, new.architecture, new.bands, new.input_size, new.normalisation, new.units, new.dimension, new.bits,
+            new.weights, new.weights_sha256, new.parent_id, new.training)
+    returning encoder_id into new_id;
+    if dimension is not null then
+        perform eo_internal.ensure_partition('eo.embedding', new_id);
+        execute format('alter table eo_internal.%I add check (public.vector_dims(embedding) = %s)', 'embedding__' || new_id, dimension);
+    end if;
+    return new_id;
+end
+$$;
+comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb, text[]) is
+'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. units: of each band, which uploaded images are converted to or must be in: reflectance10000 (reflectance times 10,000), reflectance (0 to 1) or decibels; null: not declared, nothing is checked. Raises invalid_parameter_value for an unknown architecture and what does not fit together, invalid_binary_representation for weights that are not of the format or not of the architecture, bands, dimension or bits. (writer)';
+
+create or replace function eo_internal.version_id(encoder text)
+returns smallint
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    found_id smallint;
+    retired timestamptz;
+begin
+    select e.encoder_id, e.retired_at into found_id, retired
+    from eo.encoder e
+    where encoder = e.name || ':' || e.version;
+    if not found then
+        raise exception 'there is no version "%"', encoder
+            using errcode = 'undefined_object', hint = 'Give the NAME:VERSION of an encoder or hash function; pgearth encoder list shows them.';
+    end if;
+    if retired is not null then
+        raise exception '% was retired on %', encoder, retired::date
+            using errcode = 'undefined_object', hint = 'Its vectors and codes are gone. Name another version; pgearth encoder list shows them.';
+    end if;
+    return found_id;
+end
+$$;
+
+create or replace function eo_internal.encoder_id(encoder text, hashing boolean)
+returns smallint
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    found_id smallint;
+begin
+    select e.encoder_id into found_id
+    from eo.encoder e
+    where (e.bits is not null) = hashing and e.retired_at is null
+      and (encoder is null or encoder in (e.name, e.name || ':' || e.version))
+    order by e.current_since desc nulls last, e.version desc, e.encoder_id desc
+    limit 1;
+    if found_id is null then
+        if exists (select from eo.encoder e where encoder = e.name || ':' || e.version and e.retired_at is not null) then
+            perform eo_internal.version_id(encoder);
+        end if;
+        raise exception 'there is no %', case when hashing then 'hash function' else 'encoder' end || coalesce(' "' || encoder || '"', '')
+            using errcode = 'undefined_object',
+                  hint = coalesce('Known: ' || (select string_agg(distinct e.name || ':' || e.version, ', ')
+                                                from eo.encoder e
+                                                where (e.bits is not null) = hashing and e.retired_at is null) || '.',
+                                  'Run: pgearth encode');
+    end if;
+    return found_id;
+end
+$$;
+
+create or replace function eo.make_current(encoder text)
+returns void
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.version_id(encoder);
+begin
+    if not exists (select from eo.embedding e where e.encoder_id = used_encoder)
+        and not exists (select from eo.patch_bucket pb where pb.encoder_id = used_encoder) then
+        raise exception 'nothing is encoded with % yet', encoder
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth encode --encoder ' || encoder;
+    end if;
+    update eo.encoder e set current_since = clock_timestamp() where e.encoder_id = used_encoder;
+end
+$$;
+comment on function eo.make_current(text) is
+'Makes a version of an encoder or hash function (name:version) the one that searches use where they name none, or its name only. pgearth encode does it once it has encoded the whole archive. Raises object_not_in_prerequisite_state where nothing is encoded with it. (writer)';
+
+create or replace function eo.retire_encoder(encoder text)
+returns bigint
+language plpgsql
+volatile parallel unsafe
+security definer
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint;
+    dependent text;
+    substring_index regclass;
+    removed bigint;
+begin
+    -- As in eo.register_encoder, so that no hash function is registered over it meanwhile.
+    perform pg_advisory_xact_lock('eo.encoder'::regclass::oid::bigint);
+    used_encoder := eo_internal.version_id(encoder);
+    select string_agg(e.name || ':' || e.version, ', ' order by e.encoder_id) into dependent
+    from eo.encoder e
+    where e.parent_id = used_encoder and e.retired_at is null;
+    if dependent is not null then
+        raise exception '% is in use by %', encoder, dependent
+            using errcode = 'dependent_objects_still_exist', hint = 'These hash functions read its vectors: retire them first.';
+    end if;
+    update eo.encoder e set retired_at = clock_timestamp() where e.encoder_id = used_encoder;
+    delete from eo.patch_bucket pb where pb.encoder_id = used_encoder;
+    get diagnostics removed = row_count;
+    delete from eo.code_index i where i.encoder_id = used_encoder;
+    delete from eo.bucket b where b.encoder_id = used_encoder;
+    for substring_index in
+        select i.indexrelid from pg_index i join pg_class c on c.oid = i.indexrelid
+        where i.indrelid = 'eo.bucket'::regclass and starts_with(c.relname, format('bucket__%s__', used_encoder))
+    loop
+        execute format('drop index %s', substring_index);
+    end loop;
+    if eo_internal.has_python() then
+        perform eo_internal.remove_packed_files(used_encoder);
+    end if;
+    if to_regclass(format('eo_internal.%I', 'embedding__' || used_encoder)) is not null then
+        execute format('select count(*) from eo_internal.%I', 'embedding__' || used_encoder) into removed;
+        execute format('drop table eo_internal.%I', 'embedding__' || used_encoder);
+    end if;
+    return removed;
+end
+$$;
+comment on function eo.retire_encoder(text) is
+'Retires a version of an encoder or hash function (name:version): removes its vectors or codes with their indexes, and returns how many those of patches and regions were. Its row stays for those who want to know what was made from it, but no search can name it any longer. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';
+
+create or replace function eo.encode(patch_ids bigint[], encoder text default null)
+returns table (patch_id bigint, embedding public.vector)
+language plpgsql
+stable parallel unsafe
+security definer
+rows 64 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    at_once constant bigint := 64 * 12 * 120 * 120;
+    used_encoder smallint := eo_internal.encoder_id(encoder, false);
+    missing bigint;
+    start_number integer := 1;
+    batch integer;
+    largest bigint;
+begin
+    perform eo_internal.require_python();
+    select wanted into missing
+    from unnest(eo_internal.given_list(patch_ids)) as wanted
+    where not exists (select from eo.patch_raster r where r.patch_id = wanted)
+    limit 1;
+    if found then
+        raise exception 'patch % has no pixels', missing
+            using errcode = 'no_data_found', hint = 'Only patches with rows in eo.patch_raster can be encoded.';
+    end if;
+    -- Batches keep the arrays small (DESIGN.md section 4) and let the query be cancelled between them. Of patches that are
+    -- larger than BigEarthNet's there are fewer in one.
+    while start_number <= coalesce(cardinality(patch_ids), 0) loop
+        select max(sized.pixels) into largest
+        from (
+            select max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * sum(public.ST_NumBands(r.rast)) as pixels
+            from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
+            join eo.patch_raster r on r.patch_id = wanted.id
+            group by wanted.number
+        ) sized;
+        perform eo_internal.check_image_pixels(largest, 'a patch');
+        batch := least(64, greatest(1, at_once / largest));
+        return query
+            select patch_ids[start_number - 1 + e.number], e.embedding
+            from (
+                -- The coarsest first: of a band in several resolutions the last is taken.
+                select array_agg(wanted.number::integer order by wanted.number, r.resolution desc) as numbers,
+                       array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution desc) as bands,
+                       array_agg(public.ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
+                from unnest(patch_ids[start_number:start_number + batch - 1]) with ordinality as wanted (id, number)
+                join eo.patch_raster r on r.patch_id = wanted.id
+            ) input,
+            eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, failure, number);
+        start_number := start_number + batch;
+    end loop;
+end
+$$;
+comment on function eo.encode(bigint[], text) is
+'Vectors of stored patches under an encoder (a name or name:version; null: the current one), in the order of patch_ids. The same numbers as pgearth encode stores. Raises no_data_found for a patch without pixels.';
+
+create or replace function eo.encode(rasters public.raster[], encoder text default null)
+returns public.vector
+language plpgsql
+stable parallel unsafe
+security definer
+cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, false);
+    wanted text[] := (select e.bands from eo.encoder e where e.encoder_id = used_encoder);
+    given integer := (select sum(public.ST_NumBands(r)) from unnest(rasters) as r);
+begin
+    perform eo_internal.require_python();
+    if array_position(rasters, null) is not null then
+        raise exception 'raster % is null', array_position(rasters, null)
+            using errcode = 'null_value_not_allowed', hint = 'Leave out rasters that are not there; those given have all bands of the encoder together.';
+    end if;
+    if given is distinct from cardinality(wanted) then
+        raise exception 'the rasters have % bands, but the encoder reads %', coalesce(given, 0), cardinality(wanted)
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Pass rasters whose bands are, in this order: ' || array_to_string(wanted, ', ') || '.';
+    end if;
+    -- By their headers, on the grid of the finest, which encoders may bring the others to.
+    perform eo_internal.check_image_pixels(max(public.ST_Width(r))::bigint * max(public.ST_Height(r)) * sum(public.ST_NumBands(r)), 'the image')
+    from unnest(rasters) as r;
+    return (
+        select (eo_internal.encode_rasters(used_encoder, input.bands, input.rasters)).embedding
+        from (
+            select array_agg(public.ST_AsWKB(rast, true) order by number) as rasters,
+                   array_agg(array_to_string(wanted[first_band:first_band + public.ST_NumBands(rast) - 1], ',') order by number) as bands
+            from (
+                select rast, number, 1 + coalesce(sum(public.ST_NumBands(rast)) over (order by number rows between unbounded preceding and 1 preceding), 0)::integer as first_band
+                from unnest(encode.rasters) with ordinality as r (rast, number)
+            ) placed
+        ) input
+    );
+end
+$$;
+comment on function eo.encode(public.raster[], text) is
+'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order, in the units that it declares (eo.encoder.units). Raises numeric_value_out_of_range for numbers that cannot be of these, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands of the finest raster, unless set otherwise).';
+
+create or replace function eo.encode_image(image bytea, encoder text default null, bands text[] default null)
+returns public.vector
+language plpgsql
+stable parallel unsafe
+security definer
+cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    perform eo_internal.require_python();
+    if image is null then
+        raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
+    end if;
+    perform eo_internal.given_list(bands);
+    return (eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands)).embedding;
+end
+$$;
+comment on function eo.encode_image(bytea, text, text[]) is
+'Vector of an uploaded GeoTIFF. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there, in the units that it declares (eo.encoder.units), or with scale and offset in the file, which then are applied. Pixels of the nodata value, outside of the file''s mask or with alpha 0 have no data; a file whose first row is the southernmost is turned. Raises numeric_value_out_of_range for numbers that cannot be of the encoder''s units, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands, unless set otherwise).';
+
+create or replace function eo.hash(vec public.vector, encoder text default null)
+returns bit varying
+language plpgsql
+stable parallel unsafe
+security definer
+cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    wanted integer := (select parent.dimension from eo.encoder e join eo.encoder parent on parent.encoder_id = e.parent_id
+                       where e.encoder_id = used_encoder);
+begin
+    perform eo_internal.require_python();
+    if vec is null then
+        raise exception 'no vector was given' using errcode = 'null_value_not_allowed', hint = 'Pass a vector made by eo.encode.';
+    end if;
+    if public.vector_dims(vec) <> wanted then
+        raise exception 'the vector has % dimensions, but the hash function reads %', public.vector_dims(vec), wanted
+            using errcode = 'invalid_parameter_value', hint = 'Hash vectors of the encoder that the hash function was made for.';
+    end if;
+    return (select h.code from eo_internal.hash(used_encoder, array[public.vector_send(vec)]) as h);
+end
+$$;
+comment on function eo.hash(public.vector, text) is
+'Hash code of a vector under a hash function (a name or name:version; null: the current one). The same bits as pgearth encode stores.';
+
+-- Whatever the planner believes of a table that it last saw before the hash function was registered, every look-up is one
+-- step into one index: the order that is asked for is that of the index by code, and to sort is forbidden.
+create or replace function eo.store_codes(encoder_id smallint, patch_ids bigint[], segments smallint[], codes bit varying[])
+returns bigint
+language plpgsql
+volatile parallel unsafe strict
+security definer
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    wanted integer;
+    wrong bit varying;
+    next_number integer;
+    stored bigint;
+begin
+    perform eo_internal.given_list(patch_ids), eo_internal.given_list(segments), eo_internal.given_list(codes);
+    if cardinality(patch_ids) <> cardinality(segments) or cardinality(patch_ids) <> cardinality(codes) then
+        raise exception '% patches, % segments and % codes were given', cardinality(patch_ids), cardinality(segments), cardinality(codes)
+            using errcode = 'invalid_parameter_value', hint = 'Pass a segment and a code for each patch, in the same order.';
+    end if;
+    -- The lock on the hash function's row makes bucket numbers dense in commit order (DESIGN.md section 4). It is one
+    -- that rows referring to the hash function, such as those of eo.code_index, do not wait for.
+    select e.bits into wanted from eo.encoder e
+    where e.encoder_id = store_codes.encoder_id and e.retired_at is null
+    for no key update;
+    if wanted is null then
+        raise exception 'encoder % is not a hash function in use', encoder_id
+            using errcode = 'invalid_parameter_value', hint = 'Pass an encoder_id of eo.encoder whose bits are set and that is not retired.';
+    end if;
+    select code into wrong from unnest(codes) as code where length(code) <> wanted limit 1;
+    if found then
+        raise exception 'a code has % bits, but the hash function makes %', length(wrong), wanted
+            using errcode = 'invalid_parameter_value', hint = 'Store only codes that this hash function made.';
+    end if;
+    select coalesce(max(b.bucket_no) + 1, 0) into next_number from eo.bucket b where b.encoder_id = store_codes.encoder_id;
+    insert into eo.bucket (encoder_id, bucket_no, code)
+    select store_codes.encoder_id, next_number + (row_number() over (order by new.first))::integer - 1, new.code
+    from (select code, min(number) as first
+          from unnest(codes) with ordinality as given (code, number)
+          group by code) new
+    left join lateral (
+        select true as stored
+        from eo.bucket b
+        where b.encoder_id = store_codes.encoder_id and b.code between new.code and new.code
+        order by b.code
+        limit 1
+    ) known on true
+    where known.stored is null;
+    insert into eo.patch_bucket (patch_id, segment, encoder_id, cell, bucket_no)
+    select p.patch_id, given.segment, store_codes.encoder_id, p.cell, b.bucket_no
+    from unnest(patch_ids, segments, codes) as given (patch_id, segment, code)
+    cross join lateral (
+        select own.patch_id, own.cell from eo.patch own where own.patch_id = given.patch_id offset 0
+    ) p
+    cross join lateral (
+        select own.bucket_no
+        from eo.bucket own
+        where own.encoder_id = store_codes.encoder_id and own.code between given.code and given.code
+        order by own.code
+        limit 1
+    ) b
+    on conflict do nothing;
+    get diagnostics stored = row_count;
+    return stored;
+end
+$$;
+comment on function eo.store_codes(smallint, bigint[], smallint[], bit varying[]) is
+'Stores hash codes of patches (segment 0) or of their regions (1 and above): a bucket per new distinct code, and the patches'' places in them. Returns how many places were new. (writer)';

@@ -1,0 +1,436 @@
+-- Search by hash code (Hamming distance), exact.
+--
+-- Codes are stored once per bucket and joined to their patches, where filters and visibility apply, so a filter never
+-- leaves fewer than max_results rows when more patches pass it. Equal distances are ordered by patch_id. Packed patches,
+-- where they serve, name the nearest that may pass. Else the search walks the buckets outward from the query until it has
+-- enough patches that pass; where few do, it ranks those.
+
+create or replace function eo_internal.check_code(code bit varying, encoder_id smallint)
+returns void
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    wanted integer := (select e.bits from eo.encoder e where e.encoder_id = check_code.encoder_id);
+begin
+    if length(code) is distinct from wanted then
+        raise exception 'the code has % bits, but the hash function makes %', length(code), wanted
+            using errcode = 'invalid_parameter_value', hint = 'Pass a code made by eo.hash with the same hash function.';
+    end if;
+end
+$$;
+
+create or replace function eo_internal.check_radius(radius integer)
+returns void
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if radius is null or radius < 0 then
+        raise exception 'radius must be 0 or more, not %', radius
+            using errcode = 'invalid_parameter_value', hint = 'It is a number of differing bits.';
+    end if;
+end
+$$;
+
+create or replace function eo_internal.code_score(code bit varying, positives bit varying[], negatives bit varying[])
+returns integer
+language sql
+immutable parallel safe
+security invoker
+begin atomic
+    -- One query code is the common case; with the arrays known to the planner, the case is decided once.
+    select case
+        when cardinality(positives) = 1 and cardinality(negatives) = 0 then public.hamming_distance(code::pg_catalog.bit, positives[1]::pg_catalog.bit)
+        else (select sum(public.hamming_distance(code::pg_catalog.bit, example::pg_catalog.bit)) from unnest(positives) as example)
+             - coalesce((select sum(public.hamming_distance(code::pg_catalog.bit, example::pg_catalog.bit)) from unnest(negatives) as example), 0)
+    end::integer;
+end;
+
+-- What of a filter the packed patches know to test (pgearth.pyfuncs.search.patch_file): no patch that passes the filter fails it.
+create or replace function eo_internal.packed_conditions(filter eo.filter)
+returns jsonb
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select jsonb_strip_nulls(jsonb_build_object(
+        'boxes', case
+            when (filter).area is not null then (
+                select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(part.geom::public.box3d), public.ST_YMin(part.geom::public.box3d), public.ST_XMax(part.geom::public.box3d), public.ST_YMax(part.geom::public.box3d))), '[]')
+                from public.ST_Dump(case when public.ST_NumGeometries((filter).area) > 20 then public.ST_Envelope((filter).area) else (filter).area end) as part
+            )
+            when (filter).cells is not null then (
+                select coalesce(jsonb_agg(jsonb_build_array(public.ST_XMin(box::public.box3d), public.ST_YMin(box::public.box3d), public.ST_XMax(box::public.box3d), public.ST_YMax(box::public.box3d))), '[]')
+                from unnest(eo_internal.cell_prefixes((filter).cells, 12)) as cell, eo.cell_box(cell) as box
+            )
+        end,
+        'from_time', case when isfinite((filter).from_time) then (extract(epoch from (filter).from_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
+        'to_time', case when isfinite((filter).to_time) then (extract(epoch from (filter).to_time - '2000-01-01 00:00+00') * 1000000)::bigint end,
+        'platforms', to_jsonb((filter).platforms),
+        'seasons', to_jsonb((filter).seasons),
+        'splits', to_jsonb((filter).splits),
+        'sources', to_jsonb((filter).sources),
+        'countries', to_jsonb((filter).countries),
+        'seasonal_snow', to_jsonb((filter).seasonal_snow),
+        'cloud_or_shadow', to_jsonb((filter).cloud_or_shadow),
+        'label_groups', (select jsonb_agg(to_jsonb(g.member_ids)) from unnest((filter).labels) as g),
+        'label_match', coalesce((filter).label_match, 'some'),
+        'patch_ids', case
+            when (filter).names is not null then to_jsonb(array(select p.patch_id from eo.patch p where p.name = any ((filter).names)))
+            else to_jsonb(array_remove((filter).patch_ids, null))
+        end
+    ));
+end;
+
+create or replace function eo_internal.nearest_patches_filtered(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    max_results integer,
+    radius integer,
+    left_out bigint[],
+    filter eo.filter
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    used_encoder smallint := encoder_id;
+    wanted bigint := 2::bigint * max_results;
+    skipped bigint := 0;
+    passing bigint;
+    step record;
+    reached integer := -2147483648;
+    found_before bigint := 0;
+    found_now bigint;
+    conditions jsonb := eo_internal.packed_conditions(filter);
+begin
+    -- First choice: the packed patches propose, nearest first, patches that may pass; those that do are taken.
+    loop
+        step := eo_internal.nearest_packed_patches(used_encoder, positives, negatives, wanted, skipped, radius, conditions);
+        exit when step.patch_ids is null;
+        return query
+            select found_before + row_number() over (order by found.distance, found.patch_id), found.*
+            from (
+                select p.patch_id, p.cell, p.name, near.distance
+                from unnest(step.patch_ids, step.distances) as near (patch_id, distance)
+                join eo.patches(filter) p
+                    on p.patch_id = near.patch_id
+                join eo.patch_bucket pb
+                    on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
+                where p.patch_id <> all (left_out)
+                order by near.distance, p.patch_id
+                limit max_results - found_before
+            ) found
+            order by 1;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        if found_before >= max_results or wanted is null or cardinality(step.patch_ids) < wanted then
+            return;
+        end if;
+        skipped := skipped + wanted;
+        wanted := 4 * wanted;
+    end loop;
+    -- Else walk the buckets outward.
+    wanted := 8::bigint * max_results;
+    loop
+        -- Ranking all that pass costs no more than a walk past as many buckets.
+        exit when passing <= wanted;
+        step := eo_internal.nearest_codes(used_encoder, positives, negatives, least(wanted, 2147483647)::integer, radius);
+        return query
+            select found_before + row_number() over (order by found.distance, found.patch_id), found.*
+            from (
+                select p.patch_id, p.cell, p.name, b.distance
+                from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
+                join eo.patch_bucket pb on pb.encoder_id = used_encoder and pb.bucket_no = b.bucket_no and pb.segment = 0
+                join eo.patches(filter) p
+                    on p.patch_id = pb.patch_id and p.cell = pb.cell
+                where b.distance > reached and p.patch_id <> all (left_out)
+                order by b.distance, p.patch_id
+                limit max_results - found_before
+            ) found
+            order by 1;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        if found_before >= max_results or step.complete then
+            return;
+        end if;
+        reached := step.distances[cardinality(step.distances)];
+        wanted := 8 * wanted;
+        passing := coalesce(passing, eo.count_patches(filter, exact => false));
+    end loop;
+    return query
+        select found_before + row_number() over (order by found.distance, found.patch_id), found.*
+        from (
+            select p.patch_id, p.cell, p.name, eo_internal.code_score(b.code, positives, negatives) as distance
+            from eo.patches(filter) p
+            join eo.patch_bucket pb
+                on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
+            join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
+            where eo_internal.code_score(b.code, positives, negatives) > reached
+              and (radius is null or eo_internal.code_score(b.code, positives, negatives) <= radius)
+              and p.patch_id <> all (left_out)
+            order by 4, p.patch_id
+            limit max_results - found_before
+        ) found
+        order by 1;
+end
+$$;
+
+create or replace function eo_internal.nearest_patches(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    max_results integer,
+    radius integer,
+    left_out bigint[],
+    filter eo.filter
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    used_encoder smallint := encoder_id;
+    -- Without a filter the first step finds enough, unless patches were deleted or left out.
+    wanted integer := case when max_results < 2147483647 - cardinality(left_out) then max_results + cardinality(left_out) end;
+    step record;
+    reached integer := -2147483648;
+    found_before bigint := 0;
+    found_now bigint;
+begin
+    perform eo_internal.check_max_results(max_results);
+    if not (filter is null) then
+        return query
+            select *
+            from eo_internal.nearest_patches_filtered(
+                used_encoder, positives, negatives, max_results, radius, left_out, filter);
+        return;
+    end if;
+    loop
+        step := eo_internal.nearest_codes(used_encoder, positives, negatives, wanted, radius, by_patches => true);
+        return query
+            select found_before + row_number() over (order by found.distance, found.patch_id),
+                   found.patch_id, found.cell, p.name, found.distance
+            from (
+                select member.patch_id, member.cell, b.distance
+                from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
+                -- A bucket may hold thousands of patches, in the order of the index.
+                cross join lateral (
+                    select pb.patch_id, pb.cell
+                    from eo.patch_bucket pb
+                    where pb.encoder_id = used_encoder and pb.bucket_no = b.bucket_no and pb.segment = 0
+                      and pb.patch_id <> all (left_out)
+                    order by pb.patch_id
+                    limit max_results - found_before
+                ) member
+                where b.distance > reached
+                order by b.distance, member.patch_id
+                limit max_results - found_before
+            ) found
+            join eo.patch p on p.patch_id = found.patch_id and p.cell = found.cell
+            order by 1;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        exit when found_before >= max_results or step.complete;
+        reached := step.distances[cardinality(step.distances)];
+        wanted := least(8::bigint * wanted, 2147483647);
+    end loop;
+end
+$$;
+
+create or replace function eo.similar_to_code(
+    code bit varying,
+    filter eo.filter default null,
+    max_results integer default 10,
+    encoder text default null
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+begin
+    perform eo_internal.check_code(code, used_encoder);
+    return query
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, array[code], '{}', max_results, null, '{}', filter);
+end
+$$;
+comment on function eo.similar_to_code(bit varying, eo.filter, integer, text) is
+'The max_results patches whose hash codes are nearest to a code (Hamming distance; null: all patches), among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact.';
+
+create or replace function eo.within_distance(
+    code bit varying,
+    radius integer,
+    filter eo.filter default null,
+    encoder text default null
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+begin
+    perform eo_internal.check_code(code, used_encoder);
+    perform eo_internal.check_radius(radius);
+    return query
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, array[code], '{}', null, radius, '{}', filter);
+end
+$$;
+comment on function eo.within_distance(bit varying, integer, eo.filter, text) is
+'All patches whose hash codes differ from a code in at most radius bits and that the filter lets pass, nearest first. Exact.';
+
+create or replace function eo_internal.example_code(patch text, encoder_id smallint)
+returns eo_internal.example
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    example eo_internal.example;
+begin
+    select p.patch_id, b.code into example
+    from eo.patch p
+    join eo.patch_bucket pb on pb.patch_id = p.patch_id and pb.cell = p.cell and pb.encoder_id = example_code.encoder_id
+        and pb.segment = 0
+    join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
+    where p.name = patch
+    order by p.patch_id
+    limit 1;
+    if not found then
+        if exists (select from eo.patch p where p.name = patch) then
+            raise exception 'patch "%" has no hash code', patch
+                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
+        end if;
+        raise exception 'there is no patch "%"', patch
+            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+    end if;
+    return example;
+end
+$$;
+
+create or replace function eo.similar(
+    patch text,
+    filter eo.filter default null,
+    max_results integer default 10,
+    encoder text default null,
+    exclude_same_place boolean default false
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    example eo_internal.example;
+    left_out bigint[];
+begin
+    example := eo_internal.example_code(patch, used_encoder);
+    left_out := example.patch_id || case when exclude_same_place then eo_internal.left_out(array[patch], true) else '{}' end;
+    return query
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, array[example.code], '{}', max_results, null, left_out, filter);
+end
+$$;
+comment on function eo.similar(text, eo.filter, integer, text, boolean) is
+'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap it, such as its other dates. See eo.similar_to_code.';
+
+create or replace function eo.similar_to_image(
+    image bytea,
+    filter eo.filter default null,
+    max_results integer default 10,
+    encoder text default null,
+    bands text[] default null
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    parent text := (select parent.name || ':' || parent.version from eo.encoder e
+                    join eo.encoder parent on parent.encoder_id = e.parent_id where e.encoder_id = used_encoder);
+begin
+    return query
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, array[eo.hash(eo.encode_image(image, parent, bands), encoder)], '{}', max_results, null, '{}', filter);
+end
+$$;
+comment on function eo.similar_to_image(bytea, eo.filter, integer, text, text[]) is
+'Query by an uploaded image: encodes and hashes a GeoTIFF (see eo.encode_image for its bands) and returns the max_results patches most similar to it, among those that the filter lets pass. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
+
+create or replace function eo.similar_to_examples(
+    positives text[],
+    negatives text[] default '{}',
+    filter eo.filter default null,
+    max_results integer default 10,
+    encoder text default null,
+    exclude_same_place boolean default false
+)
+returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    examples bigint[];
+    wanted bit varying[];
+    unwanted bit varying[];
+begin
+    if coalesce(cardinality(positives), 0) = 0 then
+        raise exception 'no positive example was given'
+            using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
+    end if;
+    select array_agg(e.patch_id), array_agg(e.code) filter (where positive), coalesce(array_agg(e.code) filter (where not positive), '{}')
+    into examples, wanted, unwanted
+    from (select unnest(eo_internal.given_list(positives)) as name, true as positive union all select unnest(eo_internal.given_list(negatives)), false) given,
+         eo_internal.example_code(given.name, used_encoder) as e;
+    if exclude_same_place then
+        examples := examples || eo_internal.left_out(positives || negatives, true);
+    end if;
+    return query
+        select *
+        from eo_internal.nearest_patches(
+            used_encoder, wanted, unwanted, max_results, null, examples, filter);
+end
+$$;
+comment on function eo.similar_to_examples(text[], text[], eo.filter, integer, text, boolean) is
+'Query by several examples, names of stored patches: the max_results patches with the least sum of Hamming distances to the positive ones less that to the negative ones, the examples themselves left out, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap an example. Exact.';
