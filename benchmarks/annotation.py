@@ -1,9 +1,9 @@
-"""Land cover, countries and regions of patches: set-based, into the archive's own tables, against one query per patch.
+"""Land cover, countries and places of patches: set-based, into the archive's own tables, against one query per patch.
 
     python -m benchmarks.annotation
 
 The landscape is that of loaders/demo/synthetic.py (Voronoi cells of one class united), with edges roughened by midpoint
-displacement and all farmland united: over 100,000 polygons, some with more than 50,000 vertices. Regions are the
+displacement and all farmland united: over 100,000 polygons, some with more than 50,000 vertices. Places are the
 sample's NUTS (levels 0 to 3). Patches are footprints of 1.2 km in EPSG:32632. The database, pgearth_bench_annotation,
 is made on the server of the DSN, and dropped in the end.
 """
@@ -196,7 +196,7 @@ def random_numbers(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArr
 
 
 def load_reference_data(connection: Connection, side: int) -> tuple[LandCover, float]:
-    """Store nomenclature, land cover and regions; return the land cover and the seconds that storing it took."""
+    """Store nomenclature, land cover and places; return the land cover and the seconds that storing it took."""
     load_nomenclature(connection)
     sample = Path(os.environ.get("PGEARTH_SAMPLE", ROOT.parent / "shared" / "sample"))
     load_nuts(connection, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")

@@ -107,7 +107,7 @@ def code_counts(connection: psycopg.Connection, name: str) -> str:
 
 
 def append_codes(connection: psycopg.Connection, name: str, count: int, segment: int, seed: int) -> None:
-    """Store `count` new random codes, as regions of patches drawn at random."""
+    """Store `count` new random codes, as segments of patches drawn at random."""
     rng = np.random.default_rng(seed)
     last = value(connection, "select max(patch_id) from eo.patch")
     codes = ["".join(row) for row in np.where(rng.integers(0, 2, (count, BITS)), "1", "0")]
@@ -121,7 +121,7 @@ def append_codes(connection: psycopg.Connection, name: str, count: int, segment:
 
 
 def remove_appended(archive: Archive, name: str, buckets: int) -> None:
-    """Take away all buckets above the first so many, with their regions, and pack the codes anew.
+    """Take away all buckets above the first so many, with their segments, and pack the codes anew.
 
     Buckets are append-only for all users; only this clean-up of a benchmark's own database goes around the trigger.
     """

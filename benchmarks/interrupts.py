@@ -47,7 +47,7 @@ CALLS = {
     "eo.similar_to_image": """
         select count(*) from eo.similar_to_image((select image from upload), bands => %(bands)s)
         """,
-    "eo.region_codes, superpixels": "select eo.region_codes((select image from upload), bands => %(bands)s)",
+    "eo.segment_codes, superpixels": "select eo.segment_codes((select image from upload), bands => %(bands)s)",
     "eo.rgb": "select count(eo.rgb(p.name)) from eo.patch p, generate_series(1, 100) where source = 'large'",
     "eo.contact_sheet, 200 patches": """
         select count(eo.contact_sheet(array(select patch_id from eo.patch where source = 'small')))
@@ -99,7 +99,7 @@ def fill(connection: psycopg.Connection) -> None:
         write_products(connection, [Product("noise", "sentinel-2a", "L2A", datetime(2020, 6, 1, tzinfo=UTC))])
         write_patches(connection, "small", patches("small", 200, 120))
     with psycopg.connect(connection.info.dsn, autocommit=True) as reading:
-        encode_archive(connection, reading, segments=9)
+        encode_archive(connection, reading, segments="slic:9")
     with connection.transaction():
         write_patches(connection, "large", patches("large", 1, SIDE))
     connection.execute("create table upload (image bytea)")

@@ -153,7 +153,7 @@ class CountryName(Base):
 
 
 class PlaceName(Base):
-    """An English name of a NUTS region."""
+    """An English name of a NUTS unit."""
 
     __tablename__ = "place_name"
     __table_args__ = ({"schema": "eo"},)
@@ -215,7 +215,7 @@ class Patch(Base):
         Index("patch_country_codes", "country_codes", postgresql_using="gin"),
         Index("patch_sensing_time", "sensing_time", "patch_id"),
         Index("patch_without_labels", "cell", postgresql_where=text("label_ids is null")),
-        Index("patch_without_regions", "cell", postgresql_where=text("nuts_ids is null")),
+        Index("patch_without_places", "cell", postgresql_where=text("nuts_ids is null")),
         Index("patch_cell_prefix", "cell", postgresql_using="spgist"),
         Index("patch_scene_class_ids", "scene_class_ids", postgresql_using="gin"),
         Index("patch_product_id", "product_id"),
@@ -335,11 +335,11 @@ class CorinePart(Base):
 
 
 class Nuts(Base):
-    """A NUTS region."""
+    """A NUTS unit: a place."""
 
     __tablename__ = "nuts"
     __table_args__ = (
-        UniqueConstraint("region_id"),
+        UniqueConstraint("place_id"),
         Index("nuts_geom", "geom", postgresql_using="gist"),
         Index(
             "nuts_geom_3857", text("(st_transform(geom, 3857)::geometry(MultiPolygon,3857))"), postgresql_using="gist"
@@ -351,7 +351,7 @@ class Nuts(Base):
     level: Mapped[int] = mapped_column(SmallInteger)
     country_code: Mapped[str]
     name: Mapped[str]
-    region_id: Mapped[int] = mapped_column(Integer, Identity())
+    place_id: Mapped[int] = mapped_column(Integer, Identity())
     geom: Mapped[WKBElement] = mapped_column(Geometry("MULTIPOLYGON", 4326, spatial_index=False))
 
 
@@ -475,7 +475,7 @@ class PatchChange(Base):
 
 
 class PatchBucket(Base):
-    """The bucket a patch, or a region of it, is in."""
+    """The bucket a patch, or a segment of it, is in."""
 
     __tablename__ = "patch_bucket"
     __table_args__ = (

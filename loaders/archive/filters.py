@@ -87,14 +87,20 @@ def parse_area(text: str) -> str:
 
 
 def rectangle(text: str) -> shapely.Geometry:
-    """The area of west,south,east,north in degrees, as eo.rectangle has it. Raises ValueError for any other text."""
+    """The area of west,south,east,north in degrees; west > east means across the antimeridian, as in eo.rectangle.
+
+    Longitudes may also go on beyond 180, as 190 for -170. Raises ValueError for any other text.
+    """
     edges = [float(number) for number in text.split(",")]
     if len(edges) != 4:
         raise ValueError(f"it has {len(edges)} numbers, not 4")
     west, south, east, north = edges
-    if not (-180 <= west <= 180 and -180 <= east <= 180 and west != east and -90 <= south < north <= 90):
+    onward = -360 <= west < east <= min(360, west + 360)
+    across = -180 <= east < west <= 180 and west - east < 360
+    if not ((onward or across) and -90 <= south < north <= 90):
         raise ValueError(f"west {west}, south {south}, east {east}, north {north} is no rectangle")
-    boxes = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
+    boxes = [(west, east)] if onward else [(west, 180.0), (-180.0, east)]
+    boxes = [(left, right) for left, right in boxes if left < right]
     area = shapely.MultiPolygon([shapely.box(left, south, right, north) for left, right in boxes])
     return shapely.segmentize(area, 90)
 

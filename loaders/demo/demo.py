@@ -72,7 +72,7 @@ def demo(sample: Path | None, output: Path) -> None:
             image = None
         step("synthetic", lambda: load_synthetic(connection, SYNTHETIC_PATCHES))
         step("annotate", lambda: annotate(connection))
-        step("encode", lambda: encode(connection, reading, regions=2))
+        step("encode", lambda: encode(connection, reading, segments="grid:2"))
         step("train a network", lambda: train_network(connection))
         step("encode by it", lambda: encode(connection, reading, ["cnn"]))
         step("train MiLaN over it", lambda: train_milan(connection))
@@ -108,7 +108,7 @@ def step(name: str, work: Callable[[], object]) -> None:
 def encode(connection: Connection, reading: Connection, encoders: Sequence[str] = (), **options: Any) -> dict[str, int]:
     """Do as `pgearth encode`; return how much was stored."""
     result = encode_archive(connection, reading, encoders, **options)
-    return {"vectors": result.embeddings, "codes": result.codes, "codes of regions": result.region_codes}
+    return {"vectors": result.embeddings, "codes": result.codes, "codes of segments": result.segment_codes}
 
 
 def train_network(connection: Connection) -> str | None:
@@ -224,8 +224,8 @@ LEARNED_EXAMPLE = """select rank, name, distance
 from eo.similar(:'patch', max_results => 5, encoder => 'milan');"""
 EXAMPLES = """select rank, name, round(distance::numeric, 3) as distance
 from eo.similar_to_vector(eo.example_vector(:'positives', :'negatives'), max_results => 5, exclude => :'positives');"""
-REGIONS = """select rank, name, distance
-from eo.similar_regions(:'patch', max_results => 5)
+SEGMENTS = """select rank, name, distance
+from eo.similar_segments(:'patch', max_results => 5)
 order by rank;"""
 CHANGE = """select rank, before_name, after_name, round(distance::numeric, 3) as distance
 from eo.similar_change(:'before', :'after', max_results => 3)
@@ -280,8 +280,8 @@ from eo.similar_to_image(decode(:'image', 'base64'), bands => :'bands', max_resu
             {"positives": [f"{scene}_120px_3_4", f"{scene}_120px_4_4"], "negatives": [f"{scene}_120px_2_2"]},
         ),
         Query(
-            "Query by regions: patches whose quadrants are like those of that patch, wherever they lie",
-            REGIONS,
+            "Query by segments: patches whose quadrants are like those of that patch, wherever they lie",
+            SEGMENTS,
             {"patch": f"{scene}_120px_3_4"},
         ),
         Query(
@@ -339,7 +339,7 @@ from eo.similar_to_vector(
             EXAMPLES,
             {"positives": names[:2], "negatives": names[2:]},
         ),
-        Query("Query by regions: patches whose quadrants are like those of that patch", REGIONS, {"patch": names[0]}),
+        Query("Query by segments: patches whose quadrants are like those of that patch", SEGMENTS, {"patch": names[0]}),
         *(
             Query("Query by change: places that changed most like this one", CHANGE, {"before": before, "after": after})
             for before, after in pairs
@@ -407,7 +407,7 @@ def report(connection: Connection) -> None:
         union all
         select 'CORINE polygons', count(*), null, null, null, null from eo.corine
         union all
-        select 'NUTS regions', count(*), null, null, null, null from eo.nuts
+        select 'NUTS units', count(*), null, null, null, null from eo.nuts
         """
     )
     print_table([column.name for column in cursor.description or []], cursor.fetchall())

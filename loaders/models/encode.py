@@ -30,7 +30,7 @@ from pgearth.pyfuncs.models.encoder import BATCH_SIZE, Encoder, hash_codes
 from pgearth.pyfuncs.models.encoder import encode as encode_patches
 from pgearth.pyfuncs.models.weights import dump
 from pgearth.pyfuncs.pixels.rasters import bands_from_wkb
-from pgearth.pyfuncs.pixels.segments import cut_regions, grid_segmentation, same_cut, slic_segmentation
+from pgearth.pyfuncs.pixels.segments import cut_segments, parse_segmentation, same_cut
 
 PATCHES_PER_TRANSACTION = 512
 CODES_PER_TRANSACTION = 10_000
@@ -46,7 +46,7 @@ class Encoded:
 
     embeddings: int = 0
     codes: int = 0
-    region_codes: int = 0
+    segment_codes: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     """Patches whose pixels lack some of an encoder's bands, by encoder."""
     made_current: list[str] = field(default_factory=list)
@@ -57,21 +57,20 @@ def encode_archive(
     reading: Connection,
     encoders: Sequence[str] = (),
     *,
-    regions: int | None = None,
-    segments: int | None = None,
+    segments: str | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Encoded:
     """Give every patch that lacks one a vector by each of `encoders`: NAME:VERSION, or NAME for its newest version.
 
     Where that is a hash function, a vector by the encoder that it reads, then a code. Without `encoders`, vectors by
     `spectral` and codes by `lsh`, which are registered when they are not there; `lsh` is then fitted to the vectors of
-    the archive. With `regions`, the windows of a grid of regions x regions in each patch are encoded and hashed, too,
-    where the patch has no codes of regions; with `segments`, about so many superpixels in each patch (not both). New
-    codes are packed at the end. A version that has now encoded the whole archive for the first time is made current.
+    the archive. With `segments` (grid:2, slic:9: see parse_segmentation), segments of each patch are encoded and
+    hashed, too, where the patch has no codes of segments. New codes are packed at the end. A version that has now
+    encoded the whole archive for the first time is made current.
 
     Commits as it goes, so it may be interrupted and run again; patches that are stored meanwhile are the next run's.
     `connection` writes (autocommit); `reading` streams pixels. Raises PgearthError for an unknown or retired version,
-    while another session encodes, when regions are stored that were cut otherwise, for a patch whose bands do not fit
+    while another session encodes, when segments are stored that were cut otherwise, for a patch whose bands do not fit
     the cuts, and for one that an encoder fails on.
     """
     register_vector(connection)
@@ -85,8 +84,8 @@ def encode_archive(
             encoder = spectral_version(connection)
             store_embeddings(connection, reading, encoder, batch_size, result)
             work = [(encoder, lsh_version(connection, encoder))]
-        elif (regions or segments) and all(hashing is None for _, hashing in work):
-            raise PgearthError("Only a hash function makes codes of regions.", "Name one by --encoder.")
+        elif segments and all(hashing is None for _, hashing in work):
+            raise PgearthError("Only a hash function makes codes of segments.", "Name one by --encoder.")
         hash_functions = []
         for encoder, hashing in work:
             if version_name(encoder) not in result.left_out:
@@ -95,9 +94,9 @@ def encode_archive(
                 continue
             hash_functions.append(hashing)
             result.codes += store_codes(connection, encoder, hashing)
-            if regions or segments:
-                cut = grid_segmentation(regions) if regions else slic_segmentation(segments or 0, encoder.bands)
-                result.region_codes += store_region_codes(connection, reading, encoder, hashing, cut)
+            if segments:
+                cut = parse_segmentation(segments, encoder.bands)
+                result.segment_codes += store_segment_codes(connection, reading, encoder, hashing, cut)
         # At the end: codes of one hash function are a change to what is packed of the others.
         for hashing in hash_functions:
             if not is_packed(connection, hashing):
@@ -205,7 +204,7 @@ from lacking
 """
 )
 WITHOUT_EMBEDDING = PENDING.format(SQL("eo.embedding"))
-WITHOUT_REGION_CODES = PENDING.format(SQL("(select * from eo.patch_bucket where segment > 0)"))
+WITHOUT_SEGMENT_CODES = PENDING.format(SQL("(select * from eo.patch_bucket where segment > 0)"))
 # In the order of patch_id, so that pixels come as they lie; the coarsest bands first, so that the finest prevail. What
 # is outside of the subquery is done as rows are sent, not before they are sorted.
 PIXELS = """
@@ -338,13 +337,13 @@ def store_codes(connection: Connection, encoder: Encoder, hashing: Encoder) -> i
     return stored
 
 
-def store_region_codes(
+def store_segment_codes(
     connection: Connection, reading: Connection, encoder: Encoder, hashing: Encoder, segmentation: Mapping[str, Any]
 ) -> int:
-    """Hash the regions of each patch that lacks codes of regions; return how many were stored.
+    """Hash the segments of each patch that lacks codes of segments; return how many were stored.
 
-    Segments count the regions from 1. All regions of a hash function are cut in one way, which its `segmentation`
-    records: raises PgearthError when that is another one.
+    They count from 1. All segments of a hash function are cut in one way, which its `segmentation` records: raises
+    PgearthError when that is another one.
     """
     row = connection.execute(
         "select segmentation from eo.encoder where encoder_id = %s", (hashing.encoder_id,)
@@ -353,12 +352,12 @@ def store_region_codes(
     if row[0] is not None and not same_cut(row[0], segmentation):
         name = version_name(hashing)
         raise PgearthError(
-            f"Regions of hash function {name} were cut as {json.dumps(row[0])}, not as {json.dumps(segmentation)}.",
-            f"Cut them in the same way, or remove those first: select eo.drop_region_codes('{name}')",
+            f"Segments of hash function {name} were cut as {json.dumps(row[0])}, not as {json.dumps(segmentation)}.",
+            f"Cut them in the same way, or remove those first: select eo.drop_segment_codes('{name}')",
         )
     stored = 0
-    pending, _ = pending_patches(connection, WITHOUT_REGION_CODES, encoder, hashing)
-    with closing(read_pixels(reading, pending, encoder.bands, "encoding regions")) as chunks:
+    pending, _ = pending_patches(connection, WITHOUT_SEGMENT_CODES, encoder, hashing)
+    with closing(read_pixels(reading, pending, encoder.bands, "encoding segments")) as chunks:
         for chunk in chunks:
             patch_ids: list[int] = []
             segments: list[int] = []
@@ -367,7 +366,7 @@ def store_region_codes(
                 cut: list[dict[str, np.ndarray]] = []
                 for patch_id, _, bands in chunk[start : start + PATCHES_CUT_AT_ONCE]:
                     try:
-                        found = cut_regions(bands, encoder.bands, segmentation)
+                        found = cut_segments(bands, encoder.bands, segmentation)
                     except PgearthError as error:
                         raise error.of(f"Patch {patch_id}") from error
                     patch_ids += [patch_id] * len(found)
@@ -396,14 +395,10 @@ def store_region_codes(
     help="Encoder or hash function, by default its newest version; may be repeated.  [default: spectral, lsh]",
 )
 @click.option(
-    "--regions",
-    type=click.IntRange(min=2, max=100),
-    help="Also hash the windows of a grid of so many by so many in each patch (2: quadrants), for eo.similar_regions.",
-)
-@click.option(
     "--segments",
-    type=click.IntRange(min=2, max=1000),
-    help="Instead of windows hash about so many superpixels (SLIC) in each patch.",
+    metavar="METHOD:NUMBER",
+    help="Also hash segments of each patch, for eo.similar_segments: grid:2, windows of a grid of 2 by 2 (quadrants);"
+    " slic:9, about 9 superpixels.",
 )
 @click.option(
     "--batch-size",
@@ -412,21 +407,19 @@ def store_region_codes(
     show_default=True,
     help="Patches that go through an encoder at once; a GPU is faster with a few hundred.",
 )
-def encode(encoders: tuple[str, ...], regions: int | None, segments: int | None, batch_size: int) -> None:
+def encode(encoders: tuple[str, ...], segments: str | None, batch_size: int) -> None:
     """Compute vectors by encoders and hash codes of all patches that lack them.
 
     Patches that lack bands of an encoder are left out. Once an encoder or hash function has gone through the whole
     archive for the first time, searches use it unless they name another one; older versions can still be named. It may
     be interrupted and run again.
     """
-    if regions and segments:
-        raise PgearthError("--regions and --segments are two ways to cut a patch.", "Give one of them.")
+    if segments:
+        parse_segmentation(segments, ())  # before anything is encoded
     with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
-        result = encode_archive(
-            connection, reading, encoders, regions=regions, segments=segments, batch_size=batch_size
-        )
+        result = encode_archive(connection, reading, encoders, segments=segments, batch_size=batch_size)
     message = f"{result.embeddings:,} patches encoded, {result.codes:,} hashed"
-    click.echo(message + (f", {result.region_codes:,} regions hashed." if regions or segments else "."))
+    click.echo(message + (f", {result.segment_codes:,} segments hashed." if segments else "."))
     for name, number in result.left_out.items():
         if number:
             click.echo(f"{number:,} patches were left out, whose pixels lack some bands of {name}.")

@@ -97,7 +97,7 @@ def annotate_archive(annotation: Annotation, engine: Engine) -> tuple[int, int]:
 
 @click.command()
 @click.option("--land-cover", is_flag=True, help="Labels and their shares, from CORINE.")
-@click.option("--country", is_flag=True, help="Countries and regions, from NUTS.")
+@click.option("--country", is_flag=True, help="Countries and places, from NUTS.")
 @click.option("--scene-classes", is_flag=True, help="Scene classes, clouds and snow, from stored SCL bands.")
 @click.option(
     "--rule",

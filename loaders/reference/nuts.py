@@ -1,4 +1,4 @@
-"""NUTS regions (Eurostat's statistical regions, level 0: countries), from any vector file."""
+"""NUTS units (Eurostat's statistical places, level 0: countries), from any vector file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgearth.loaders.work.ledger import load_item
 from pgearth.pyfuncs.errors import PgearthError
 
 ATTRIBUTES = [
-    Attribute("region code", "NUTS_ID", "NUTS_ID"),
+    Attribute("place code", "NUTS_ID", "NUTS_ID"),
     Attribute("level", "LEVL_CODE", "LEVL_CODE"),
     Attribute("country code", "CNTR_CODE", "CNTR_CODE"),
     Attribute("name in Latin script", "NAME_LATN", "NAME_LATN"),
@@ -31,14 +31,14 @@ ISO_COUNTRY_CODES = {"EL": "GR", "UK": "GB"}
 def load_nuts(
     connection: Connection, path: Path, layer: str | None = None, edition: str | None = None, replace: bool = False
 ) -> Counter[str]:
-    """Load the regions of one layer into eo.nuts and derive their pieces for the patches in the archive.
+    """Load the places of one layer into eo.nuts and derive their pieces for the patches in the archive.
 
-    `edition` is its year; by default the one in the name of the file or layer. With `replace`, the regions take the
+    `edition` is its year; by default the one in the name of the file or layer. With `replace`, the places take the
     place of all that were loaded.
 
-    Returns counts: regions loaded, repaired, dropped (null or empty), layers skipped because they were loaded before,
+    Returns counts: places loaded, repaired, dropped (null or empty), layers skipped because they were loaded before,
     pieces derived. Raises PgearthError for a file that is not what it should be, of another edition than the archive's,
-    or that holds a region that is in the archive already; then nothing of it is loaded, and nothing removed.
+    or that holds a place that is in the archive already; then nothing of it is loaded, and nothing removed.
     """
     polygon_layer = find_polygon_layer(path, ATTRIBUTES, layer)
     if edition is None:
@@ -58,23 +58,23 @@ def load_nuts(
                 copy.set_types(["text", "int2", "text", "text", "bytea"])
                 for polygon in polygon_layer.polygons(4326, item.details):
                     feature = f"{path}: layer {polygon_layer.name}, feature {polygon.feature_id}"
-                    region = checked(polygon.attributes, countries, feature)
-                    if region[0] in stored:
+                    place = checked(polygon.attributes, countries, feature)
+                    if place[0] in stored:
                         raise PgearthError(
-                            f"{feature}: region {region[0]} is in the archive already, or twice in the file",
-                            "To put this file in place of all regions in the archive, add --replace.",
+                            f"{feature}: place {place[0]} is in the archive already, or twice in the file",
+                            "To put this file in place of all places in the archive, add --replace.",
                         )
-                    stored.add(region[0])
-                    copy.write_row((*region, polygon.ewkb))
+                    stored.add(place[0])
+                    copy.write_row((*place, polygon.ewkb))
                     item.rows += 1
-            counts["regions"] = item.rows
+            counts["places"] = item.rows
             counts += item.details
     (counts["pieces"],) = connection.execute("select eo.derive_nuts_parts()").fetchone() or (0,)
     return counts
 
 
 def checked(attributes: tuple[str | None, ...], countries: Set[str], feature: str) -> tuple[str, int, str, str]:
-    """A region's id, level, country (ISO 3166-1) and name; `countries` are all that there are, `feature` is the row.
+    """A place's id, level, country (ISO 3166-1) and name; `countries` are all that there are, `feature` is the row.
 
     Raises PgearthError unless they are of NUTS and fit together.
     """
@@ -87,17 +87,17 @@ def checked(attributes: tuple[str | None, ...], countries: Set[str], feature: st
         values.append(value)
     nuts_id, level, code, name = values
     if int(level) != len(nuts_id) - 2:
-        raise PgearthError(f"{feature}: region {nuts_id} cannot be of level {level}", hint)
+        raise PgearthError(f"{feature}: place {nuts_id} cannot be of level {level}", hint)
     if not nuts_id.startswith(code):
-        raise PgearthError(f"{feature}: region {nuts_id} cannot be of country {code}", hint)
+        raise PgearthError(f"{feature}: place {nuts_id} cannot be of country {code}", hint)
     if code in ISO_COUNTRY_CODES.values():
         own = next(own for own, iso in ISO_COUNTRY_CODES.items() if iso == code)
         raise PgearthError(
-            f"{feature}: region {nuts_id}: {code} is no country code of NUTS, which has {own} for it", hint
+            f"{feature}: place {nuts_id}: {code} is no country code of NUTS, which has {own} for it", hint
         )
     country = ISO_COUNTRY_CODES.get(code, code)
     if country not in countries:
-        raise PgearthError(f"{feature}: region {nuts_id}: {code} is no country's code", hint)
+        raise PgearthError(f"{feature}: place {nuts_id}: {code} is no country's code", hint)
     return nuts_id, int(level), country, name
 
 
@@ -105,14 +105,14 @@ def checked(attributes: tuple[str | None, ...], countries: Set[str], feature: st
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--layer", help="Layer to load, where several could be meant.")
 @click.option("--edition", help="Its year, where the file's name does not tell it.")
-@click.option("--replace", is_flag=True, help="Put it in place of all regions that were loaded, of whatever edition.")
+@click.option("--replace", is_flag=True, help="Put it in place of all places that were loaded, of whatever edition.")
 def nuts(file: Path, layer: str | None, edition: str | None, replace: bool) -> None:
-    """Load NUTS regions from a vector FILE in any reference system: one edition, in one file or several."""
+    """Load NUTS units from a vector FILE in any reference system: one edition, in one file or several."""
     with connect(autocommit=True) as connection:
         counts = load_nuts(connection, file, layer, edition, replace)
         stale = stale_annotation(connection, "nuts") if replace else None
     click.echo(
-        f"{counts['regions']} regions loaded, {counts['repaired']} repaired, {counts['dropped']} without area skipped;"
+        f"{counts['places']} places loaded, {counts['repaired']} repaired, {counts['dropped']} without area skipped;"
         f" {counts['skipped']} layers skipped as loaded before; {counts['pieces']} pieces derived."
     )
     if stale:

@@ -124,9 +124,13 @@ def known(error: BaseException) -> PgearthError | None:
 
 def interrupted(error: BaseException | None) -> bool:
     """Whether an interrupt began it: what it stopped in the middle may fail once more while it is cleaned up."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen = []  # an error may be, by way of others, its own context
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error is not None
+    return False
 
 
 def meets_others(error: Exception) -> bool:

@@ -171,15 +171,15 @@ def encode_rasters(session: Session, encoder_id: int, bands: Sequence[str], rast
 
 
 @answers
-def encode_regions(
+def encode_segments(
     session: Session, encoder_id: int, image: bytes, bands: Sequence[str] | None, segmentation: str
 ) -> list[list[float]]:
-    """Vectors of the regions of an uploaded GeoTIFF, cut as a segmentation (JSON) says."""
-    from pgearth.pyfuncs.pixels.segments import cut_regions
+    """Vectors of the segments of an uploaded GeoTIFF, cut as a segmentation (JSON) says."""
+    from pgearth.pyfuncs.pixels.segments import cut_segments
 
     names = definition(session, encoder_id).bands
     patch = uploaded_patch(session, encoder_id, image, bands)
-    cut = session.interruptibly(lambda _: cut_regions(patch, names, json.loads(segmentation)))
+    cut = session.interruptibly(lambda _: cut_segments(patch, names, json.loads(segmentation)))
     return vectors_of(session, encoder_id, cut)
 
 

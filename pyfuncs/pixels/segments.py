@@ -1,6 +1,6 @@
-"""Regions of a patch: parts of the ground, the same in every band, which get hash codes of their own.
+"""Segments of a patch: parts of the ground, the same in every band, which get hash codes of their own.
 
-A segmentation says how patches are cut into regions; it is a dictionary, as `eo.encoder.segmentation` records it:
+A segmentation says how patches are cut into segments; it is a dictionary, as `eo.encoder.segmentation` records it:
 `{"method": "grid", "side": 2}`, or what `slic_segmentation` makes.
 """
 
@@ -21,8 +21,25 @@ SLIC_BANDS = ("B02", "B03", "B04", "B08")
 SLIC_COMPACTNESS = 0.3
 """Weight of nearness in space against nearness in colour, for bands of variance 1 scaled to [0, 1]."""
 
+MOST = {"grid": 100, "slic": 1000}
+"""Ways to cut patches, and the greatest number of each."""
+
 Patch = Mapping[str, np.ndarray]
 """Band names to pixels (height, width) of one extent, whose resolutions may differ."""
+
+
+def parse_segmentation(text: str, bands: Sequence[str]) -> dict[str, Any]:
+    """The segmentation that `grid:2` (2 x 2 windows) or `slic:9` (about 9 superpixels) means for an encoder's bands.
+
+    Raises PgearthError for anything else, and for numbers out of range.
+    """
+    method, _, number = text.partition(":")
+    if method in MOST and number.isascii() and number.isdecimal() and 2 <= int(number[:9]) <= MOST[method]:
+        return grid_segmentation(int(number)) if method == "grid" else slic_segmentation(int(number), bands)
+    raise PgearthError(
+        f"{text!r} is no way to cut patches into segments",
+        f"Give grid:SIDE (2 to {MOST['grid']}; 2 makes quadrants) or slic:NUMBER (superpixels, 2 to {MOST['slic']}).",
+    )
 
 
 def grid_segmentation(side: int) -> dict[str, Any]:
@@ -50,11 +67,11 @@ def same_cut(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return {**one, "library": None} == {**other, "library": None}
 
 
-def cut_regions(patch: Patch, bands: Sequence[str], segmentation: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
-    """Cut a patch into regions, each again a patch, of the given bands: those that an encoder reads.
+def cut_segments(patch: Patch, bands: Sequence[str], segmentation: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
+    """Cut a patch into segments, each again a patch, of the given bands: those that an encoder reads.
 
     Raises PgearthError for a patch without one of the bands, and where the pixels of a band do not fit the cuts, for
-    the regions of two bands would then show different ground.
+    the segments of two bands would then show different ground.
     """
     missing = [name for name in bands if name not in patch]
     if missing:
@@ -63,11 +80,11 @@ def cut_regions(patch: Patch, bands: Sequence[str], segmentation: Mapping[str, A
         )
     read = {name: patch[name] for name in bands}
     if segmentation["method"] == "grid":
-        return grid_regions(read, segmentation["side"])
+        return grid_segments(read, segmentation["side"])
     return [segment(read, inside) for inside in slic_masks(read, segmentation)]
 
 
-def grid_regions(patch: Patch, side: int) -> list[dict[str, np.ndarray]]:
+def grid_segments(patch: Patch, side: int) -> list[dict[str, np.ndarray]]:
     """Cut a patch into side x side windows, row by row from the upper left; they are views of its pixels.
 
     Raises PgearthError where a band does not divide into whole pixels.
@@ -76,7 +93,7 @@ def grid_regions(patch: Patch, side: int) -> list[dict[str, np.ndarray]]:
         if pixels.shape[0] % side or pixels.shape[1] % side:
             raise PgearthError(
                 f"band {name} of {pixels.shape[0]} x {pixels.shape[1]} pixels does not divide into"
-                f" {side} x {side} regions",
+                f" {side} x {side} segments",
                 hint="Take a number that divides the pixels of every band, such as 2, 4 or 5.",
             )
     return [
@@ -148,14 +165,14 @@ def segment(patch: Patch, inside: np.ndarray) -> dict[str, np.ndarray]:
         )
         for axis in (0, 1)
     )
-    region = {}
+    cut_out = {}
     for name, pixels in patch.items():
         share = resample(inside.astype(np.float64), (pixels.shape[0], pixels.shape[1]))
         covered = share >= min(0.5, share.max())
         y, x = height // pixels.shape[0], width // pixels.shape[1]
         cut = (slice(rows.start // y, rows.stop // y), slice(columns.start // x, columns.stop // x))
-        region[name] = np.where(covered[cut], pixels[cut], absent(pixels))
-    return region
+        cut_out[name] = np.where(covered[cut], pixels[cut], absent(pixels))
+    return cut_out
 
 
 def enclosing(positions: np.ndarray, step: int) -> slice:

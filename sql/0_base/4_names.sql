@@ -351,7 +351,7 @@ declare
     ids text[];
 begin
     if not exists (select from eo.nuts) then
-        raise exception 'there is no place "%": the archive has no regions of NUTS', name
+        raise exception 'there is no place "%": the archive has no units of NUTS', name
             using errcode = 'object_not_in_prerequisite_state', hint = 'Load them: pgearth load nuts FILE';
     end if;
     ids := array(select n.nuts_id from eo.nuts n where n.nuts_id = upper(btrim(place.name) collate "C"));
@@ -359,7 +359,7 @@ begin
         ids := array(select n.nuts_id from eo.nuts n where n.level = 0 and n.country_code = country);
     end if;
     if ids = '{}' then
-        -- A country of its own in ISO 3166-1 may be a region of another in NUTS, as Guadeloupe is.
+        -- A country of its own in ISO 3166-1 may be a place of another in NUTS, as Guadeloupe is.
         names := folded || array(
             select eo_internal.folded_name(p.name) from eo.place_name p where eo_internal.folded_name(p.english_name) = folded
             union
@@ -376,7 +376,7 @@ begin
         raise exception 'there is no place "%"', name
             using errcode = 'invalid_parameter_value',
                   hint = case
-                      when country is not null then 'The regions of NUTS that are loaded have no such country.'
+                      when country is not null then 'The units of NUTS that are loaded have no such country.'
                       else coalesce(
                           eo_internal.did_you_mean(name, array(
                               select n.name from eo.nuts n
@@ -384,7 +384,7 @@ begin
                               select p.english_name from eo.place_name p
                               union
                               select c.name from eo.country c where c.code in (select n.country_code from eo.nuts n where n.level = 0))),
-                          'Pass the id or the name of a region of NUTS: select nuts_id, name from eo.nuts.')
+                          'Pass the id or the name of a unit of NUTS: select nuts_id, name from eo.nuts.')
                   end;
     end if;
     -- Units of different levels may be the same place, as Berlin is; others of one name are not.
@@ -397,4 +397,4 @@ begin
 end
 $$;
 comment on function eo.place(text) is
-'A region of NUTS as a MultiPolygon in EPSG:4326, as an area to search: by its id (DE2), by its name in any case, with or without accents (Bayern, ile-de-france), by its English name (Bavaria, Lower Saxony), or a country by any name or code of it. Of regions of one name of which one contains the others, that one. Raises invalid_parameter_value for an unknown name, and for one of several places with their ids; object_not_in_prerequisite_state where NUTS is not loaded.';
+'A unit of NUTS as a MultiPolygon in EPSG:4326, as an area to search: by its id (DE2), by its name in any case, with or without accents (Bayern, ile-de-france), by its English name (Bavaria, Lower Saxony), or a country by any name or code of it. Of places of one name of which one contains the others, that one. Raises invalid_parameter_value for an unknown name, and for one of several places with their ids; object_not_in_prerequisite_state where NUTS is not loaded.';

@@ -42,12 +42,12 @@ select * from eo.similar_to_image(decode(:'image', 'base64'));$$),
     ('similar', 'similar_to_code', $$select * from eo.similar_to_code(eo.hash(eo.example_vector('{S2A_MSIL2A_20170613T101031_87_48}')));$$),
     ('similar', 'explain_similarity', $$select * from eo.explain_similarity('S2A_MSIL2A_20170617T113321_36_85', 'S2A_MSIL2A_20170617T113321_4_55');$$),
 
-    ('segments', 'similar_regions', $$select * from eo.similar_regions('S2A_MSIL2A_20170613T101031_87_48');$$),
-    ('segments', 'region_codes', $$\set image `base64 -w0 patch.tif`
-select eo.region_codes(decode(:'image', 'base64'));$$),
-    ('segments', 'similar_to_regions', $$\set image `base64 -w0 patch.tif`
-select * from eo.similar_to_regions(eo.region_codes(decode(:'image', 'base64')));$$),
-    ('segments', 'drop_region_codes', $$select eo.drop_region_codes('lsh');$$),
+    ('segments', 'similar_segments', $$select * from eo.similar_segments('S2A_MSIL2A_20170613T101031_87_48');$$),
+    ('segments', 'segment_codes', $$\set image `base64 -w0 patch.tif`
+select eo.segment_codes(decode(:'image', 'base64'));$$),
+    ('segments', 'similar_to_segments', $$\set image `base64 -w0 patch.tif`
+select * from eo.similar_to_segments(eo.segment_codes(decode(:'image', 'base64')));$$),
+    ('segments', 'drop_segment_codes', $$select eo.drop_segment_codes('lsh');$$),
 
     ('change', 'change', null),
     ('change', 'similar_change', $$select * from eo.similar_change('S2A_MSIL2A_20170617T113321_36_85', 'S2A_MSIL2A_20170617T113321_4_55');$$),

@@ -78,7 +78,7 @@ from pgearth.pyfuncs.border import encoding
 return encoding.hash(plpy, GD, encoder_id, vectors)
 $$;
 
-create or replace function eo_internal.encode_regions(encoder_id smallint, image bytea, bands text[], segmentation jsonb)
+create or replace function eo_internal.encode_segments(encoder_id smallint, image bytea, bands text[], segmentation jsonb)
 returns table (embedding public.vector, failure eo_internal.failure)
 language plpython3u
 stable parallel unsafe
@@ -88,7 +88,7 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 from pgearth.pyfuncs.border import encoding
 
-return encoding.encode_regions(plpy, GD, encoder_id, image, bands, segmentation)
+return encoding.encode_segments(plpy, GD, encoder_id, image, bands, segmentation)
 $$;
 
 create or replace function eo_internal.check_encoder(encoder eo.encoder, parent_dimension integer, out passed boolean, out failure eo_internal.failure)

@@ -1,4 +1,4 @@
--- Land cover from CORINE, countries and regions from NUTS, scene classes from stored pixels, for many patches at a time.
+-- Land cover from CORINE, countries and places from NUTS, scene classes from stored pixels, for many patches at a time.
 --
 -- A patch is an axis-aligned box in its own reference system, so polygons are reprojected to that system once and
 -- subdivided (DESIGN.md section 4): a join of boxes with small pieces replaces one ST_Intersection per patch. Patches are
@@ -110,7 +110,7 @@ begin
     perform pg_advisory_xact_lock('eo_internal.nuts_part'::regclass::bigint);
     for patch_srid in select unnest(coalesce(srids, array(select distinct srid from eo.patch))) loop
         perform eo_internal.ensure_partition('eo_internal.nuts_part', patch_srid);
-        -- Of countries whose regions of level 3 came later than they did.
+        -- Of countries whose places of level 3 came later than they did.
         delete from eo_internal.nuts_part done
         where done.srid = patch_srid
           and done.level < (select max(n.level) from eo.nuts n where n.country_code = done.country_code);
@@ -136,7 +136,7 @@ begin
 end
 $$;
 comment on function eo.derive_nuts_parts(integer[], public.geometry) is
-'Reprojects NUTS regions (of level 3, or the lowest level that a country has) near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
+'Reprojects NUTS units (of level 3, or the lowest level that a country has) near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
 
 create or replace function eo_internal.land_cover_raster(west double precision, south double precision, east double precision, north double precision, srid integer, polygons public.geomval[])
 returns public.raster
@@ -417,8 +417,8 @@ begin
                    )) over (partition by x.place_id) > 3 * x.total
         from pixels x
     ),
-    -- A region mostly holds a whole cell; then nothing is left to clip.
-    region as materialized (
+    -- A NUTS unit mostly holds a whole cell; then nothing is left to clip.
+    unit as materialized (
         select r.*, public.ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
         from (
             select b.cell, b.srid, n.nuts_id, n.level, n.country_code, public.ST_ClipByBox2D(n.geom, b.geom::public.box2d) as geom, public.ST_Area(b.geom) as area
@@ -439,7 +439,7 @@ begin
             select p.place_id, r.nuts_id, r.level, r.country_code,
                    case when r.whole then p.area else public.ST_Area(public.ST_ClipByBox2D(r.geom, p.geom::public.box2d)) end as area
             from place p
-            join region r on r.cell = p.cell and r.srid = p.srid
+            join unit r on r.cell = p.cell and r.srid = p.srid
             where p.unlocated
             offset 0
         ) l
@@ -503,9 +503,9 @@ as $$
 declare
     changed bigint;
     land_cover_edition constant text := eo_internal.edition('corine');
-    regions_edition constant text := eo_internal.edition('nuts');
+    places_edition constant text := eo_internal.edition('nuts');
     anew_labels constant boolean := "replace" and 'land_cover' = any (what);
-    anew_regions constant boolean := "replace" and 'country' = any (what);
+    anew_places constant boolean := "replace" and 'country' = any (what);
 begin
     -- Where nothing was found, what was found is null.
     update eo.patch p
@@ -515,21 +515,21 @@ begin
                               then a.label_fraction else p.label_fraction end,
         label_edition = case when eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
                              then case when a.label_ids is not null then land_cover_edition end else p.label_edition end,
-        country_codes = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+        country_codes = case when eo_internal.gives_way(a.located, anew_places, p.nuts_ids is not null, p.nuts_ids is not null)
                              then case when a.located then a.country_codes when p.source_country is not null then array[p.source_country] end
                              else p.country_codes end,
-        nuts_ids = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+        nuts_ids = case when eo_internal.gives_way(a.located, anew_places, p.nuts_ids is not null, p.nuts_ids is not null)
                         then a.nuts_ids else p.nuts_ids end,
-        nuts_edition = case when eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
-                            then case when a.located then regions_edition end else p.nuts_edition end
+        nuts_edition = case when eo_internal.gives_way(a.located, anew_places, p.nuts_ids is not null, p.nuts_ids is not null)
+                            then case when a.located then places_edition end else p.nuts_edition end
     from eo_internal.annotations(cells, array_remove(what, 'scene_classes'), rule, minimal_overlap, annotate_cells.source, "replace") a
     where p.patch_id = a.patch_id and p.cell = a.cell
       and (eo_internal.gives_way(a.covered, anew_labels, p.label_ids is not null, p.label_edition is not null or p.label_fraction is not null)
            and (p.label_ids, p.label_fraction, p.label_edition)
                is distinct from (a.label_ids, a.label_fraction, case when a.label_ids is not null then land_cover_edition end)
-           or eo_internal.gives_way(a.located, anew_regions, p.nuts_ids is not null, p.nuts_ids is not null)
+           or eo_internal.gives_way(a.located, anew_places, p.nuts_ids is not null, p.nuts_ids is not null)
               and (p.nuts_ids, p.nuts_edition, p.country_codes)
-                  is distinct from (a.nuts_ids, case when a.located then regions_edition end,
+                  is distinct from (a.nuts_ids, case when a.located then places_edition end,
                                     case when a.located then a.country_codes when p.source_country is not null then array[p.source_country] end));
     get diagnostics changed = row_count;
     return changed;
@@ -650,7 +650,7 @@ begin
 end
 $$;
 comment on procedure eo.annotate(text[], text, real, text, text[], boolean, integer, bigint) is
-'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS regions that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call; with "replace" they lose what an earlier annotation found (scene classes: also what the data set says). label_edition and nuts_edition say by which edition of CORINE and NUTS a patch was annotated. Raises data_exception where polygons of eo.corine overlap in a patch (rule overlap). Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
+'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS units that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call; with "replace" they lose what an earlier annotation found (scene classes: also what the data set says). label_edition and nuts_edition say by which edition of CORINE and NUTS a patch was annotated. Raises data_exception where polygons of eo.corine overlap in a patch (rule overlap). Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
 
 create or replace function eo.reference_map(patch text)
 returns public.raster

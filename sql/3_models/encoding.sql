@@ -245,7 +245,7 @@ begin
 end
 $$;
 comment on function eo.retire_encoder(text) is
-'Retires a version of an encoder or hash function (name:version): removes its vectors or codes with their indexes, and returns how many those of patches and regions were. Its row stays for those who want to know what was made from it, but no search can name it any longer. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';
+'Retires a version of an encoder or hash function (name:version): removes its vectors or codes with their indexes, and returns how many those of patches and segments were. Its row stays for those who want to know what was made from it, but no search can name it any longer. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';
 
 create or replace function eo.encode(patch_ids bigint[], encoder text default null)
 returns table (patch_id bigint, embedding public.vector)
@@ -461,4 +461,4 @@ begin
 end
 $$;
 comment on function eo.store_codes(smallint, bigint[], smallint[], bit varying[]) is
-'Stores hash codes of patches (segment 0) or of their regions (1 and above): a bucket per new distinct code, and the patches'' places in them. Returns how many places were new. (writer)';
+'Stores hash codes of patches (segment 0) or of their segments (1 and above): a bucket per new distinct code, and the patches'' places in them. Returns how many places were new. (writer)';

@@ -22,7 +22,7 @@ begin
 end
 $$;
 comment on function eo.bucket_members(bit varying, text) is
-'The patches (segment 0) and regions of patches (segment 1 and above) whose hash code is exactly this one, by patch_id. encoder: hash function, a name or name:version; null: the current one.';
+'The patches (segment 0) and segments of patches (1 and above) whose hash code is exactly this one, by patch_id. encoder: hash function, a name or name:version; null: the current one.';
 
 create or replace function eo.buckets_within(code bit varying, radius integer, encoder text default null)
 returns table (bucket_no integer, bucket_code bit varying, distance integer, patches bigint)

@@ -1,6 +1,6 @@
--- Search by regions (multi-code hashing): patches whose regions, the segments 1 and above, are like given ones.
+-- Search by segments (multi-code hashing): patches whose segments, numbers 1 and above, are like given ones.
 
-create or replace function eo_internal.near_regions(encoder_id smallint, codes bit varying[], wanted integer, radius integer, patch_ids bigint[])
+create or replace function eo_internal.near_segments(encoder_id smallint, codes bit varying[], wanted integer, radius integer, patch_ids bigint[])
 returns bigint[]
 language plpgsql
 stable parallel unsafe
@@ -13,20 +13,20 @@ declare
     near integer[] := (
         select array_agg(distinct bucket_no)
         from unnest(codes) as code,
-             eo_internal.nearest_codes(near_regions.encoder_id, array[code], '{}', wanted, radius) as n,
+             eo_internal.nearest_codes(near_segments.encoder_id, array[code], '{}', wanted, radius) as n,
              unnest(n.bucket_nos) as bucket_no
     );
 begin
     return array(
         select distinct pb.patch_id
         from unnest(near) as bucket (bucket_no)
-        join eo.patch_bucket pb on pb.encoder_id = near_regions.encoder_id and pb.bucket_no = bucket.bucket_no and pb.segment > 0
-        where near_regions.patch_ids is null or pb.patch_id = any (near_regions.patch_ids)
+        join eo.patch_bucket pb on pb.encoder_id = near_segments.encoder_id and pb.bucket_no = bucket.bucket_no and pb.segment > 0
+        where near_segments.patch_ids is null or pb.patch_id = any (near_segments.patch_ids)
     );
 end
 $$;
 
-create or replace function eo_internal.region_distances(encoder_id smallint, codes bit varying[], patch_ids bigint[])
+create or replace function eo_internal.segment_distances(encoder_id smallint, codes bit varying[], patch_ids bigint[])
 returns table (patch_id bigint, distance integer)
 language plpgsql
 stable parallel safe
@@ -46,7 +46,7 @@ begin
 end
 $$;
 
-create or replace function eo.similar_to_regions(
+create or replace function eo.similar_to_segments(
     codes bit varying[],
     filter eo.filter default null,
     max_results integer default 10,
@@ -69,8 +69,8 @@ declare
 begin
     perform eo_internal.check_max_results(max_results);
     if coalesce(cardinality(codes), 0) = 0 then
-        raise exception 'no code of a region was given'
-            using errcode = 'invalid_parameter_value', hint = 'Pass the hash codes of one or more regions.';
+        raise exception 'no code of a segment was given'
+            using errcode = 'invalid_parameter_value', hint = 'Pass the hash codes of one or more segments.';
     end if;
     perform eo_internal.check_code(code, used_encoder) from unnest(eo_internal.given_list(codes)) as code;
     candidates := array(
@@ -82,20 +82,20 @@ begin
         near := filter.patch_ids;
         if max_results <= few then
             -- Of n least distances that sum to s, one is at most s / n. So the sums of any max_results patches bound how near
-            -- to one of the codes a better patch must have a region; patches with regions near to the codes bound it closely.
-            near := eo_internal.near_regions(used_encoder, codes, 10 * max_results, null, filter.patch_ids);
+            -- to one of the codes a better patch must have a segment; patches with segments near to the codes bound it closely.
+            near := eo_internal.near_segments(used_encoder, codes, 10 * max_results, null, filter.patch_ids);
             candidates := array(
                 select p.patch_id
                 from eo.patches(eo_internal.among(filter, near)) p
             );
             bound := (
                 select max(nearest.distance)
-                from (select d.distance from eo_internal.region_distances(used_encoder, codes, candidates) d
+                from (select d.distance from eo_internal.segment_distances(used_encoder, codes, candidates) d
                       order by d.distance limit max_results) nearest
                 having count(*) = max_results
             );
             near := case when bound is null then filter.patch_ids
-                         else eo_internal.near_regions(used_encoder, codes, null, bound / cardinality(codes), filter.patch_ids) end;
+                         else eo_internal.near_segments(used_encoder, codes, null, bound / cardinality(codes), filter.patch_ids) end;
         end if;
         candidates := array(
             select p.patch_id
@@ -106,7 +106,7 @@ begin
         select row_number() over (order by d.distance, d.patch_id), p.patch_id, p.cell, p.name, d.distance
         from (
             select *
-            from eo_internal.region_distances(used_encoder, codes, candidates) found
+            from eo_internal.segment_distances(used_encoder, codes, candidates) found
             order by found.distance, found.patch_id
             limit max_results
         ) d
@@ -114,10 +114,10 @@ begin
         order by 1;
 end
 $$;
-comment on function eo.similar_to_regions(bit varying[], eo.filter, integer, text) is
-'Multi-code search: the max_results patches with the least sum, over the given hash codes of regions, of the Hamming distance to the nearest of the patch''s regions (null: all patches with codes of regions), among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --regions (windows of a grid) or --segments (superpixels) makes codes of regions.';
+comment on function eo.similar_to_segments(bit varying[], eo.filter, integer, text) is
+'Multi-code search: the max_results patches with the least sum, over the given hash codes of segments, of the Hamming distance to the nearest of the patch''s segments (null: all patches with codes of segments), among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --segments (windows of a grid) or --segments (superpixels) makes codes of segments.';
 
-create or replace function eo.similar_regions(
+create or replace function eo.similar_segments(
     patch text,
     filter eo.filter default null,
     max_results integer default 10,
@@ -147,24 +147,24 @@ begin
     limit 1;
     if not found then
         if exists (select from eo.patch p where p.name = patch) then
-            raise exception 'the regions of patch "%" have no hash codes', patch
-                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode --regions 2 (or --segments 9)';
+            raise exception 'the segments of patch "%" have no hash codes', patch
+                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode --segments grid:2 (or slic:9)';
         end if;
         raise exception 'there is no patch "%"', patch
             using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
     end if;
     return query
         select row_number() over (order by s.rank), s.patch_id, s.cell, s.name, s.distance
-        from eo.similar_to_regions(codes, filter, least(max_results, 2147483646) + 1, encoder) s
+        from eo.similar_to_segments(codes, filter, least(max_results, 2147483646) + 1, encoder) s
         where s.patch_id <> example
         order by 1
         limit max_results;
 end
 $$;
-comment on function eo.similar_regions(text, eo.filter, integer, text) is
-'Multi-code query by example: the max_results patches whose regions are most similar to those of a stored patch, itself left out, among those that the filter lets pass. See eo.similar_to_regions.';
+comment on function eo.similar_segments(text, eo.filter, integer, text) is
+'Multi-code query by example: the max_results patches whose segments are most similar to those of a stored patch, itself left out, among those that the filter lets pass. See eo.similar_to_segments.';
 
-create or replace function eo.region_codes(image bytea, encoder text default null, bands text[] default null)
+create or replace function eo.segment_codes(image bytea, encoder text default null, bands text[] default null)
 returns bit varying[]
 language plpgsql
 stable parallel unsafe
@@ -184,21 +184,21 @@ begin
     perform eo_internal.given_list(bands);
     select e.parent_id, e.segmentation into parent, segmentation from eo.encoder e where e.encoder_id = used_encoder;
     if segmentation is null then
-        raise exception 'no regions have codes of this hash function, so it is not known how to cut them'
-            using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth encode --regions 2 (or --segments 9)';
+        raise exception 'no segments have codes of this hash function, so it is not known how to cut them'
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Run: pgearth encode --segments grid:2 (or slic:9)';
     end if;
     return (
         select array_agg(h.code order by h.number)
         from (select array_agg(public.vector_send(v.embedding) order by v.number) as vectors
-              from eo_internal.encode_regions(parent, image, bands, segmentation) with ordinality as v (embedding, failure, number)) encoded,
+              from eo_internal.encode_segments(parent, image, bands, segmentation) with ordinality as v (embedding, failure, number)) encoded,
              eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, failure, number)
     );
 end
 $$;
-comment on function eo.region_codes(bytea, text, text[]) is
-'Hash codes of the regions of an uploaded GeoTIFF, cut as those of the stored patches were (eo.encoder.segmentation), in the order of their segments: the query for eo.similar_to_regions. encoder: hash function, a name or name:version; null: the current one. bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --regions (or --segments), and invalid_parameter_value where the pixels of a band do not fit the cuts.';
+comment on function eo.segment_codes(bytea, text, text[]) is
+'Hash codes of the segments of an uploaded GeoTIFF, cut as those of the stored patches were (eo.encoder.segmentation), in the order of their numbers: the query for eo.similar_to_segments. encoder: hash function, a name or name:version; null: the current one. bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --segments, and invalid_parameter_value where the pixels of a band do not fit the cuts.';
 
-create or replace function eo.drop_region_codes(encoder text default null)
+create or replace function eo.drop_segment_codes(encoder text default null)
 returns bigint
 language plpgsql
 volatile parallel unsafe
@@ -215,5 +215,5 @@ begin
     return dropped;
 end
 $$;
-comment on function eo.drop_region_codes(text) is
-'Removes the hash codes of regions (segments 1 and above) of a hash function, so that they can be cut in another way, and returns how many there were. encoder: a name or name:version; null: the current one. (writer)';
+comment on function eo.drop_segment_codes(text) is
+'Removes the hash codes of segments (numbers 1 and above) of a hash function, so that they can be cut in another way, and returns how many there were. encoder: a name or name:version; null: the current one. (writer)';

@@ -172,10 +172,10 @@ comment on column eo.map_corine_3857.source is 'File and layer it came from';
 comment on column eo.map_corine_3857.geom is 'Outline, EPSG:3857';
 
 create or replace view eo.map_nuts with (security_invoker = true) as
-select n.region_id, n.nuts_id, n.level, n.country_code, n.name, n.geom
+select n.place_id, n.nuts_id, n.level, n.country_code, n.name, n.geom
 from eo.nuts n;
-comment on view eo.map_nuts is 'Map layer: NUTS regions of all levels, EPSG:4326';
-comment on column eo.map_nuts.region_id is 'Key';
+comment on view eo.map_nuts is 'Map layer: NUTS units of all levels, EPSG:4326';
+comment on column eo.map_nuts.place_id is 'Key';
 comment on column eo.map_nuts.nuts_id is 'NUTS code';
 comment on column eo.map_nuts.level is 'NUTS level, to filter by; 0 is a country';
 comment on column eo.map_nuts.country_code is 'ISO 3166-1 alpha-2';
@@ -183,11 +183,11 @@ comment on column eo.map_nuts.name is 'Name in Latin script';
 comment on column eo.map_nuts.geom is 'Outline, EPSG:4326';
 
 create or replace view eo.map_nuts_3857 with (security_invoker = true) as
-select m.region_id, m.nuts_id, m.level, m.country_code, m.name,
+select m.place_id, m.nuts_id, m.level, m.country_code, m.name,
        public.ST_Transform(m.geom, 3857)::public.geometry(multipolygon, 3857) as geom
 from eo.map_nuts m;
-comment on view eo.map_nuts_3857 is 'Map layer: NUTS regions of all levels, EPSG:3857';
-comment on column eo.map_nuts_3857.region_id is 'Key';
+comment on view eo.map_nuts_3857 is 'Map layer: NUTS units of all levels, EPSG:3857';
+comment on column eo.map_nuts_3857.place_id is 'Key';
 comment on column eo.map_nuts_3857.nuts_id is 'NUTS code';
 comment on column eo.map_nuts_3857.level is 'NUTS level, to filter by; 0 is a country';
 comment on column eo.map_nuts_3857.country_code is 'ISO 3166-1 alpha-2';

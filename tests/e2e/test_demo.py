@@ -26,7 +26,7 @@ select 'patch', count(*) from eo.patch union all select 'raster', count(*) from 
 union all select e.name || ' code', count(*) from eo.patch_bucket join eo.encoder e using (encoder_id)
 where segment = 0 group by e.name
 union all select e.name || ' vector', count(*) from eo.embedding join eo.encoder e using (encoder_id) group by e.name
-union all select 'region code', count(*) from eo.patch_bucket where segment > 0
+union all select 'segment code', count(*) from eo.patch_bucket where segment > 0
 union all select 'corine', count(*) from eo.corine where source not like 'synthetic%'
 union all select 'encoder', count(*) from eo.encoder
 union all select 'nuts', count(*) from eo.nuts union all select 'load', count(*) from eo.load
@@ -77,7 +77,7 @@ def test_with_the_sample(demo: Demo, run_pgearth: Callable[..., Result], sample:
     assert counts["patch"] == 549_488 + 1 + 20 + 163 + 475 + SYNTHETIC_PATCHES
     assert counts["lsh code"] == counts["spectral vector"] == 11 + 1 + 163 + SYNTHETIC_PATCHES
     assert counts["milan code"] == counts["cnn vector"] == counts["lsh code"]
-    assert counts["region code"] == 4 * counts["lsh code"], "quadrants"
+    assert counts["segment code"] == 4 * counts["lsh code"], "quadrants"
     assert counts["encoder"] == 4
     assert counts["corine"] == 136 + 1158
     assert counts["nuts"] == 2010
@@ -87,7 +87,7 @@ def test_with_the_sample(demo: Demo, run_pgearth: Callable[..., Result], sample:
         "encoder => 'milan'",
         "from eo.similar_to_image(decode(:'image', 'base64')",
         "from eo.similar_to_vector(eo.example_vector(:'positives', :'negatives')",
-        "from eo.similar_regions(:'patch'",
+        "from eo.similar_segments(:'patch'",
         "from eo.similar_change(:'before', :'after'",
         " eo_layers.s2b_msil2a_20200223t032739_n9999_r018_t48qu",
         "label_match => 'at_least'",
@@ -163,7 +163,7 @@ def test_without_the_sample(
     assert "the archive will be a synthetic one" in result.output
     counts = dict(archive.execute(COUNTS).fetchall())
     assert counts["patch"] == counts["lsh code"] == counts["milan code"] == SYNTHETIC_PATCHES
-    assert counts["region code"] == 4 * SYNTHETIC_PATCHES
+    assert counts["segment code"] == 4 * SYNTHETIC_PATCHES
     assert counts["layer"] > 0
     assert archive.execute("select count(*) from eo.patch where label_ids is not null").fetchone() == (
         SYNTHETIC_PATCHES,

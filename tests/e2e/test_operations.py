@@ -48,7 +48,7 @@ SEARCHES = [
     f"select patch_id, distance from eo.similar_to_code({CODE}, eo.filter(labels => '{{clc:3}}'), 4)",
     f"select patch_id, distance from eo.within_distance({CODE}, 60)",
     f"select patch_id, distance from eo.similar_to_vector({VECTOR}, max_results => 5)",
-    f"select patch_id, distance from eo.similar_regions('{PATCH}')",
+    f"select patch_id, distance from eo.similar_segments('{PATCH}')",
     f"select patch_id from eo.similar_to_examples(array['{PATCH}'], max_results => 5)",
     "select patch_id, resolution, bands, band_mean, st_aswkb(rast) from eo.patch_raster order by 1, 2",
     "select count(*), sum(st_area(geom)) from eo.map_patch",
@@ -112,7 +112,7 @@ def archive_name(module_archive: psycopg.Connection, sample: Path) -> str:
     """A database with real patches, encoded, a raster layer and a collection."""
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
     with psycopg.connect(module_archive.info.dsn, autocommit=True) as reading:
-        encode_archive(module_archive, reading, regions=2)
+        encode_archive(module_archive, reading, segments="grid:2")
     module_archive.execute("select eo.build_code_index()")
     module_archive.execute(
         "create table eo_layers.mine as select patch_id::integer as rid, rast from eo.patch_raster limit 3"

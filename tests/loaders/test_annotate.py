@@ -72,7 +72,7 @@ def test_in_several_processes(
 
 def test_options_reach_the_procedure(annotated: psycopg.Connection, run_pgearth: Callable[..., Result]) -> None:
     expected = annotated.execute(QUERY).fetchall()
-    result = run_pgearth(annotated, "annotate", "--source", "other", "--replace")
+    result = run_pgearth(annotated, "annotate", "--source", "bigearthnet-v2", "--replace")
     assert "0 patches visited, 0 changed." in result.output
     result = run_pgearth(annotated, "annotate", "--minimal-overlap", "0.3", "--replace")
     assert "160 patches visited" in result.output

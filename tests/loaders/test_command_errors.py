@@ -28,8 +28,9 @@ import sqlalchemy.exc
 from click.testing import Result
 from psycopg import errors, sql
 
-from pgearth import cli
+from pgearth import cli, loaders
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
+from pgearth.loaders.work import explain
 from pgearth.loaders.work.explain import TRACEBACK, explained
 from pgearth.pyfuncs.errors import PgearthError
 
@@ -283,7 +284,7 @@ def test_an_interrupted_command(number: int) -> None:
     """Ctrl-C reaches the command's own processes, too; what a supervisor sends reaches the command alone."""
     script = """
 from time import sleep
-from pgearth import cli
+from pgearth import cli, loaders
 from pgearth.loaders.work.run import run_tasks
 from pgearth.loaders.work.task import Engine
 cli.pgearth.main = lambda standalone_mode: list(run_tasks(sleep, [600, 600, 600], Engine(jobs=2)))
@@ -424,7 +425,7 @@ def test_every_error_of_the_command_has_a_hint() -> None:
     """What goes wrong is half of what a user needs to know."""
     calls = [
         (file.name, node)
-        for file in sorted(Path(cli.__file__).parent.glob("*.py"))
+        for file in sorted(Path(loaders.__file__).parent.rglob("*.py"))
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("PgearthError", "BusyError")
     ]
@@ -514,3 +515,14 @@ def test_a_database_without_an_archive(
 ) -> None:
     monkeypatch.setenv("PGEARTH_DSN", empty_database)
     assert "pgearth migrate" in refused("load", "nomenclature")
+
+
+def test_errors_that_are_their_own_context() -> None:
+    """As of an error that is raised anew while another of the same chain is handled: the command would never end."""
+    first, second, third = ValueError("first"), PgearthError("second"), KeyboardInterrupt()
+    first.__context__, second.__cause__ = second, first
+    assert not explain.interrupted(first)
+    assert not explain.meets_others(second)
+    third.__context__ = first
+    second.__cause__ = third
+    assert explain.interrupted(first) and explain.interrupted(second)

@@ -63,14 +63,12 @@ def corine(sample: Path, folder: Path, suffix: str) -> Arguments:
 
 
 def nuts(sample: Path, folder: Path) -> Arguments:
-    """Three regions of NUTS."""
+    """Three units of NUTS."""
     document = json.loads((sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson").read_bytes())
-    regions = [
-        feature for feature in document["features"] if feature["properties"]["NUTS_ID"] in ("LI", "LI0", "LI000")
-    ]
-    assert len(regions) == 3
+    places = [feature for feature in document["features"] if feature["properties"]["NUTS_ID"] in ("LI", "LI0", "LI000")]
+    assert len(places) == 3
     file = folder / "nuts.geojson"
-    file.write_text(json.dumps({**document, "features": regions}))
+    file.write_text(json.dumps({**document, "features": places}))
     return ["load", "nuts", file, "--edition", "2021"]
 
 

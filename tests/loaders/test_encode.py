@@ -1,4 +1,4 @@
-"""Codes of regions of real patches, against windows cut and encoded by hand; runs that fail and are run again."""
+"""Codes of segments of real patches, against windows cut and encoded by hand; runs that fail and are run again."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.hashing import lsh
 from pgearth.pyfuncs.models import spectral
 from pgearth.pyfuncs.models.weights import load
-from pgearth.pyfuncs.pixels.segments import grid_regions
+from pgearth.pyfuncs.pixels.segments import grid_segments
 
-Regions = dict[str, dict[int, str]]
+Segments = dict[str, dict[int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,10 @@ def filled(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connecti
 
 @pytest.fixture
 def archive(filled: psycopg.Connection) -> Iterator[psycopg.Connection]:
-    """Override of the shared fixture: the patches without codes of regions, each time."""
+    """Override of the shared fixture: the patches without codes of segments, each time."""
     yield filled
     filled.execute("reset role")
-    filled.execute("select eo.drop_region_codes()")
+    filled.execute("select eo.drop_segment_codes()")
 
 
 def by_hand(connection: psycopg.Connection, folder: Path, side: int) -> dict[int, str]:
@@ -59,45 +59,45 @@ def by_hand(connection: psycopg.Connection, folder: Path, side: int) -> dict[int
     return codes
 
 
-def stored(connection: psycopg.Connection) -> Regions:
-    """Codes of regions by patch name and segment."""
-    regions: Regions = {}
+def stored(connection: psycopg.Connection) -> Segments:
+    """Codes of segments by patch name and segment."""
+    segments: Segments = {}
     for name, segment, code in connection.execute(
         "select p.name, pb.segment, b.code::text from eo.patch p join eo.patch_bucket pb using (patch_id)"
         " join eo.bucket b using (encoder_id, bucket_no) where pb.segment > 0"
     ):
-        regions.setdefault(name, {})[segment] = code
-    return regions
+        segments.setdefault(name, {})[segment] = code
+    return segments
 
 
 def distance(one: str, other: str) -> int:
     return (int(one, 2) ^ int(other, 2)).bit_count()
 
 
-def encode(connection: psycopg.Connection, regions: int) -> int:
+def encode(connection: psycopg.Connection, side: int) -> int:
     with psycopg.connect(connection.info.dsn, autocommit=True) as reading:
-        return encode_archive(connection, reading, regions=regions).region_codes
+        return encode_archive(connection, reading, segments=f"grid:{side}").segment_codes
 
 
 @pytest.mark.parametrize("side", [2, 4])
-def test_regions_of_real_patches(
+def test_segments_of_real_patches(
     archive: psycopg.Connection, sample: Path, run_pgearth: Callable[..., Result], side: int
 ) -> None:
     whole = archive.execute("select * from eo.patch_bucket order by 1").fetchall()
-    result = run_pgearth(archive, "encode", "--regions", str(side))
+    result = run_pgearth(archive, "encode", "--segments", f"grid:{side}")
     assert result.exit_code == 0, result.output
-    assert f"0 patches encoded, 0 hashed, {11 * side * side} regions hashed." in result.output
+    assert f"0 patches encoded, 0 hashed, {11 * side * side} segments hashed." in result.output
     folders = [path for path in (sample / "bigearthnet-v1" / "S2").iterdir() if path.is_dir()]
-    regions = stored(archive)
-    assert regions == {folder.name: by_hand(archive, folder, side) for folder in folders}
+    segments = stored(archive)
+    assert segments == {folder.name: by_hand(archive, folder, side) for folder in folders}
     assert archive.execute("select * from eo.patch_bucket where segment = 0 order by 1").fetchall() == whole
-    again = run_pgearth(archive, "encode", "--regions", str(side))
-    assert "0 regions hashed." in again.output
-    for name, own in regions.items():
-        found = archive.execute("select name, distance from eo.similar_regions(%s)", (name,)).fetchall()
+    again = run_pgearth(archive, "encode", "--segments", f"grid:{side}")
+    assert "0 segments hashed." in again.output
+    for name, own in segments.items():
+        found = archive.execute("select name, distance from eo.similar_segments(%s)", (name,)).fetchall()
         sums = {
             other: sum(min(distance(code, o) for o in others.values()) for code in own.values())
-            for other, others in regions.items()
+            for other, others in segments.items()
             if other != name
         }
         assert dict(found) == sums
@@ -109,18 +109,18 @@ def test_a_grid_is_not_mixed_with_another(archive: psycopg.Connection) -> None:
     codes = stored(archive)
     with pytest.raises(PgearthError, match=r'were cut as .*"side": 2.*, not as .*"side": 4') as caught:
         encode(archive, 4)
-    assert "eo.drop_region_codes('lsh:1')" in caught.value.hint
+    assert "eo.drop_segment_codes('lsh:1')" in caught.value.hint
     assert stored(archive) == codes
-    assert archive.execute("select eo.drop_region_codes('lsh:1')").fetchone() == (44,)
+    assert archive.execute("select eo.drop_segment_codes('lsh:1')").fetchone() == (44,)
     assert encode(archive, 4) == 11 * 16
     assert archive.execute("select segmentation from eo.encoder where name = 'lsh'").fetchone() == (
         {"method": "grid", "side": 4},
     )
 
 
-def test_regions_of_whole_pixels_only(archive: psycopg.Connection) -> None:
+def test_segments_of_whole_pixels_only(archive: psycopg.Connection) -> None:
     """Bands of 60 m have 20 x 20 pixels: thirds of them would show other ground than thirds of the finer bands."""
-    with pytest.raises(PgearthError, match="20 x 20 pixels does not divide into 3 x 3 regions") as caught:
+    with pytest.raises(PgearthError, match="20 x 20 pixels does not divide into 3 x 3 segments") as caught:
         encode(archive, 3)
     assert "2, 4 or 5" in caught.value.hint
     assert stored(archive) == {}
@@ -130,7 +130,7 @@ def test_regions_of_whole_pixels_only(archive: psycopg.Connection) -> None:
 def test_a_run_that_broke_off_is_taken_up(archive: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     assert encode(archive, 2) == 44
     complete = stored(archive)
-    archive.execute("select eo.drop_region_codes()")
+    archive.execute("select eo.drop_segment_codes()")
     monkeypatch.setattr(pgearth.loaders.models.encode, "PATCHES_PER_TRANSACTION", 3)
     hash_codes = pgearth.loaders.models.encode.hash_codes
     calls = 0
@@ -150,7 +150,7 @@ def test_a_run_that_broke_off_is_taken_up(archive: psycopg.Connection, monkeypat
     assert stored(archive) == complete
 
 
-def test_region_codes_of_an_uploaded_image(archive: psycopg.Connection, sample: Path) -> None:
+def test_segment_codes_of_an_uploaded_image(archive: psycopg.Connection, sample: Path) -> None:
     folder = next(path for path in sorted((sample / "bigearthnet-v1" / "S2").iterdir()) if path.is_dir())
     with MemoryFile() as file:
         with file.open(
@@ -163,33 +163,33 @@ def test_region_codes_of_an_uploaded_image(archive: psycopg.Connection, sample: 
                 dataset.set_band_description(number, band)
         image = bytes(file.read())
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="not known how to cut") as caught:
-        archive.execute("select eo.region_codes(%s)", (image,))
-    assert "--regions" in (caught.value.diag.message_hint or "")
+        archive.execute("select eo.segment_codes(%s)", (image,))
+    assert "--segments" in (caught.value.diag.message_hint or "")
     encode(archive, 2)
     archive.execute("set role eo_reader")
     # Statistics of pixels that are repeated are those of the pixels, but for percentiles that fall between two of them.
     stored_codes = [code for _, code in sorted(by_hand(archive, folder, 2).items())]
-    row = archive.execute("select eo.region_codes(%s)::text[]", (image,)).fetchone()
+    row = archive.execute("select eo.segment_codes(%s)::text[]", (image,)).fetchone()
     assert row is not None
     assert [len(code) for code in row[0]] == [128] * 4
     for code, like, other in zip(row[0], stored_codes, stored_codes[1:] + stored_codes[:1], strict=True):
         assert distance(code, like) < 8 < distance(code, other)
     found = archive.execute(
-        "select name from eo.similar_to_regions(eo.region_codes(%s), max_results => 3)", (image,)
+        "select name from eo.similar_to_segments(eo.segment_codes(%s), max_results => 3)", (image,)
     ).fetchall()
     assert found[0] == (folder.name,)
     for query, error, message in [
-        ("eo.region_codes(null)", errors.NullValueNotAllowed, "no image"),
-        ("eo.region_codes('not an image')", errors.InvalidBinaryRepresentation, "12 bytes"),
+        ("eo.segment_codes(null)", errors.NullValueNotAllowed, "no image"),
+        ("eo.segment_codes('not an image')", errors.InvalidBinaryRepresentation, "12 bytes"),
     ]:
         with pytest.raises(error, match=message):
             archive.execute(f"select {query}".encode())
 
 
-def test_grid_regions_cover_the_patch() -> None:
+def test_grid_segments_cover_the_patch() -> None:
     pixels = {"fine": np.arange(144).reshape(12, 12), "coarse": np.arange(16).reshape(4, 4)}
-    regions = grid_regions(pixels, 2)
+    segments = grid_segments(pixels, 2)
     for name, whole in pixels.items():
         np.testing.assert_array_equal(
-            np.block([[regions[0][name], regions[1][name]], [regions[2][name], regions[3][name]]]), whole
+            np.block([[segments[0][name], segments[1][name]], [segments[2][name], segments[3][name]]]), whole
         )

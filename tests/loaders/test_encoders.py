@@ -351,10 +351,10 @@ def test_several_at_once(archive: psycopg.Connection, own_model: Callable[[int],
     assert [is_packed(archive, hashing) for hashing in hash_functions] == [True, False, False]
     with pytest.raises(PgearthError, match='there is no version "third"'):
         encode(archive, "lsh", "third")
-    result = run_pgearth(archive, "encode", "--encoder", "own", "--regions", "2")
+    result = run_pgearth(archive, "encode", "--encoder", "own", "--segments", "grid:2")
     assert "Only a hash function" in str(result.exception)
-    result = run_pgearth(archive, "encode", "--encoder", "lsh", "--regions", "2")
-    assert f"0 patches encoded, 0 hashed, {PATCHES * 4} regions hashed." in result.output
+    result = run_pgearth(archive, "encode", "--encoder", "lsh", "--segments", "grid:2")
+    assert f"0 patches encoded, 0 hashed, {PATCHES * 4} segments hashed." in result.output
 
 
 def test_indexes_of_nothing(archive: psycopg.Connection, run_pgearth: Run) -> None:

@@ -1,4 +1,4 @@
-"""NUTS regions: the real file against itself, and everything that can be wrong with one."""
+"""NUTS units: the real file against itself, and everything that can be wrong with one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ select (select count(*) from eo.nuts), (select count(*) from eo_internal.nuts_pa
 """
 
 
-def region(nuts_id: str | None) -> dict:
+def place(nuts_id: str | None) -> dict:
     """The level and the country that fit an id."""
     return {"NUTS_ID": nuts_id, "LEVL_CODE": len(nuts_id or "LV1") - 2, "CNTR_CODE": (nuts_id or "LV")[:2]}
 
 
 def edition(path: Path, *features: dict) -> Path:
-    """A file of regions: small squares with the official fields, or what `features` put in their place."""
+    """A file of places: small squares with the official fields, or what `features` put in their place."""
     path.write_text(
         json.dumps(
             {
@@ -39,8 +39,8 @@ def edition(path: Path, *features: dict) -> Path:
                     {
                         "type": "Feature",
                         "properties": {
-                            **region(feature.get("NUTS_ID", f"LV{number}")),
-                            "NAME_LATN": f"Region {number}",
+                            **place(feature.get("NUTS_ID", f"LV{number}")),
+                            "NAME_LATN": f"Place {number}",
                             **{key: value for key, value in feature.items() if key != "geometry"},
                         },
                         "geometry": feature.get(
@@ -71,7 +71,7 @@ def untouched(loaded):
 
 @pytest.fixture(scope="module")
 def official(sample):
-    """Attributes and geometry per region, read by a plain JSON parser."""
+    """Attributes and geometry per place, read by a plain JSON parser."""
     features = json.loads((sample / NUTS).read_text())["features"]
     return {
         feature["properties"]["NUTS_ID"]: (feature["properties"], shapely.geometry.shape(feature["geometry"]))
@@ -81,7 +81,7 @@ def official(sample):
 
 def test_real_file_attributes(loaded, official):
     archive, counts = loaded
-    assert counts == Counter(regions=2010)
+    assert counts == Counter(places=2010)
     rows = archive.execute("select nuts_id, level, country_code, name from eo.nuts").fetchall()
     iso = {"EL": "GR", "UK": "GB"}
     assert set(rows) == {
@@ -112,25 +112,25 @@ def test_duplicate_is_skipped_and_counted(loaded, sample, run_pgearth):
     archive = loaded[0]
     result = run_pgearth(archive, "load", "nuts", sample / NUTS)
     assert result.exit_code == 0
-    assert "0 regions loaded" in result.output
+    assert "0 places loaded" in result.output
     assert "1 layers skipped as loaded before" in result.output
     assert archive.execute("select count(*) from eo.nuts").fetchone() == (2010,)
 
 
-def test_a_region_is_not_stored_twice(untouched, tmp_path):
+def test_a_place_is_not_stored_twice(untouched, tmp_path):
     path = edition(tmp_path / "nuts2021.geojson", {}, {"NUTS_ID": "DE1"})
-    with pytest.raises(PgearthError, match=r"feature 1: region DE1 is in the archive already.*\nHint: .*--replace"):
+    with pytest.raises(PgearthError, match=r"feature 1: place DE1 is in the archive already.*\nHint: .*--replace"):
         load_nuts(untouched, path)
 
 
 def test_another_edition_is_refused(untouched, tmp_path):
-    """Also where it holds no region of those in the archive."""
+    """Also where it holds no place of those in the archive."""
     path = edition(tmp_path / "NUTS_RG_10M_2016_4326.geojson", {})
     with pytest.raises(PgearthError, match=r"it is of NUTS 2016, but the archive holds 2021\nHint: .*--replace"):
         load_nuts(untouched, path)
 
 
-@pytest.mark.parametrize("name", ["regions.geojson", "NUTS_2016_2021.geojson"])
+@pytest.mark.parametrize("name", ["places.geojson", "NUTS_2016_2021.geojson"])
 def test_an_edition_that_is_not_told_is_asked_for(archive, tmp_path, run_pgearth, name):
     path = edition(tmp_path / name, {})
     with pytest.raises(PgearthError, match=r"its edition .*\nHint: .*--edition"):
@@ -141,7 +141,7 @@ def test_an_edition_that_is_not_told_is_asked_for(archive, tmp_path, run_pgearth
 
 
 def patches_over_squares(connection):
-    """A patch in each of three regions of `edition`, and one that knows its country from its data set."""
+    """A patch in each of three places of `edition`, and one that knows its country from its data set."""
     when = datetime(2018, 6, 1, tzinfo=UTC)
     write_products(connection, [Product("product", "sentinel-2a", "L2A", when)])
     with connection.transaction():
@@ -158,17 +158,17 @@ def patches_over_squares(connection):
         )  # fmt: skip
 
 
-REGIONS = "select name, country_codes, nuts_ids, nuts_edition from eo.patch order by name"
+PLACES = "select name, country_codes, nuts_ids, nuts_edition from eo.patch order by name"
 LEVEL_3 = [{"NUTS_ID": f"DE11{number}"} for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("recipe", ["--replace", "rows deleted"])
 def test_annotated_anew_with_another_edition(archive, tmp_path, run_pgearth, recipe):
-    """Replaced means replaced: what no region of the new edition meets is not known, but by its data set."""
+    """Replaced means replaced: what no place of the new edition meets is not known, but by its data set."""
     patches_over_squares(archive)
     load_nuts(archive, edition(tmp_path / "nuts2021.geojson", *LEVEL_3))
     assert "3 patches visited, 3 changed" in run_pgearth(archive, "annotate", "--country").output
-    assert archive.execute(REGIONS).fetchall() == [
+    assert archive.execute(PLACES).fetchall() == [
         ("patch-1", ["DE"], ["DE111"], "2021"),
         ("patch-2", ["DE"], ["DE112"], "2021"),
         ("patch-3", ["DE"], ["DE113"], "2021"),
@@ -187,7 +187,7 @@ def test_annotated_anew_with_another_edition(archive, tmp_path, run_pgearth, rec
     assert "0 patches visited, 0 changed" in run_pgearth(archive, "annotate", "--country").output
     assert archive.execute("select distinct nuts_edition from eo.patch").fetchall() == [("2021",)]
     assert "3 patches visited, 3 changed" in run_pgearth(archive, "annotate", "--country", "--replace").output
-    assert archive.execute(REGIONS).fetchall() == [
+    assert archive.execute(PLACES).fetchall() == [
         ("patch-1", ["LU"], ["LU000"], "2016"),
         ("patch-2", None, None, None),
         ("patch-3", ["BE"], None, None),
@@ -211,14 +211,14 @@ def test_a_part_of_the_archive_annotated_anew(archive, tmp_path):
 
 
 def test_levels_in_files_of_their_own(archive, tmp_path):
-    """Countries first, whose pieces are then of no use where regions of level 3 follow."""
+    """Countries first, whose pieces are then of no use where places of level 3 follow."""
     patches_over_squares(archive)
     squares = shapely.geometry.mapping(shapely.box(1, 50, 4, 51))
     countries = edition(tmp_path / "levl_0_2021.geojson", {"NUTS_ID": "DE", "geometry": squares})
     load_nuts(archive, countries)
     archive.execute("call eo.annotate('{country}')")
     assert archive.execute("select distinct nuts_ids from eo.patch").fetchall() == [([],)]
-    assert load_nuts(archive, edition(tmp_path / "levl_3_2021.geojson", *LEVEL_3))["regions"] == 3
+    assert load_nuts(archive, edition(tmp_path / "levl_3_2021.geojson", *LEVEL_3))["places"] == 3
     archive.execute("call eo.annotate('{country}', \"replace\" => true)")
     assert archive.execute("select distinct level from eo_internal.nuts_part").fetchall() == [(3,)]
     assert archive.execute("select nuts_ids from eo.patch order by name").fetchall() == [
@@ -231,19 +231,19 @@ def test_levels_in_files_of_their_own(archive, tmp_path):
 def test_other_reference_system(archive, tmp_path, official):
     """The edition in EPSG:3035 lies where that in EPSG:4326 lies."""
     names = ["NUTS_ID", "LEVL_CODE", "CNTR_CODE", "NAME_LATN"]
-    regions = [region for region in official.values() if region[0]["CNTR_CODE"] == "EL"]
+    places = [place for place in official.values() if place[0]["CNTR_CODE"] == "EL"]
     there = pyproj.Transformer.from_crs(4326, 3035, always_xy=True).transform
-    geometries = shapely.transform(np.array([geometry for _, geometry in regions]), there, interleaved=False)
+    geometries = shapely.transform(np.array([geometry for _, geometry in places]), there, interleaved=False)
     path = tmp_path / "nuts2021_3035.gpkg"
     pyogrio.raw.write(
         path,
         geometry=np.array(shapely.to_wkb(geometries), dtype=object),
-        field_data=[np.array([properties[name] for properties, _ in regions]) for name in names],
+        field_data=[np.array([properties[name] for properties, _ in places]) for name in names],
         fields=[name.lower() for name in names],
         geometry_type="Unknown",
         crs="EPSG:3035",
     )
-    assert load_nuts(archive, path)["regions"] == len(regions) > 50
+    assert load_nuts(archive, path)["places"] == len(places) > 50
     rows = archive.execute("select nuts_id, ST_AsBinary(geom), country_code from eo.nuts").fetchall()
     for nuts_id, wkb, country in rows:
         assert country == "GR"
@@ -254,7 +254,7 @@ def test_other_reference_system(archive, tmp_path, official):
 def test_repaired_and_dropped(archive, tmp_path):
     bow_tie = {"type": "Polygon", "coordinates": [[[7, 50], [8, 51], [8, 50], [7, 51], [7, 50]]]}
     path = edition(tmp_path / "nuts2021.geojson", {"geometry": bow_tie}, {"geometry": None}, {})
-    assert load_nuts(archive, path) == Counter(regions=2, repaired=1, dropped=1)
+    assert load_nuts(archive, path) == Counter(places=2, repaired=1, dropped=1)
     assert archive.execute("select nuts_id, ST_Area(geom) from eo.nuts order by 1").fetchall() == [
         ("LV1", 0.5),
         ("LV3", 1.0),
@@ -264,22 +264,22 @@ def test_repaired_and_dropped(archive, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"NUTS_ID": None}, "null is no region code of NUTS"),
-        ({"NUTS_ID": "de 1"}, "de 1 is no region code of NUTS"),
-        ({"NUTS_ID": "LV1"}, "region LV1 is in the archive already, or twice in the file"),
+        ({"NUTS_ID": None}, "null is no place code of NUTS"),
+        ({"NUTS_ID": "de 1"}, "de 1 is no place code of NUTS"),
+        ({"NUTS_ID": "LV1"}, "place LV1 is in the archive already, or twice in the file"),
         ({"LEVL_CODE": 4}, "4 is no level of NUTS"),
         ({"CNTR_CODE": "DEU"}, "DEU is no country code of NUTS"),
-        ({"NUTS_ID": "DE123", "LEVL_CODE": 0}, "region DE123 cannot be of level 0"),
-        ({"NUTS_ID": "DE", "LEVL_CODE": 3}, "region DE cannot be of level 3"),
+        ({"NUTS_ID": "DE123", "LEVL_CODE": 0}, "place DE123 cannot be of level 0"),
+        ({"NUTS_ID": "DE", "LEVL_CODE": 3}, "place DE cannot be of level 3"),
         ({"LEVL_CODE": -1}, "-1 is no level of NUTS"),
         ({"LEVL_CODE": 1.5}, "1.5 is no level of NUTS"),
-        ({"NUTS_ID": "DE1", "CNTR_CODE": "FR"}, "region DE1 cannot be of country FR"),
-        ({"NUTS_ID": "GR1"}, "region GR1: GR is no country code of NUTS, which has EL for it"),
-        ({"NUTS_ID": "QQ1"}, "region QQ1: QQ is no country's code"),
-        ({"NUTS_ID": "DÉ1"}, "DÉ1 is no region code of NUTS"),
-        ({"NUTS_ID": "LV2\n"}, r"'LV2\\n' is no region code of NUTS"),
-        ({"NUTS_ID": "\x1fLV2"}, r"'\\x1fLV2' is no region code of NUTS"),
-        ({"NUTS_ID": "LV\x072"}, r"'LV\\x072' is no region code of NUTS"),
+        ({"NUTS_ID": "DE1", "CNTR_CODE": "FR"}, "place DE1 cannot be of country FR"),
+        ({"NUTS_ID": "GR1"}, "place GR1: GR is no country code of NUTS, which has EL for it"),
+        ({"NUTS_ID": "QQ1"}, "place QQ1: QQ is no country's code"),
+        ({"NUTS_ID": "DÉ1"}, "DÉ1 is no place code of NUTS"),
+        ({"NUTS_ID": "LV2\n"}, r"'LV2\\n' is no place code of NUTS"),
+        ({"NUTS_ID": "\x1fLV2"}, r"'\\x1fLV2' is no place code of NUTS"),
+        ({"NUTS_ID": "LV\x072"}, r"'LV\\x072' is no place code of NUTS"),
         ({"CNTR_CODE": "LV\t"}, r"'LV\\t' is no country code of NUTS"),
         ({"NAME_LATN": "Ri\x1b[31mga"}, r"'Ri\\x1b\[31mga' is no name in Latin script of NUTS"),
         ({"NAME_LATN": "Ri\x9bga"}, r"'Ri\\x9bga' is no name in Latin script of NUTS"),
@@ -317,12 +317,12 @@ SPLIT = shapely.union_all([shapely.box(179, 50, 180, 51), shapely.box(-180, 50, 
 )
 def test_outlines_lie_where_all_others_do(archive, tmp_path, outline, right):
     """Cut at 180 degrees of longitude, by the rule of footprints and of areas."""
-    assert load_nuts(archive, edition(tmp_path / "nuts2021.geojson", {"geometry": outline})) == Counter(regions=1)
+    assert load_nuts(archive, edition(tmp_path / "nuts2021.geojson", {"geometry": outline})) == Counter(places=1)
     ((wkb, valid),) = archive.execute("select ST_AsBinary(geom), ST_IsValid(geom) from eo.nuts").fetchall()
     assert valid and shapely.equals(shapely.from_wkb(wkb), right)
 
 
-def test_patches_across_the_antimeridian_are_in_their_region(archive, tmp_path):
+def test_patches_across_the_antimeridian_are_in_their_place(archive, tmp_path):
     when = datetime(2018, 6, 1, tzinfo=UTC)
     write_products(archive, [Product("product", "sentinel-2a", "L2A", when)])
     with archive.transaction():
@@ -345,7 +345,7 @@ def test_patches_across_the_antimeridian_are_in_their_region(archive, tmp_path):
     ]
 
 
-def test_a_region_about_a_pole_in_a_map_of_the_pole(archive, tmp_path):
+def test_a_place_about_a_pole_in_a_map_of_the_pole(archive, tmp_path):
     """The rule holds for outlines that a reprojection brings into degrees."""
     path = tmp_path / "nuts2021.gpkg"
     circle = shapely.Point(0, 0).buffer(1_000_000)
@@ -384,7 +384,7 @@ def test_outlines_off_the_globe_are_refused(untouched, tmp_path, outline):
 def test_vertices_that_are_nowhere_are_refused(untouched, tmp_path, wrong):
     path = tmp_path / "nuts2021.gpkg"
     outline = shapely.Polygon([(1, 50), (2, 50), (2, wrong), (1, 51)])
-    names = region("LV1") | {"LEVL_CODE": "1", "NAME_LATN": "Nowhere"}
+    names = place("LV1") | {"LEVL_CODE": "1", "NAME_LATN": "Nowhere"}
     pyogrio.raw.write(
         path,
         geometry=np.array([outline.wkb], dtype=object),
@@ -399,7 +399,7 @@ def test_vertices_that_are_nowhere_are_refused(untouched, tmp_path, wrong):
 
 
 def test_missing_field_lists_fields(untouched, sample):
-    with pytest.raises(PgearthError, match=r"layer clc has no field with the region code.*NUTS_ID\n.*CODE_18, AREA_HA"):
+    with pytest.raises(PgearthError, match=r"layer clc has no field with the place code.*NUTS_ID\n.*CODE_18, AREA_HA"):
         load_nuts(untouched, sample / "corine/clc2018_lanjaron_es.gpkg", layer="clc")
 
 

@@ -13,7 +13,7 @@ from click.testing import Result
 from rasterio.io import MemoryFile
 from skimage.segmentation import slic
 
-import pgearth.loaders.models.encode
+import pgearth.pyfuncs.pixels.segments
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
 from pgearth.pyfuncs.convert import bit_string
 from pgearth.pyfuncs.errors import PgearthError
@@ -29,7 +29,7 @@ SEGMENTS = 6
 def segmented(module_archive: psycopg.Connection, run_pgearth: Callable[..., Result], sample: Path) -> str:
     """The real BigEarthNet v1 patches with codes of segments, and what the command said."""
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
-    result = run_pgearth(module_archive, "encode", "--segments", str(SEGMENTS))
+    result = run_pgearth(module_archive, "encode", "--segments", f"slic:{SEGMENTS}")
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -58,13 +58,13 @@ def by_hand(connection: psycopg.Connection, patch: Patch) -> list[str]:
         rows, columns = np.nonzero(inside)
         north, west = rows.min() // step * step, columns.min() // step * step
         south, east = rows.max() // step * step + step, columns.max() // step * step + step
-        region = {}
+        segment = {}
         for band, pixels in patch.items():
             k = factors[band]
             covered = sum(inside[y::k, x::k].astype(int) for y in range(k) for x in range(k))
             whole = np.where(2 * covered >= k * k, pixels, 0)
-            region[band] = whole[np.newaxis, north // k : south // k, west // k : east // k]
-        codes.append(bit_string(lsh.hash_codes(load(*row), spectral.features(region))[0]))
+            segment[band] = whole[np.newaxis, north // k : south // k, west // k : east // k]
+        codes.append(bit_string(lsh.hash_codes(load(*row), spectral.features(segment))[0]))
     return codes
 
 
@@ -81,7 +81,7 @@ def test_segments_of_real_patches(module_archive: psycopg.Connection, segmented:
     ).fetchall()
     assert {name: codes for name, codes, _ in stored} == expected
     assert all(segments == list(range(1, len(codes) + 1)) for _, codes, segments in stored)
-    assert f"{sum(map(len, expected.values()))} regions hashed." in segmented
+    assert f"{sum(map(len, expected.values()))} segments hashed." in segmented
     (segmentation,) = module_archive.execute("select segmentation from eo.encoder where name = 'lsh'").fetchone() or ()
     assert segmentation.pop("library").startswith("scikit-image ")
     assert segmentation == {
@@ -96,7 +96,7 @@ def test_segments_of_real_patches(module_archive: psycopg.Connection, segmented:
             for other, codes in expected.items()
             if other != name
         }
-        found = module_archive.execute("select name, distance from eo.similar_regions(%s)", (name,)).fetchall()
+        found = module_archive.execute("select name, distance from eo.similar_segments(%s)", (name,)).fetchall()
         assert dict(found) == sums
         assert [summed for _, summed in found] == sorted(sums.values())
 
@@ -113,11 +113,11 @@ def test_an_uploaded_image_is_cut_alike(module_archive: psycopg.Connection, segm
                 dataset.write(pixels, number)
                 dataset.set_band_description(number, band)
         image = bytes(file.read())
-    row = module_archive.execute("select eo.region_codes(%s)::text[]", (image,)).fetchone()
+    row = module_archive.execute("select eo.segment_codes(%s)::text[]", (image,)).fetchone()
     assert row is not None
     assert row[0] == by_hand(module_archive, upload)
     found = module_archive.execute(
-        "select name from eo.similar_to_regions(eo.region_codes(%s), max_results => 1)", (image,)
+        "select name from eo.similar_to_segments(eo.segment_codes(%s), max_results => 1)", (image,)
     ).fetchone()
     assert found == (name,)
 
@@ -129,15 +129,29 @@ def test_segments_are_not_mixed_with_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But with segments that another version of the library cut: the next run takes up what is there."""
-    assert ", 0 regions hashed." in run_pgearth(module_archive, "encode", "--segments", str(SEGMENTS)).output
-    for option, other in (("--regions", "2"), ("--segments", "7")):
-        result = run_pgearth(module_archive, "encode", option, other)
+    assert ", 0 segments hashed." in run_pgearth(module_archive, "encode", "--segments", f"slic:{SEGMENTS}").output
+    for other in ("grid:2", "slic:7"):
+        result = run_pgearth(module_archive, "encode", "--segments", other)
         assert isinstance(result.exception, PgearthError)
-        assert "eo.drop_region_codes('lsh:1')" in result.exception.hint
-    result = run_pgearth(module_archive, "encode", "--regions", "2", "--segments", "7")
-    assert isinstance(result.exception, PgearthError)
-    cut = pgearth.loaders.models.encode.slic_segmentation
+        assert "eo.drop_segment_codes('lsh:1')" in result.exception.hint
+    for wrong in (
+        "2",
+        "grid",
+        "grid:",
+        "grid:1",
+        "grid:101",
+        "slic:1001",
+        "slic:-9",
+        "slic:²",
+        "SLIC:9",
+        "grid:2:2",
+        ":2",
+    ):
+        result = run_pgearth(module_archive, "encode", "--segments", wrong)
+        assert isinstance(result.exception, PgearthError), wrong
+        assert "grid:SIDE" in result.exception.hint
+    cut = pgearth.pyfuncs.pixels.segments.slic_segmentation
     monkeypatch.setattr(
-        pgearth.loaders.models.encode, "slic_segmentation", lambda *given: cut(*given) | {"library": "scikit-image 9"}
+        pgearth.pyfuncs.pixels.segments, "slic_segmentation", lambda *given: cut(*given) | {"library": "scikit-image 9"}
     )
-    assert run_pgearth(module_archive, "encode", "--segments", str(SEGMENTS)).exit_code == 0
+    assert run_pgearth(module_archive, "encode", "--segments", f"slic:{SEGMENTS}").exit_code == 0

@@ -22,7 +22,7 @@ from rasterio.windows import Window
 from shapely.geometry import box, shape
 
 from pgearth.loaders.archive.footprint import footprint, split_at_antimeridian
-from pgearth.loaders.products import files as product_files
+from pgearth.loaders.products import folder as product_folder
 from pgearth.loaders.products.files import Given, ProductFiles
 from pgearth.loaders.products.folder import open_folder
 from pgearth.loaders.products.formats.known import open_product
@@ -1138,7 +1138,7 @@ def test_no_product(tmp_path, monkeypatch):
         with pytest.raises(PgearthError, match="no product of a known format") as error:
             open_path(path)
         assert str(path) in str(error.value) and "MTD_MSIL2A.xml" in error.value.hint
-    monkeypatch.setattr(product_files, "MOST_FILES", 1)
+    monkeypatch.setattr(product_folder, "MOST_FILES", 1)
     with pytest.raises(PgearthError, match="more than 1 files"):
         open_path(tmp_path)
 

@@ -321,7 +321,6 @@ def test_statistics_are_those_of_all_valid_pixels(archive: psycopg.Connection) -
         (("--split", "train"), "26 are of the split train, 0 of the split validation: both are needed"),
         (("--split", "test", "--validation-fraction", 0.5), "in 0 cells .*: there are no places to set aside"),
         (("--bands", "B04,B99"), "none of the 26 patches found has all of the bands B04, B99"),
-        (("--bands", "B04,,B01"), "cannot have the bands"),
         (("--scheme", "ben20"), "no nomenclature ben20"),
         (("--scheme", "nlcd"), "bears a label of nlcd"),
         (("--level", 9), "no nomenclature ben19 of level 9"),

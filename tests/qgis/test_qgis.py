@@ -39,7 +39,7 @@ KEYS = {
     "map_patch_label": "feature_id",
     "map_collection": "feature_id",
     "map_corine": "corine_id",
-    "map_nuts": "region_id",
+    "map_nuts": "place_id",
     "map_cell": "cell_id",
 }
 VIEWS = {layer + suffix: key for layer, key in KEYS.items() for suffix in ("", "_3857")}

@@ -55,7 +55,7 @@ CALLS: dict[str, list[str]] = {
     "derive_nuts_parts": ["", "'{{32630}}'"],
     "drop_collection": ["'mine'"],
     "drop_raster_layer": ["{layer}"],
-    "drop_region_codes": [""],
+    "drop_segment_codes": [""],
     "encode": [
         "{patch_ids}",
         "(select pg_catalog.array_agg(r.rast order by r.resolution) from eo.patch_raster r where r.patch_id = {patch_id})",
@@ -87,7 +87,7 @@ CALLS: dict[str, list[str]] = {
     "product_statistics": ["", "eo.product_filter(platforms => '{{sentinel-2a}}')"],
     "rectangle": ["-12, 50, 0, 56", "170, 50, -170, 56"],
     "reference_map": ["{name}"],
-    "region_codes": ["{image}"],
+    "segment_codes": ["{image}"],
     "register_encoder": [
         "'new', 1, 'spectral', '{{B02}}', {no_weights}, dimension => 3",
         "'newer', null, 'lsh', '{{}}', {lsh_weights}, bits => 8, parent_id => {encoder_id}::smallint",
@@ -112,11 +112,11 @@ CALLS: dict[str, list[str]] = {
         f"{{name}}, eo.filter(area => {AREA}, max_cloud => 100)",
     ],
     "similar_change": ["{name}, {other}"],
-    "similar_regions": ["{name}", "{name}, eo.filter(labels => '{{Forests}}'), 3"],
+    "similar_segments": ["{name}", "{name}, eo.filter(labels => '{{Forests}}'), 3"],
     "similar_to_code": ["{code}, max_results => 3", "{code}, eo.filter(labels => '{{Forests}}'), 3"],
     "similar_to_examples": ["{names}", "array[{name}], array[{other}], max_results => 3, exclude_same_place => true"],
     "similar_to_image": ["{image}, max_results => 3"],
-    "similar_to_regions": ["{region_codes}, max_results => 3"],
+    "similar_to_segments": ["{segment_codes}, max_results => 3"],
     "similar_to_vector": [
         "{vector}, max_results => 3",
         "{vector}, max_results => 3, approximate => true",
@@ -144,7 +144,7 @@ def fill(connection: psycopg.Connection, sample: Path) -> dict[str, sql.Composab
     load_corine(connection, sample / "corine" / "clc2018_lanjaron_es.gpkg", "clc")
     load_nuts(connection, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
     with psycopg.connect(connection.info.dsn, autocommit=True) as reading:
-        encode_archive(connection, reading, regions=2)
+        encode_archive(connection, reading, segments="grid:2")
     connection.execute("call eo.annotate()")
     connection.execute("select eo.register_encoder('old', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,))
     connection.execute("select eo.build_code_index(), eo.build_vector_index()")
@@ -168,7 +168,7 @@ def fill(connection: psycopg.Connection, sample: Path) -> dict[str, sql.Composab
         "other": (other, "text"),
         "names": ([name, other], "text[]"),
         "code": (code, "bit varying"),
-        "region_codes": (
+        "segment_codes": (
             value(
                 connection,
                 "select array_agg(code::text) from eo.patch_bucket join eo.bucket using (encoder_id, bucket_no)"

@@ -224,8 +224,8 @@ def test_bad_arguments(archive: psycopg.Connection, arguments: str, message: str
     assert caught.value.diag.message_hint
 
 
-def test_regions_equal_one_query_per_patch(annotated: psycopg.Connection) -> None:
-    """Regions of level 3, by area; their country's code is theirs, and levels 1 and 2 are their first characters."""
+def test_places_equal_one_query_per_patch(annotated: psycopg.Connection) -> None:
+    """Places of level 3, by area; their country's code is theirs, and levels 1 and 2 are their first characters."""
     several = 0
     for box, srid, nuts_ids, country_codes in annotated.execute(
         "select st_makeenvelope(west, south, east, north, srid), srid, nuts_ids, country_codes from eo.patch where source = 'vaals'"
@@ -251,7 +251,7 @@ def test_regions_equal_one_query_per_patch(annotated: psycopg.Connection) -> Non
     assert parents == (0,)
 
 
-def test_a_country_without_regions_of_level_3(archive: psycopg.Connection, sample: Path) -> None:
+def test_a_country_without_places_of_level_3(archive: psycopg.Connection, sample: Path) -> None:
     load_nuts(archive, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
     archive.execute("delete from eo.nuts where country_code = 'NL' and level > 0")
     write_products(archive, [Product("vaals", "sentinel-2a", "L2A", TIME)])
@@ -438,7 +438,7 @@ def test_annotated_patches_are_not_read_again(annotated: psycopg.Connection) -> 
     annotated.execute("vacuum analyze eo.patch")
     with annotated.transaction(force_rollback=True):
         annotated.execute("set local enable_seqscan = off")
-        for what, index in (("land_cover", "patch_without_labels"), ("country", "patch_without_regions")):
+        for what, index in (("land_cover", "patch_without_labels"), ("country", "patch_without_places")):
             cells = "select 'u1h2k' union all select 'ezz00'"
             for query in (
                 f"select * from eo_internal.unannotated('{{{what}}}', null, false)",

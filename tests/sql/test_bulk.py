@@ -14,7 +14,7 @@ from psycopg import sql
 
 import pgearth.loaders.models.encode
 from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
-from pgearth.loaders.models.encode import WITHOUT_EMBEDDING, WITHOUT_REGION_CODES, pending_patches, store_codes
+from pgearth.loaders.models.encode import WITHOUT_EMBEDDING, WITHOUT_SEGMENT_CODES, pending_patches, store_codes
 from pgearth.loaders.models.versions import register
 from pgearth.loaders.reference.corine import load_corine
 from pgearth.loaders.reference.nuts import load_nuts
@@ -135,7 +135,7 @@ def test_encoding_in_bulk(encoded: tuple[psycopg.Connection, Encoder], monkeypat
         total += size
         hashing = hash_function(archive, encoder, 10 + number)
         hashed[total] = rows_handled(archive, lambda hashing=hashing: store_codes(archive, encoder, hashing))
-        for pending, version in ((WITHOUT_EMBEDDING, encoder), (WITHOUT_REGION_CODES, hashing)):
+        for pending, version in ((WITHOUT_EMBEDDING, encoder), (WITHOUT_SEGMENT_CODES, hashing)):
             read = rows_handled(archive, lambda p=pending, v=version: pending_patches(archive, p, encoder, v))
             assert read < 20 * sum(SIZES) + 10_000
     assert_linear(hashed)

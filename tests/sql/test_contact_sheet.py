@@ -134,7 +134,7 @@ def test_the_example_of_the_comment(archive: psycopg.Connection, filled_with_pix
         ("'{}'", errors.ProgramLimitExceeded, "shows 1 to 200 patches, not 0"),
         ("array_fill(1, array[201])", errors.ProgramLimitExceeded, "not 201"),
         ("array[-5]", errors.NoDataFound, "no patch -5"),
-        ("array[1, null]", errors.NoDataFound, "no patch null"),
+        ("array[1, null]", errors.NullValueNotAllowed, "a list has a null"),
         ("array[1, 1], array[0.5]", errors.InvalidParameterValue, "1 distances for 2 patches"),
         ("array[1], columns => 0", errors.InvalidParameterValue, "columns, not 0"),
     ],

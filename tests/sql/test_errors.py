@@ -32,7 +32,7 @@ def encoded(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connect
     """The real BigEarthNet v1 patches, encoded, hashed in windows too, with packed codes."""
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
     with psycopg.connect(module_archive.info.dsn, autocommit=True) as reading:
-        encode_archive(module_archive, reading, regions=2)
+        encode_archive(module_archive, reading, segments="grid:2")
     module_archive.execute("select eo.build_code_index(), eo.create_collection('mine')")
     return module_archive
 
@@ -151,7 +151,7 @@ WRONG = {
     ),
     "a null among labels to expand": ("select eo.label_members('{null}')", "22004"),
     "a null among labels to explain": ("select * from eo.label_meaning('{null}')", "22004"),
-    "a null among codes of regions": ("select * from eo.similar_to_regions(array[null]::bit varying[])", "22004"),
+    "a null among codes of segments": ("select * from eo.similar_to_segments(array[null]::bit varying[])", "22004"),
     "a null among patches with codes": (
         "select eo.store_codes(2::smallint, array[null]::bigint[], '{0}', array[repeat('1', 128)::bit varying])",
         "22004",
@@ -192,7 +192,7 @@ WRONG = {
         "select * from eo.similar_to_image('x', bands => array[null])",
         "22004",
     ),
-    "a null among bands of an image in regions": ("select eo.region_codes('x', bands => array[null])", "22004"),
+    "a null among bands of an image in segments": ("select eo.segment_codes('x', bands => array[null])", "22004"),
     "no vector to hash": ("select eo.hash(null)", "22004"),
     "no code": ("select * from eo.similar_to_code(null)", "22023"),
     "no vector": ("select * from eo.similar_to_vector(null)", "22023"),
@@ -222,9 +222,9 @@ WRONG = {
         f"select * from eo.similar_to_examples('{{{PATCH}}}', max_results => -5)",
         "22023",
     ),
-    "fewer than no results by regions": (f"select * from eo.similar_regions('{PATCH}', max_results => -5)", "22023"),
-    "fewer than no results by codes of regions": (
-        "select * from eo.similar_to_regions(array[(select code from eo.bucket limit 1)], max_results => -1)",
+    "fewer than no results by segments": (f"select * from eo.similar_segments('{PATCH}', max_results => -5)", "22023"),
+    "fewer than no results by codes of segments": (
+        "select * from eo.similar_to_segments(array[(select code from eo.bucket limit 1)], max_results => -1)",
         "22023",
     ),
     "fewer than no changes": (f"select * from eo.similar_change('{PATCH}', '{PATCH}', max_results => -1)", "22023"),

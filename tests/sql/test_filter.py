@@ -424,5 +424,5 @@ def test_every_function_that_is_asked_about_patches_takes_it(archive: psycopg.Co
     }
     assert taking == {
         "patches", "search", "count_patches", "label_statistics", "patch_statistics", "similar", "similar_to_code", "similar_to_image",
-        "similar_to_examples", "similar_to_vector", "similar_to_regions", "similar_regions", "similar_change", "within_distance",
+        "similar_to_examples", "similar_to_vector", "similar_to_segments", "similar_segments", "similar_change", "within_distance",
     }  # fmt: skip

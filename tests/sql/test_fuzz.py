@@ -205,10 +205,10 @@ class Archive:
 
 @pytest.fixture(scope="module")
 def archive(module_archive: psycopg.Connection, sample: Path) -> Iterator[Archive]:
-    """Override of the shared fixture: the real BigEarthNet v1 patches, encoded, with regions and packed codes."""
+    """Override of the shared fixture: the real BigEarthNet v1 patches, encoded, with segments and packed codes."""
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
     with psycopg.connect(module_archive.info.dsn, autocommit=True) as reading:
-        encode_archive(module_archive, reading, regions=2)
+        encode_archive(module_archive, reading, segments="grid:2")
     module_archive.execute("select eo.build_code_index()")
     module_archive.execute("set statement_timeout = '2min'")
     functions: dict[str, list[Function]] = {}

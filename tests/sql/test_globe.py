@@ -379,7 +379,7 @@ def test_patches_that_begin_at_the_antimeridian_touch_an_area_that_ends_there(
 # What is looked up by place
 
 
-REGIONS = {
+PLACES = {
     # id: level, country, parts on longitudes 0 to 360
     "FJ001": (3, "FJ", [(179.9, -17.0, 180.1, -16.7)]),
     "FJ002": (3, "FJ", [(179.98, -16.7, 180.0, -16.5)]),  # between the antimeridian and every vertex of the patches
@@ -401,8 +401,8 @@ def split(parts: list[Bounds]) -> shapely.MultiPolygon:
 
 @pytest.fixture
 def fiji(archive: psycopg.Connection) -> dict[int, tuple[int, Bounds]]:
-    """Patches of both zones about the antimeridian, and regions there; srid and native bounds by patch."""
-    for name, (level, country, parts) in REGIONS.items():
+    """Patches of both zones about the antimeridian, and places there; srid and native bounds by patch."""
+    for name, (level, country, parts) in PLACES.items():
         archive.execute(
             "insert into eo.nuts (nuts_id, level, country_code, name, geom) values (%s, %s, %s, %s, st_geomfromwkb(%s, 4326))",
             (name, level, country, name, shapely.to_wkb(split(parts))),
@@ -414,7 +414,7 @@ def fiji(archive: psycopg.Connection) -> dict[int, tuple[int, Bounds]]:
     return dict(zip(write(archive, there), there, strict=True))
 
 
-def test_regions_of_patches_at_the_antimeridian(
+def test_places_of_patches_at_the_antimeridian(
     archive: psycopg.Connection, fiji: dict[int, tuple[int, Bounds]]
 ) -> None:
     archive.execute("call eo.annotate('{country}')")
@@ -426,7 +426,7 @@ def test_regions_of_patches_at_the_antimeridian(
         outline = on_map(longitude % 360, latitude, 0)
         share = {
             name: outline.intersection(shapely.union_all([shapely.box(*part) for part in parts])).area / outline.area
-            for name, (_, _, parts) in REGIONS.items()
+            for name, (_, _, parts) in PLACES.items()
         }
         certain = {name for name, fraction in share.items() if fraction > 1e-4}
         level_3 = sorted((name for name in certain if name != "FR"), key=lambda name: -share[name])
@@ -434,7 +434,7 @@ def test_regions_of_patches_at_the_antimeridian(
         assert found == level_3, (srid, bounds)
         assert ("FR" in (countries[patch_id] or [])) == ("FR" in certain) or 0 < share["FR"] <= 1e-4
         seen |= certain
-    assert seen == set(REGIONS)
+    assert seen == set(PLACES)
 
 
 def test_far_parts_of_a_country_are_not_brought_to_the_zone(archive: psycopg.Connection) -> None:

@@ -32,7 +32,7 @@ BANDS = list(spectral.BANDS)
 def encoded(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connection:
     load_bigearthnet(module_archive, sample / "bigearthnet-v1")
     with psycopg.connect(module_archive.info.dsn, autocommit=True) as reading:
-        encode_archive(module_archive, reading, segments=9)
+        encode_archive(module_archive, reading, segments="slic:9")
     return module_archive
 
 
@@ -47,7 +47,7 @@ def largest_image() -> bytes:
 def test_images_that_are_too_large(encoded: psycopg.Connection) -> None:
     deep = tiff([{**grey(4000, 4000), 32997: 150}], zeros(1 << 20))
     assert len(deep) < 20_000
-    for call in ("eo.encode_image(%s)", "eo.similar_to_image(%s)", "eo.region_codes(%s)"):
+    for call in ("eo.encode_image(%s)", "eo.similar_to_image(%s)", "eo.segment_codes(%s)"):
         with pytest.raises(errors.ProgramLimitExceeded, match=r"150 deep, is too large: 2,400,000,000") as refused:
             encoded.execute(f"select {call}".encode(), (deep,))  # type: ignore[arg-type]
         assert "pgearth.max_image_pixels" in str(refused.value.diag.message_hint)
@@ -152,7 +152,7 @@ LONG = {
     "encode a large patch": "select count(*) from eo.encode(array(select p.patch_id from eo.patch p, generate_series(1, 200) where p.name like 'large%%'))",
     "encode an image": "select eo.encode_image(%(image)s, bands => %(bands)s)",
     "similar to an image": "select count(*) from eo.similar_to_image(%(image)s, bands => %(bands)s)",
-    "regions of an image": "select eo.region_codes(%(image)s, bands => %(bands)s)",
+    "segments of an image": "select eo.segment_codes(%(image)s, bands => %(bands)s)",
     "picture": "select count(eo.rgb(p.name)) from eo.patch p, generate_series(1, 2000) n where p.name like 'large%%'",
     "contact sheet": "select count(eo.contact_sheet(ids)) from (select array(select p.patch_id from eo.patch p, generate_series(1, 16) where p.name like 'S2%%') as ids from generate_series(1, 500)) s",
     "codes packed": "do $$begin for n in 1..2000 loop perform eo.build_code_index(); end loop; end$$",
@@ -180,7 +180,7 @@ def test_calls_that_take_long_end_at_the_time_limit(kind: str, large: psycopg.Co
     assert large.execute("select 1").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("kind", ["encode an image", "regions of an image", "encode", "retrieval metrics"])
+@pytest.mark.parametrize("kind", ["encode an image", "segments of an image", "encode", "retrieval metrics"])
 def test_calls_that_take_long_can_be_cancelled(kind: str, large: psycopg.Connection) -> None:
     parameters = {"image": IMAGE, "bands": BANDS} if "%(image)s" in LONG[kind] else {}
     ended = threading.Event()
@@ -200,7 +200,7 @@ def test_calls_that_take_long_can_be_cancelled(kind: str, large: psycopg.Connect
 
 def test_a_session_that_ends_while_its_work_goes_on(large: psycopg.Connection) -> None:
     """Its process ends, too: what is left of the work is waited for."""
-    for kind in ("code statistics", "encode an image", "regions of an image"):
+    for kind in ("code statistics", "encode an image", "segments of an image"):
         parameters = {"image": IMAGE, "bands": BANDS} if "%(image)s" in LONG[kind] else {}
         with psycopg.connect(large.info.dsn, autocommit=True) as connection:
             connection.execute("set statement_timeout = 600")

@@ -28,7 +28,7 @@ LAYERS = {
     "map_patch_label": ("feature_id", "MULTIPOLYGON"),
     "map_collection": ("feature_id", "MULTIPOLYGON"),
     "map_corine": ("corine_id", "MULTIPOLYGON"),
-    "map_nuts": ("region_id", "MULTIPOLYGON"),
+    "map_nuts": ("place_id", "MULTIPOLYGON"),
     "map_cell": ("cell_id", "POLYGON"),
 }
 VIEWS = [(layer + suffix, key) for layer, (key, _) in LAYERS.items() for suffix in ("", "_3857")]

@@ -22,7 +22,7 @@ CONDITIONS = ["countries", "platforms", "splits", "sources", "seasons"]
 
 @pytest.fixture(scope="module")
 def places(module_archive: psycopg.Connection, sample: Path) -> psycopg.Connection:
-    """An archive with the real NUTS regions of 2021."""
+    """An archive with the real NUTS units of 2021."""
     load_nuts(module_archive, sample / "nuts" / "NUTS_RG_10M_2021_4326.geojson")
     return module_archive
 
@@ -469,8 +469,8 @@ def test_several_places_of_one_name(places: psycopg.Connection, name: str, ids: 
         ("Germny", '"Germany"'),
         ("Tuscani", '"Tuscany"'),
         ("Brazil", "no such country"),
-        ("xyzzy", "region of NUTS"),
-        ("", "region of NUTS"),
+        ("xyzzy", "unit of NUTS"),
+        ("", "unit of NUTS"),
     ],
 )
 def test_unknown_places(places: psycopg.Connection, name: str, expected: str) -> None:
@@ -480,7 +480,7 @@ def test_unknown_places(places: psycopg.Connection, name: str, expected: str) ->
 
 
 def test_no_places_are_loaded(archive: psycopg.Connection) -> None:
-    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="no regions of NUTS") as caught:
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="no units of NUTS") as caught:
         archive.execute("select eo.place('Bavaria')")
     assert "pgearth load nuts" in (caught.value.diag.message_hint or "")
 

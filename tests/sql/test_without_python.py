@@ -28,7 +28,7 @@ from pgearth.migrations import sqlfiles
 PATCH = "S2A_MSIL2A_20170617T113321_4_55"
 CODE = f"(select b.code from eo.patch p join eo.patch_bucket pb using (patch_id) join eo.bucket b using (encoder_id, bucket_no) where p.name = '{PATCH}' and segment = 0)"
 VECTOR = f"(select e.embedding from eo.patch p join eo.embedding e using (patch_id) where p.name = '{PATCH}')"
-REGION_CODES = f"(select array_agg(b.code order by segment) from eo.patch p join eo.patch_bucket pb using (patch_id) join eo.bucket b using (encoder_id, bucket_no) where p.name = '{PATCH}' and segment > 0)"
+SEGMENT_CODES = f"(select array_agg(b.code order by segment) from eo.patch p join eo.patch_bucket pb using (patch_id) join eo.bucket b using (encoder_id, bucket_no) where p.name = '{PATCH}' and segment > 0)"
 SEARCHES = {
     "similar": [
         f"'{PATCH}'",
@@ -47,8 +47,8 @@ SEARCHES = {
         f"array(select name from eo.patch where patch_id in (select patch_id from eo.patch_bucket) and name < '{PATCH}' limit 2), array['{PATCH}'], max_results => 20",
     ],
     "similar_to_vector": [VECTOR, f"{VECTOR}, eo.filter(seasons => '{{summer}}'), 3"],
-    "similar_to_regions": [REGION_CODES, f"{REGION_CODES}, eo.filter(platforms => '{{sentinel-2a}}'), 3"],
-    "similar_regions": [f"'{PATCH}'"],
+    "similar_to_segments": [SEGMENT_CODES, f"{SEGMENT_CODES}, eo.filter(platforms => '{{sentinel-2a}}'), 3"],
+    "similar_segments": [f"'{PATCH}'"],
     "buckets_within": [f"{CODE}, 0", f"{CODE}, 60"],
     "bucket_members": [CODE],
     "search": [
@@ -73,7 +73,7 @@ NEED_PYTHON = {
     "eo.encode_image": "select eo.encode_image('x')",
     "eo.hash": f"select eo.hash({VECTOR})",
     "eo.similar_to_image": "select * from eo.similar_to_image('x')",
-    "eo.region_codes": "select eo.region_codes('x')",
+    "eo.segment_codes": "select eo.segment_codes('x')",
     "eo.rgb": f"select eo.rgb('{PATCH}')",
     "eo.contact_sheet": "select eo.contact_sheet(array[1])",
     "eo.build_code_index": "select eo.build_code_index()",
@@ -108,7 +108,7 @@ def upgrade_without_python(settings: SimpleNamespace, name: str) -> None:
 def fill(connection: psycopg.Connection, sample: Path) -> None:
     load_bigearthnet(connection, sample / "bigearthnet-v1")
     with psycopg.connect(connection.info.dsn, autocommit=True) as reading:
-        encode_archive(connection, reading, regions=2)
+        encode_archive(connection, reading, segments="grid:2")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Cutting patches into regions: what is whole stays whole, and nothing depends on order or company."""
+"""Cutting patches into segments: what is whole stays whole, and nothing depends on order or company."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.segments import (
-    cut_regions,
+    cut_segments,
     grid_segmentation,
     same_cut,
     segment,
@@ -51,37 +51,37 @@ def test_segments_partition_what_has_data(seed: int, holes: bool, segments: int)
         assert 4 <= len(masks) <= 12
 
 
-def test_pixels_of_a_region_are_those_of_its_segment() -> None:
+def test_pixels_of_a_segment_are_those_of_its_segment() -> None:
     """Against a walk over the pixels of each band."""
     patch = landscape(1, holes=True)
     segmentation = slic_segmentation(9, BANDS)
-    masks, regions = slic_masks(patch, segmentation), cut_regions(patch, BANDS, segmentation)
-    assert len(masks) == len(regions)
-    for mask, region in zip(masks, regions, strict=True):
+    masks, segments = slic_masks(patch, segmentation), cut_segments(patch, BANDS, segmentation)
+    assert len(masks) == len(segments)
+    for mask, found in zip(masks, segments, strict=True):
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
         north, west = rows[0] // 6 * 6, columns[0] // 6 * 6  # pixels of B01 are 6 x 6 of the finest
         for band, pixels in patch.items():
             factor = 48 // len(pixels)
-            assert region[band].dtype == np.uint16
-            height, width = region[band].shape
+            assert found[band].dtype == np.uint16
+            height, width = found[band].shape
             assert north + factor * height == -(-(rows[-1] + 1) // 6) * 6
             assert west + factor * width == -(-(columns[-1] + 1) // 6) * 6
             for row in range(height):
                 for column in range(width):
                     y, x = north // factor + row, west // factor + column
                     inside = mask[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor].mean() >= 0.5
-                    assert region[band][row, column] == (pixels[y, x] if inside else 0)
+                    assert found[band][row, column] == (pixels[y, x] if inside else 0)
 
 
 def test_a_thin_segment_keeps_the_coarse_pixels_it_covers_most() -> None:
     inside = np.zeros((12, 12), bool)
     inside[2, 1:12] = True  # one fine row: a sixth of the coarse pixels that it crosses, less of the first
     patch = {"fine": np.arange(1, 145).reshape(12, 12), "coarse": np.array([[1, 2], [3, 4]])}
-    region = segment(patch, inside)
-    assert region["fine"].shape == (6, 12)
-    assert region["coarse"].tolist() == [[0, 2]]
-    np.testing.assert_array_equal(region["fine"][2], [0, *range(26, 37)])
-    assert region["fine"].sum() == sum(range(26, 37))
+    found = segment(patch, inside)
+    assert found["fine"].shape == (6, 12)
+    assert found["coarse"].tolist() == [[0, 2]]
+    np.testing.assert_array_equal(found["fine"][2], [0, *range(26, 37)])
+    assert found["fine"].sum() == sum(range(26, 37))
 
 
 def test_segments_follow_edges() -> None:
@@ -99,10 +99,10 @@ def test_segments_follow_edges() -> None:
 def test_the_same_patch_is_cut_alike_whatever_the_order_of_its_bands() -> None:
     patch, other = landscape(3), landscape(4)
     segmentation = slic_segmentation(9, BANDS)
-    first = cut_regions(patch, BANDS, segmentation)
-    cut_regions(other, BANDS, segmentation)
+    first = cut_segments(patch, BANDS, segmentation)
+    cut_segments(other, BANDS, segmentation)
     turned = dict(reversed(patch.items())) | {"B11": np.zeros((7, 7), np.uint16)}
-    again = cut_regions(turned, BANDS, json.loads(json.dumps(segmentation)))
+    again = cut_segments(turned, BANDS, json.loads(json.dumps(segmentation)))
     assert len(first) == len(again) > 1
     for one, two in zip(first, again, strict=True):
         assert list(one) == list(two) == BANDS
@@ -125,32 +125,32 @@ def test_what_decides_on_the_cuts() -> None:
 def test_floats_lack_data_where_they_are_nan() -> None:
     decibels = gaussian_filter(np.random.default_rng(0).normal(size=(24, 24)), 3) * 20 - 12
     decibels[:5] = np.nan
-    regions = cut_regions({"VV": decibels, "VH": decibels - 7}, ["VV", "VH"], slic_segmentation(4, ["VV", "VH"]))
-    assert sum(int(np.isfinite(region["VV"]).sum()) for region in regions) == 19 * 24
-    assert not any((region["VV"] == 0).any() for region in regions)
+    segments = cut_segments({"VV": decibels, "VH": decibels - 7}, ["VV", "VH"], slic_segmentation(4, ["VV", "VH"]))
+    assert sum(int(np.isfinite(segment["VV"]).sum()) for segment in segments) == 19 * 24
+    assert not any((segment["VV"] == 0).any() for segment in segments)
 
 
 @pytest.mark.parametrize("value", [0, 7])
 @pytest.mark.parametrize("size", [1, 3, 48])
 def test_patches_that_show_nothing(value: int, size: int) -> None:
-    """Of one value, and without any data: one region or more, the same pixels in all."""
+    """Of one value, and without any data: one segment or more, the same pixels in all."""
     patch = {band: np.full((size, size), value, np.uint16) for band in ("B02", "B03", "B04", "B08")}
-    regions = cut_regions(patch, list(patch), slic_segmentation(9, list(patch)))
-    assert sum(int((region["B02"] > 0).sum()) for region in regions) == (size * size if value else 0)
+    segments = cut_segments(patch, list(patch), slic_segmentation(9, list(patch)))
+    assert sum(int((segment["B02"] > 0).sum()) for segment in segments) == (size * size if value else 0)
     if not value:
-        assert [region["B02"].shape for region in regions] == [(size, size)]
+        assert [segment["B02"].shape for segment in segments] == [(size, size)]
 
 
 @pytest.mark.parametrize(
     ("change", "segmentation", "message"),
     [
         ({"B05": np.ones((36, 36), np.uint16)}, slic_segmentation(9, BANDS), "B05 of 36 x 36 .* 48 x 48 pixels"),
-        ({"B05": np.ones((25, 25), np.uint16)}, grid_segmentation(2), "B05 of 25 x 25 .* 2 x 2 regions"),
+        ({"B05": np.ones((25, 25), np.uint16)}, grid_segmentation(2), "B05 of 25 x 25 .* 2 x 2 segments"),
     ],
 )
 def test_bands_that_do_not_fit(change: Patch, segmentation: dict[str, object], message: str) -> None:
     with pytest.raises(PgearthError, match=message) as caught:
-        cut_regions(landscape(0) | change, BANDS, segmentation)
+        cut_segments(landscape(0) | change, BANDS, segmentation)
     assert caught.value.hint
 
 
@@ -159,7 +159,7 @@ def test_a_missing_band(segmentation: dict[str, object]) -> None:
     patch = landscape(0)
     del patch["B03"]
     with pytest.raises(PgearthError, match="missing band B03"):
-        cut_regions(patch, BANDS, segmentation)
+        cut_segments(patch, BANDS, segmentation)
 
 
 def test_the_same_cut() -> None:
@@ -177,8 +177,8 @@ def test_imports() -> None:
 import sys
 import pgearth.pyfuncs.pixels.segments
 assert "skimage" not in sys.modules
-import skimage.segmentation, pgearth.pyfuncs.pixels.segments as regions, numpy
-regions.slic_masks({"a": numpy.eye(9)}, regions.slic_segmentation(2, ["a"]))
+import skimage.segmentation, pgearth.pyfuncs.pixels.segments as segments, numpy
+segments.slic_masks({"a": numpy.eye(9)}, segments.slic_segmentation(2, ["a"]))
 assert not {"rasterio", "osgeo", "shapely", "pyproj", "pyogrio", "torch"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,4 +1,4 @@
-"""Search by the codes of regions, against brute force in numpy, ties and filters included."""
+"""Search by the codes of segments, against brute force in numpy, ties and filters included."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ PATCHES, BITS = 2500, 64
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive with the same data in numpy: by patch, its codes of regions (k, BITS), k from 0 to 6."""
+    """An archive with the same data in numpy: by patch, its codes of segments (k, BITS), k from 0 to 6."""
 
     connection: psycopg.Connection
     patch_ids: np.ndarray
-    regions: list[np.ndarray]
+    segments: list[np.ndarray]
     labels: np.ndarray
 
 
 @pytest.fixture(scope="module")
 def archive(module_archive: psycopg.Connection) -> Archive:
-    """Override of the shared fixture: patches of 30 landscapes whose region codes cluster, repeat and are often as far."""
+    """Override of the shared fixture: patches of 30 landscapes whose segment codes cluster, repeat and are often as far."""
     generator = np.random.default_rng(5)
     landscapes = generator.integers(0, 2, (30, BITS)).astype(bool)
     textures = landscapes[:, None] ^ (generator.random((30, 8, BITS)) < 0.1)
-    regions = []
+    segments = []
     for number in range(PATCHES):
         count = generator.choice([0, 1, 4, 6], p=[0.02, 0.03, 0.9, 0.05])
         codes = textures[generator.integers(0, 30), generator.integers(0, 8, count)]
-        regions.append(codes ^ (generator.random((count, BITS)) < (0.5 if number % 50 == 0 else 0.02)))
+        segments.append(codes ^ (generator.random((count, BITS)) < (0.5 if number % 50 == 0 else 0.02)))
     labels = generator.integers(0, 19, PATCHES)
     write_products(module_archive, [Product("p", "sentinel-2a", "L2A", START)])
     patches = [
@@ -68,11 +68,11 @@ def archive(module_archive: psycopg.Connection) -> Archive:
         "select eo.register_encoder('h', 1, 'lsh', '{}', %s, bits => %s, parent_id => %s::smallint)",
         (dump(lsh.fit(np.eye(3), BITS)), BITS, encoder_id),
     ).fetchone()[0]
-    # Codes of whole patches, of the very first region each, must not count as regions.
-    store_codes(module_archive, hash_id, patch_ids, [codes[:1] for codes in regions], first_segment=0)
-    store_codes(module_archive, hash_id, patch_ids, regions, first_segment=1)
+    # Codes of whole patches, of the very first segment each, must not count as segments.
+    store_codes(module_archive, hash_id, patch_ids, [codes[:1] for codes in segments], first_segment=0)
+    store_codes(module_archive, hash_id, patch_ids, segments, first_segment=1)
     module_archive.execute("analyze eo.bucket, eo.patch_bucket, eo.patch")
-    return Archive(module_archive, patch_ids, regions, labels)
+    return Archive(module_archive, patch_ids, segments, labels)
 
 
 def store_codes(
@@ -91,9 +91,9 @@ def store_codes(
 
 
 def nearest(archive: Archive, query: np.ndarray, keep: np.ndarray, count: int | None) -> list[tuple[int, int]]:
-    """Patches by the sum, over the query's regions, of the least distance to one of theirs; then by patch_id."""
+    """Patches by the sum, over the query's segments, of the least distance to one of theirs; then by patch_id."""
     sums = []
-    for patch_id, codes, kept in zip(archive.patch_ids, archive.regions, keep, strict=True):
+    for patch_id, codes, kept in zip(archive.patch_ids, archive.segments, keep, strict=True):
         if kept and len(codes):
             distances = (query[:, None, :] != codes[None, :, :]).sum(axis=2)
             sums.append((int(distances.min(axis=1).sum()), int(patch_id)))
@@ -106,29 +106,29 @@ EVERY = np.ones(PATCHES, bool)
 # 2, 3: like many others; 50: unlike all others; the last but one asks for more patches than there are.
 @pytest.mark.parametrize("count", [1, 10, 300, 3000, None])
 @pytest.mark.parametrize("number", [2, 3, 50])
-def test_similar_regions(archive: Archive, number: int, count: int | None) -> None:
-    assert len(archive.regions[number]) > 1
+def test_similar_segments(archive: Archive, number: int, count: int | None) -> None:
+    assert len(archive.segments[number]) > 1
     found = archive.connection.execute(
-        "select rank, patch_id, distance from eo.similar_regions(%s, max_results => %s)", (f"patch-{number:04}", count)
+        "select rank, patch_id, distance from eo.similar_segments(%s, max_results => %s)", (f"patch-{number:04}", count)
     ).fetchall()
     keep = archive.patch_ids != archive.patch_ids[number]
-    assert [row[1:] for row in found] == nearest(archive, archive.regions[number], keep, count)
+    assert [row[1:] for row in found] == nearest(archive, archive.segments[number], keep, count)
     assert [row[0] for row in found] == list(range(1, len(found) + 1))
 
 
 def test_given_codes_need_not_be_stored_nor_differ(archive: Archive) -> None:
     generator = np.random.default_rng(8)
-    stored = archive.regions[9]
+    stored = archive.segments[9]
     for query in (
         stored[:1],
         np.repeat(stored[:1], 3, axis=0),
         ~stored,
         generator.integers(0, 2, (1, BITS)).astype(bool),
         generator.integers(0, 2, (9, BITS)).astype(bool),
-        np.concatenate([archive.regions[n] for n in range(20, 60)]),
+        np.concatenate([archive.segments[n] for n in range(20, 60)]),
     ):
         found = archive.connection.execute(
-            "select patch_id, distance from eo.similar_to_regions(%s::text[]::bit varying[], max_results => 12)",
+            "select patch_id, distance from eo.similar_to_segments(%s::text[]::bit varying[], max_results => 12)",
             ([bit_string(code) for code in query],),
         ).fetchall()
         assert found == nearest(archive, query, EVERY, 12)
@@ -150,16 +150,16 @@ def test_filters_never_starve_the_result(archive: Archive) -> None:
     ]
     for arguments, keep, parameters in conditions:
         found = archive.connection.execute(
-            f"select patch_id, distance from eo.similar_regions('patch-0003', eo.filter({arguments}), 20)".encode(),
+            f"select patch_id, distance from eo.similar_segments('patch-0003', eo.filter({arguments}), 20)".encode(),
             parameters,
         ).fetchall()
-        assert found == nearest(archive, archive.regions[3], keep & (number != 3), 20), arguments
+        assert found == nearest(archive, archive.segments[3], keep & (number != 3), 20), arguments
     kept = [int(keep.sum()) for _, keep, _ in conditions]
     assert min(kept[4], kept[5]) > 1000 > kept[1] > kept[2] > 20
 
 
 def test_the_search_uses_indexes(archive: Archive) -> None:
-    """Near regions are found by their buckets, then the regions of their patches; all of a small table would be read."""
+    """Near segments are found by their buckets, then the segments of their patches; all of a small table would be read."""
     plans: list[str] = []
     with psycopg.connect(archive.connection.info.dsn, autocommit=True) as connection:
         connection.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
@@ -169,7 +169,7 @@ def test_the_search_uses_indexes(archive: Archive) -> None:
         connection.execute("set client_min_messages = log")
         connection.execute("set enable_seqscan = off")
         assert (
-            len(connection.execute("select * from eo.similar_regions('patch-0003', max_results => 5)").fetchall()) == 5
+            len(connection.execute("select * from eo.similar_segments('patch-0003', max_results => 5)").fetchall()) == 5
         )
     near = [plan for plan in plans if "using patch_bucket_bucket_no" in plan]
     assert len(near) == 2, "one look for patches that bound the sum, one for all within the bound"
@@ -178,22 +178,22 @@ def test_the_search_uses_indexes(archive: Archive) -> None:
     assert len(sums) == 2
 
 
-def test_whole_patches_are_no_regions(archive: Archive) -> None:
-    without = next(number for number in range(PATCHES) if not len(archive.regions[number]))
+def test_whole_patches_are_no_segments(archive: Archive) -> None:
+    without = next(number for number in range(PATCHES) if not len(archive.segments[number]))
     with pytest.raises(errors.NoDataFound, match="have no hash codes") as caught:
-        archive.connection.execute("select * from eo.similar_regions(%s)", (f"patch-{without:04}",))
-    assert "--regions" in (caught.value.diag.message_hint or "")
+        archive.connection.execute("select * from eo.similar_segments(%s)", (f"patch-{without:04}",))
+    assert "--segments" in (caught.value.diag.message_hint or "")
 
 
 @pytest.mark.parametrize(
     ("query", "error", "message", "hint"),
     [
-        ("select * from eo.similar_regions('nowhere')", errors.NoDataFound, 'no patch "nowhere"', "eo.search"),
-        ("select * from eo.similar_to_regions('{}')", errors.InvalidParameterValue, "no code of a region", "codes"),
-        ("select * from eo.similar_to_regions(null)", errors.InvalidParameterValue, "no code of a region", "codes"),
-        ("select * from eo.similar_to_regions(array[B'101'])", errors.InvalidParameterValue, "3 bits", "eo.hash"),
+        ("select * from eo.similar_segments('nowhere')", errors.NoDataFound, 'no patch "nowhere"', "eo.search"),
+        ("select * from eo.similar_to_segments('{}')", errors.InvalidParameterValue, "no code of a segment", "codes"),
+        ("select * from eo.similar_to_segments(null)", errors.InvalidParameterValue, "no code of a segment", "codes"),
+        ("select * from eo.similar_to_segments(array[B'101'])", errors.InvalidParameterValue, "3 bits", "eo.hash"),
         (
-            "select * from eo.similar_regions('patch-0003', max_results => 5, encoder => 'x')",
+            "select * from eo.similar_segments('patch-0003', max_results => 5, encoder => 'x')",
             errors.UndefinedObject,
             'hash function "x"',
             "h:1",
@@ -209,10 +209,10 @@ def test_bad_arguments(archive: Archive, query: str, error: type[Exception], mes
 def test_readers_search_and_writers_drop(archive: Archive) -> None:
     with archive.connection.transaction(force_rollback=True):
         archive.connection.execute("set local role eo_reader")
-        assert len(archive.connection.execute("select * from eo.similar_regions('patch-0003')").fetchall()) == 10
+        assert len(archive.connection.execute("select * from eo.similar_segments('patch-0003')").fetchall()) == 10
         with pytest.raises(errors.InsufficientPrivilege), archive.connection.transaction():
-            archive.connection.execute("select eo.drop_region_codes()")
+            archive.connection.execute("select eo.drop_segment_codes()")
         archive.connection.execute("set local role eo_writer")
-        dropped = archive.connection.execute("select eo.drop_region_codes('h')").fetchone()
-        assert dropped == (sum(map(len, archive.regions)),)
+        dropped = archive.connection.execute("select eo.drop_segment_codes('h')").fetchone()
+        assert dropped == (sum(map(len, archive.segments)),)
         assert archive.connection.execute("select distinct segment from eo.patch_bucket").fetchall() == [(0,)]
