@@ -92,6 +92,8 @@ CHANGED_SINCE = [
         "st_makeenvelope(7.5, 51.5, 7.52, 51.51, 4326)",
         "st_multi(st_makeenvelope(7.5, 51.5, 7.52, 51.51, 4326))",
     ),
+    ("0022", "eo.corine_part", "eo_internal.corine_part"),
+    ("0022", "eo.nuts_part", "eo_internal.nuts_part"),
 ]
 """What to write instead of what since a revision."""
 PARTITIONS = """
