@@ -36,7 +36,7 @@ def footprint(outline: shapely.Geometry | None) -> bytes | None:
     """WKB of the valid MultiPolygon in EPSG:4326 for an outline; None for an outline without area.
 
     It is cut at the antimeridian and reaches up to latitude 90 about a pole, as all footprints are, see
-    sql/0_base/2_cells.sql. An outline crosses the antimeridian where longitudes of neighbouring vertices differ by more
+    sql/0_base/2_areas.sql. An outline crosses the antimeridian where longitudes of neighbouring vertices differ by more
     than 180 degrees, or where they go on beyond 180 or -180.
     """
     if outline is None:

@@ -52,7 +52,7 @@ begin atomic
            p.pair_name, p.pair_id, p.metadata, p.scene_class_fraction, p.nuts_ids, p.label_edition, p.nuts_edition,
            p.season
     from eo.patch p
-    -- The planner sees the filter's values (0_base/3_labels.sql tells why), and conditions on null drop out.
+    -- The planner sees the filter's values (0_base/4_labels.sql tells why), and conditions on null drop out.
     where eo_internal.inlined((filter).label_match)
       and ((filter).area is null
            or p.footprint operator(public.&&) (filter).area

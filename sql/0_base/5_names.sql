@@ -1,7 +1,7 @@
 -- What people type, turned into what the archive stores: countries, platforms, splits, sources, places. An unknown name is
 -- an error, for a search would find nothing and not say why.
 --
--- The functions that filters call are declared immutable for the reason that 3_labels.sql gives. Platforms and sources of
+-- The functions that filters call are declared immutable for the reason that 4_labels.sql gives. Platforms and sources of
 -- a user's own are looked for in the archive when no other is meant; plans kept since before they were stored do not exist,
 -- for there the name was an error.
 
@@ -335,7 +335,7 @@ begin atomic
     ) as spelling (text);
 end;
 
--- Immutable for the reason that 3_labels.sql tells: so that the planner knows the area and an index finds the patches.
+-- Immutable for the reason that 4_labels.sql tells: so that the planner knows the area and an index finds the patches.
 create or replace function eo.place(name text)
 returns public.geometry
 language plpgsql
