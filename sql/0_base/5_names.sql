@@ -185,7 +185,7 @@ begin atomic
         ('season', 'winter', '{winter}'),
         ('season', 'spring', '{spring}'),
         ('season', 'summer', '{summer}'),
-        ('season', 'autumn', '{autumn}')
+        ('season', 'autumn', '{autumn,fall}')
     ) as known (attribute, value, names);
 end;
 

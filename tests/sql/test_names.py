@@ -107,6 +107,7 @@ def test_countries_of_nuts_by_their_own_names(places: psycopg.Connection) -> Non
         ("sources", ["BigEarthNet v2", "reBEN"], ["bigearthnet-v2"]),
         ("sources", ["BigEarthNet-v1", "product"], ["bigearthnet-v1", "product"]),
         ("seasons", ["Winter", "AUTUMN"], ["autumn", "winter"]),
+        ("seasons", ["Fall"], ["autumn"]),
     ],
 )
 def test_what_loaders_store(
