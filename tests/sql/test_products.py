@@ -285,7 +285,7 @@ def test_statistics_of_a_selection(module_archive: psycopg.Connection, stored: l
     ("arguments", "message"),
     [
         ("per_season => 0", "per tile and season 0 products"),
-        ("eo.product_filter(seasons => '{fall}')", 'no season "fall"'),
+        ("eo.product_filter(seasons => '{monsoon}')", 'no season "monsoon"'),
         ("eo.product_filter(area => st_makeenvelope(0, 0, 1, 1))", "no SRID"),
     ],
 )
