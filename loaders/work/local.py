@@ -44,7 +44,8 @@ def run_here(
             # Of a terminal they hear it, too; of a supervisor this process alone.
             for process in multiprocessing.active_children():
                 process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Waited for: Python's own clean-up at exit else meets the pool's thread that is about to end.
+            pool.shutdown(cancel_futures=True)
             raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
