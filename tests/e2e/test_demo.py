@@ -15,10 +15,10 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from tests.conftest import CHECKOUT
+from tests.sql.base.test_help import run_examples
 from tests.sql.public_calls import upload
-from tests.sql.test_help import run_examples
 
-CHECKOUT = Path(__file__).parents[2]
 PICTURES = ["query_by_example.png", "label_chart.png", "result_map.png"]
 SYNTHETIC_PATCHES = 60
 COUNTS = """

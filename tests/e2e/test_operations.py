@@ -23,9 +23,10 @@ from psycopg import errors
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
 from pgearth.loaders.models.encode import encode_archive
 from pgearth.loaders.server.cluster import Cluster
+from tests.conftest import CHECKOUT
 from tests.migrations.catalogue import catalogue
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+GUIDE = (CHECKOUT / "docs" / "operations.md").read_text()
 SECTIONS = {
     section.partition("\n")[0]: re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)
     for section in re.split(r"^##? ", GUIDE, flags=re.M)[1:]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import click
 import pytest
 
 from pgearth.cli import pgearth
+from tests.conftest import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "sql/README.md", *sorted(f"docs/{path.name}" for path in (CHECKOUT / "docs").glob("*.md"))]
 TEXT = {name: (CHECKOUT / name).read_text() for name in DOCUMENTS}
 

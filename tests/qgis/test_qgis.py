@@ -28,8 +28,8 @@ from pgearth.loaders.demo.demo import load_corine_grid
 from pgearth.loaders.products.load import Options, load_product
 from pgearth.loaders.reference.corine import load_corine
 from pgearth.loaders.reference.nuts import load_nuts
+from tests.conftest import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[2]
 PICTURES = CHECKOUT / "build" / "qgis"
 DEBIAN_PYTHON = "/usr/bin/python3"
 SCENE = "S2A_MSIL2A_20200219T112111_N0214_R037_T29RKH_20200219T123947"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,11 +12,12 @@ from pglast import ast as nodes
 from pglast import parse_sql
 
 from pgearth.migrations.sqlfiles import SqlFile, sql_files
+from tests.conftest import CHECKOUT
 from tests.sql.call_graph import OWN_SCHEMAS, Routine, callees, parallel_labels, read_routines
 from tests.stand_ins import NO_WEIGHTS
 
 FILES = sql_files()
-MANUAL = Path(__file__).parents[2] / "docs" / "functions.md"
+MANUAL = CHECKOUT / "docs" / "functions.md"
 RERUNNABLE = (
     nodes.CreateFunctionStmt,
     nodes.ViewStmt,

@@ -17,6 +17,7 @@ from pgearth.pyfuncs.documents import parse_json, parse_xml
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.models import weights
 from pgearth.pyfuncs.pixels.uploads import read_image
+from tests.conftest import CHECKOUT
 from tests.hostile import ASCII, LONG, grey, measured, read_measured, tiff, zeros
 
 FAR = 0x7FFFFFFF
@@ -169,7 +170,7 @@ def test_weights_whose_header_is_too_long() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    text = (CHECKOUT / "docs" / "limits.md").read_text()
     settings = [value for value in vars(limits).values() if isinstance(value, limits.Setting)]
     assert len(settings) == 5
     for setting in settings:

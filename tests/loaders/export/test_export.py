@@ -37,10 +37,10 @@ from pgearth.loaders.export.manifest import Order
 from pgearth.loaders.work.task import Engine
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.rasters import Raster
+from tests.conftest import CHECKOUT
 
 Run = Callable[..., Result]
 LOCAL = Engine()
-CHECKOUT = Path(__file__).parent.parent.parent
 SENTINEL_1 = {"sources": ["bigearthnet-v1"], "platforms": ["sentinel-1a"]}
 SHARDS = {"shard_size": 350_000}
 

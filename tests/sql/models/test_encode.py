@@ -22,6 +22,7 @@ from pgearth.loaders.models.encode import encode_archive
 from pgearth.pyfuncs.convert import bit_string
 from pgearth.pyfuncs.hashing import lsh
 from pgearth.pyfuncs.models import spectral
+from tests.conftest import CHECKOUT
 
 BANDS = list(spectral.BANDS)
 
@@ -275,7 +276,7 @@ def test_the_server_never_loads_a_second_gdal() -> None:
     code = f"import sys; {imports}print(sorted({{'rasterio', 'pyogrio', 'shapely', 'pyproj', 'torch'}} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
-    for source in (Path(__file__).parents[2] / "pyfuncs").rglob("*.py"):
+    for source in (CHECKOUT / "pyfuncs").rglob("*.py"):
         assert not any(
             f"import {name}" in source.read_text() for name in ("rasterio", "pyogrio", "shapely", "pyproj")
         ), source

@@ -28,9 +28,9 @@ from pgearth.loaders.datasets.bigearthnet.catalogue import load_bigearthnet_meta
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.rasters import from_wkb
+from tests.conftest import CHECKOUT
 from tests.waiting import wait_for
 
-CHECKOUT = Path(__file__).parent.parent.parent
 RESOLUTIONS = {
     **dict.fromkeys(("B02", "B03", "B04", "B08", "VV", "VH"), 10),
     **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 20),

@@ -25,7 +25,7 @@ from rasterio import Affine
 from pgearth.loaders.archive.footprint import footprint
 from pgearth.loaders.products.files import Given
 from pgearth.loaders.products.load import Options, load_product
-from tests.loaders.safe_product import SINCE_OFFSET, assemble_safe
+from tests.loaders.products.safe_product import SINCE_OFFSET, assemble_safe
 
 Run = Callable[..., Result]
 

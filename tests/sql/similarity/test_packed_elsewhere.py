@@ -20,7 +20,16 @@ from psycopg.conninfo import make_conninfo
 from pgearth.loaders.reference.nomenclature import load_nomenclature
 from pgearth.loaders.server.cluster import Cluster
 from pgearth.loaders.server.migrate import upgrade
-from tests.sql.test_packed_codes import CODE, REASON, assert_same, fill, patch_ids, random_codes, serves, store
+from tests.sql.similarity.test_packed_codes import (
+    CODE,
+    REASON,
+    assert_same,
+    fill,
+    patch_ids,
+    random_codes,
+    serves,
+    store,
+)
 
 FINNISH = "update eo.patch set country_codes = '{FI}' where patch_id % 100 = 1"
 

@@ -26,10 +26,10 @@ from pgearth.loaders.server import cluster as server_cluster
 from pgearth.loaders.server import connection as database
 from pgearth.loaders.server.cluster import Cluster, default_memory, explain, parse_address
 from pgearth.pyfuncs.errors import PgearthError
+from tests.conftest import CHECKOUT
 from tests.waiting import PATIENCE
 
 ROOT = os.geteuid() == 0
-CHECKOUT = Path(server_cluster.__file__).resolve().parents[2]
 SITE_PACKAGES = Path(numpy.__file__).parents[1]
 INSPECT = """
 create function pg_temp.inspect(statement text) returns text language plpython3u as $$

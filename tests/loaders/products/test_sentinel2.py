@@ -30,7 +30,7 @@ from pgearth.loaders.products.formats.sentinel2 import baseline_of, find_band_fi
 from pgearth.loaders.products.load import Options, choose_bands, load_product
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.rasters import from_wkb
-from tests.loaders.safe_product import BEFORE_OFFSET, L1C, SINCE_OFFSET, assemble_safe, pixels_of
+from tests.loaders.products.safe_product import BEFORE_OFFSET, L1C, SINCE_OFFSET, assemble_safe, pixels_of
 
 ESRI = "S2A_MSIL2A_20180721T053721_N0212_R062_T43MDV_20201011T181419.SAFE"
 SAFES = [
