@@ -211,7 +211,7 @@ class PolygonLayer:
 
 
 def cut_at_antimeridian(geometries: np.ndarray) -> np.ndarray:
-    """Outlines in degrees as the archive stores all of them (sql/020_cells.sql): cut at 180 degrees of longitude."""
+    """Outlines in degrees as the archive stores all of them (sql/0_base/2_areas.sql): cut at 180 degrees of longitude."""
     cut = geometries.copy()
     west, _, east, _ = shapely.bounds(geometries).T
     for row in np.flatnonzero((west < -180) | (east > 180) | (east - west > 180)):

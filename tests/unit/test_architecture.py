@@ -1,4 +1,4 @@
-"""The map of the house: every path that it names exists, and every room is on it."""
+"""The map of the house: every path that it names exists, and every room is on it; so do paths that comments name."""
 
 import re
 
@@ -6,6 +6,7 @@ from tests.conftest import CHECKOUT
 
 NAMED = set(re.findall(r"`([\w.]+(?:/[\w.]+)*/?)`", (CHECKOUT / "docs" / "architecture.md").read_text()))
 PATHS = {name for name in NAMED if "/" in name or name.endswith((".py", ".md", ".toml", ".sql"))}
+FOLDERS = ("benchmarks", "docs", "loaders", "migrations", "pyfuncs", "sql", "tests")
 
 
 def test_every_path_exists() -> None:
@@ -21,3 +22,17 @@ def test_every_room_is_named() -> None:
     }
     assert len(rooms) > 15
     assert rooms - PATHS == set()
+
+
+def test_paths_that_comments_name_exist() -> None:
+    path = re.compile(rf"\b(?:{'|'.join(FOLDERS)})/[\w/]+\.(?:md|py|sql)\b")
+    named = {
+        (str(source.relative_to(CHECKOUT)), name)
+        for folder in set(FOLDERS) - {"tests"}
+        for source in (CHECKOUT / folder).rglob("*")
+        # Revisions and results tell of the past.
+        if source.suffix in (".md", ".py", ".sql") and "versions" not in source.parts and source.name != "RESULTS.md"
+        for name in path.findall(source.read_text())
+    }
+    assert len(named) > 20
+    assert [(source, name) for source, name in sorted(named) if not (CHECKOUT / name).exists()] == []
