@@ -67,7 +67,7 @@ def split_at_antimeridian(polygon: shapely.Polygon) -> list[shapely.Geometry]:
 
 def longitude_steps(outline: shapely.Geometry) -> np.ndarray:
     """By how many degrees of longitude neighbouring vertices of an outline differ."""
-    rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(outline)]
+    rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(shapely.get_parts(outline))]
     return np.concatenate([np.abs(np.diff(ring[:, 0])) for ring in rings])
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any
+from types import GenericAlias, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import shapely
@@ -27,6 +28,7 @@ from pgearth.pyfuncs.pixels.rasters import Raster, from_wkb
 PIXEL_FORMATS = ("bigearthnet", "cog")
 COG_BLOCK = 512
 TIFF_TILE = 16  # sides of a TIFF's tiles are multiples of it
+Record = TypeVar("Record", Patch, Product)
 PRODUCT_TIMES = ("sensing_time", "end_time", "processed_at")
 
 # Upper bounds, for shards that stay below a size: a GeoTIFF besides its pixels, and how much deflate may add to those.
@@ -129,15 +131,16 @@ def patch_of_document(document: Mapping[str, Any], files: Mapping[str, bytes], i
     """The patch that a document describes, with its pixels; the inverse of patch_document and raster_files.
 
     `files` are the patch's, by name, `ids` the numbers of labels by scheme:code. Raises PgearthError for a label that
-    is not known and for missing or unreadable files; KeyError, TypeError or ValueError for what is no such document.
+    is not known, for a value of another kind, and for missing or unreadable files; KeyError, TypeError or ValueError
+    for what is no such document.
     """
-    west, south, east, north = (float(edge) for edge in document["bounds"])
-    return Patch(
-        name=str(document["name"]),
-        product=str(document["product"]),
-        platform=str(document["platform"]),
+    west, south, east, north = document["bounds"]
+    patch = Patch(
+        name=document["name"],
+        product=document["product"],
+        platform=document["platform"],
         sensing_time=datetime.fromisoformat(document["sensing_time"]),
-        srid=int(document["srid"]),
+        srid=document["srid"],
         west=west,
         south=south,
         east=east,
@@ -158,6 +161,34 @@ def patch_of_document(document: Mapping[str, Any], files: Mapping[str, bytes], i
         metadata=document["metadata"],
         rasters=read_rasters(document["rasters"], int(document["srid"]), files),
     )
+    return checked(patch)
+
+
+def checked(record: Record) -> Record:
+    """The record of a document, if its values are of the kinds that its class names; else raises PgearthError."""
+    # Without the class's own names: one of its fields is called bytes.
+    for name, kind in get_type_hints(type(record), localns={}).items():
+        if not is_of(value := getattr(record, name), kind):
+            raise PgearthError(
+                f"its {name} cannot be {str(value)[:100]!r}", "Take this file from the export again, or mend it."
+            )
+    return record
+
+
+def is_of(value: object, kind: Any) -> bool:
+    """Whether a value is of a kind, as annotations name it: true is no number, and a whole number is a number, too."""
+    if kind is Any:
+        return True
+    if isinstance(kind, UnionType):
+        return any(is_of(value, one) for one in get_args(kind))
+    if isinstance(kind, GenericAlias):
+        container, of_items = get_origin(kind), get_args(kind)[-1]
+        if not isinstance(value, list | dict) or not isinstance(value, container):
+            return False
+        return all(is_of(item, of_items) for item in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def read_rasters(descriptions: Sequence[Mapping[str, Any]], srid: int, files: Mapping[str, bytes]) -> list[PatchRaster]:
@@ -193,7 +224,7 @@ def product_document(product: Product, derived_from: Mapping[str, Any] | None) -
 def products_of_document(document: Mapping[str, Any]) -> list[Product]:
     """The product that a document describes, after those it is derived from; the inverse of product_document.
 
-    Raises KeyError, TypeError or ValueError for what is no such document.
+    Raises PgearthError for a value of another kind; KeyError, TypeError or ValueError for what is no such document.
     """
     values = {name: document[name] for name in Product.__dataclass_fields__}
     for name in PRODUCT_TIMES:
@@ -202,8 +233,8 @@ def products_of_document(document: Mapping[str, Any]) -> list[Product]:
         values["footprint"] = shapely.to_wkb(shape(values["footprint"]))
     parent = values["derived_from"]
     if parent is None:
-        return [Product(**values)]
-    return [*products_of_document(parent), Product(**values | {"derived_from": str(parent["name"])})]
+        return [checked(Product(**values))]
+    return [*products_of_document(parent), checked(Product(**values | {"derived_from": parent["name"]}))]
 
 
 # Pixels

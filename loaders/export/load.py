@@ -162,7 +162,9 @@ def read_patches(path: Path, files: Iterator[File], ids: Mapping[str, int]) -> I
             if document not in contents:
                 raise PgearthError("this file is missing", "Take the patch from the export again.")
             described = parse_json(contents[document])
-            yield str(described["source"]), patch_of_document(described, contents, ids)
+            if not isinstance(source := described["source"], str):
+                raise PgearthError(f"its source cannot be {str(source)[:100]!r}", AGAIN)
+            yield source, patch_of_document(described, contents, ids)
 
 
 def contents_of_patch(files: Iterator[File]) -> dict[str, bytes]:

@@ -211,7 +211,7 @@ class PolygonLayer:
 
 
 def cut_at_antimeridian(geometries: np.ndarray) -> np.ndarray:
-    """Outlines in degrees as the archive stores all of them (sql/0_base/2_areas.sql): cut at 180 degrees of longitude."""
+    """Outlines in degrees, cut at 180 degrees of longitude, as the archive stores all (sql/0_base/2_areas.sql)."""
     cut = geometries.copy()
     west, _, east, _ = shapely.bounds(geometries).T
     for row in np.flatnonzero((west < -180) | (east > 180) | (east - west > 180)):
@@ -330,4 +330,9 @@ def readable(path: Path) -> Iterator[None]:
         raise PgearthError(
             f"{path}: cannot be read as a vector file: {error}",
             f"{VECTOR_FORMATS}; unpack archives, convert other files with ogr2ogr COPY.gpkg FILE",
+        ) from error
+    except UnboundLocalError as error:  # pyogrio, of a reference system whose names are not UTF-8
+        raise PgearthError(
+            f"{path}: its reference system cannot be read",
+            "Write a copy with the right one: ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
         ) from error

@@ -900,6 +900,9 @@ def test_documents_that_are_none(two: psycopg.Connection, exported: dict[str, Pa
     def edited(**changes: Any) -> bytes:
         return json.dumps({**json.loads(files[document]), **changes}).encode()
 
+    def edited_product(**changes: Any) -> bytes:
+        return json.dumps({**json.loads(files[product]), **changes}).encode()
+
     for bad, message in [
         (
             {product: b"[]"},
@@ -911,6 +914,18 @@ def test_documents_that_are_none(two: psycopg.Connection, exported: dict[str, Pa
         ({document: b"{"}, f"{PATCH}_labels_metadata.json: it is no document of an export: Expecting"),
         ({document: edited(label_codes=["ben43:99"])}, "the archive has no label 'ben43:99'"),
         ({document: edited(bounds=[1, 2])}, "it is no document of an export: not enough values"),
+        ({document: edited(bounds=[True, 0, 1, 1])}, f"{PATCH}_labels_metadata.json: its west cannot be 'True'"),
+        ({document: edited(tile_row=True)}, "its tile_row cannot be 'True'"),
+        ({document: edited(name=17)}, "its name cannot be '17'"),
+        ({document: edited(source=None)}, "its source cannot be 'None'"),
+        ({document: edited(split={})}, "its split cannot be '{}'"),
+        ({document: edited(seasonal_snow="no")}, "its seasonal_snow cannot be 'no'"),
+        ({document: edited(country_codes=[None])}, "its country_codes cannot be '[None]'"),
+        ({document: edited(label_fraction=0.5)}, "its label_fraction cannot be '0.5'"),
+        ({document: edited(metadata=[1])}, "its metadata cannot be '[1]'"),
+        ({product: edited_product(level=2)}, f"{PRODUCT}_metadata.json: its level cannot be '2'"),
+        ({product: edited_product(scales={"VV": "1"})}, "its scales cannot be"),
+        ({product: edited_product(relative_orbit=1.5)}, "its relative_orbit cannot be '1.5'"),
         ({bands[1]: None}, f"the file {PATCH}_VH.tif is missing"),
         ({bands[1]: b"II*\0"}, f"{PATCH}_VH.tif: it cannot be read"),
     ]:

@@ -268,8 +268,9 @@ def renew_checksums(folder: Path) -> None:
 
 
 def counts(connection: psycopg.Connection) -> list[int]:
-    query = " union all ".join(f"(select count(*) from eo.{table})" for table in TABLES)
-    return [count for (count,) in connection.execute(query.encode()).fetchall()]
+    query = "select " + ", ".join(f"(select count(*) from eo.{table})" for table in TABLES)
+    [row] = connection.execute(query.encode()).fetchall()
+    return list(row)
 
 
 def forget(connection: psycopg.Connection) -> None:

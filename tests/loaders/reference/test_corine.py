@@ -353,10 +353,13 @@ IN_DEGREES = {
 }
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "of several parts"])
 @pytest.mark.parametrize("outline", IN_DEGREES.values(), ids=IN_DEGREES)
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4258"])
-def test_outlines_across_the_antimeridian_are_refused(untouched, tmp_path, outline, crs):
+def test_outlines_across_the_antimeridian_are_refused(untouched, tmp_path, outline, crs, together):
     """In degrees, an edge would say neither which way round it goes, nor remain an area in the map of Europe."""
+    if together:
+        outline = shapely.MultiPolygon([box(7, 40, 8, 41), outline])
     path = write_layer(tmp_path / "far.gpkg", [box(7, 50, 8, 51), outline], ["111", "112"], crs=crs)
     with pytest.raises(PgearthError, match=r"layer far, feature 2: its outline crosses the antimeridian.*\nHint: Cut"):
         load_corine(untouched, path)
@@ -406,6 +409,22 @@ def test_longitudes_from_0_to_360_and_overseas(archive, tmp_path):
         " where source like 'paris%') c"
     ).fetchall()
     assert np.abs(np.array(rows) - [(2.3, 48.85)]).max() < 0.01
+
+
+def test_a_feature_with_parts_overseas(archive, tmp_path):
+    parts = [box(2, 48, 3, 49), box(-61.5, 16, -61.4, 16.1), box(55.4, -21.1, 55.5, -21)]
+    load_corine(archive, write_layer(tmp_path / "france.gpkg", [shapely.MultiPolygon(parts)], ["111"], crs="EPSG:4326"))
+    [(found,)] = archive.execute("select ST_AsBinary(ST_Transform(geom, 4326)) from eo.corine").fetchall()
+    assert shapely.from_wkb(found).symmetric_difference(shapely.MultiPolygon(parts)).area < 1e-3
+
+
+def test_damaged_reference_system(untouched, tmp_path):
+    path = write_layer(tmp_path / "one.shp", squares(1), ["111"], geometry_type="Polygon")
+    projection = bytearray(path.with_suffix(".prj").read_bytes())
+    projection[10] ^= 128
+    path.with_suffix(".prj").write_bytes(projection)
+    with pytest.raises(PgearthError, match=r"one\.shp: its reference system cannot be read\nHint: .*ogr2ogr -a_srs"):
+        load_corine(untouched, path)
 
 
 def test_reference_system_without_place(untouched, tmp_path):
