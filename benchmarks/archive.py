@@ -257,7 +257,8 @@ def store_vectors_and_codes(connection: Connection, archive: Archive) -> None:
     rng = np.random.default_rng([SEED, 1])
     order = rng.permutation(len(patches))
     held_out, stored = np.sort(order[: archive.held_out]), np.sort(order[archive.held_out :])
-    parent = register(connection, "benchmark", "benchmark", dump({}), dimension=DIMENSION)
+    parent = register(connection, "benchmark", "spectral", dump({}), bands=("B02",), dimension=DIMENSION)
+    unused = lsh.fit(rng.standard_normal((2 * BITS, DIMENSION)), bits=BITS)  # codes are made, not hashed
     codes = np.empty((len(patches), BITS // 8), np.uint8)
     is_stored = np.isin(np.arange(len(patches)), stored)
     query_vectors = []
@@ -268,14 +269,14 @@ def store_vectors_and_codes(connection: Connection, archive: Archive) -> None:
             store_vectors(connection, parent.encoder_id, patches, np.flatnonzero(chosen) + rows.start, vectors[chosen])
         query_vectors.append(vectors[~chosen])
     store_queries(connection, "clustered", codes[held_out], np.concatenate(query_vectors))
-    store_codes(connection, "clustered", parent.encoder_id, patches, stored, codes[stored])
+    store_codes(connection, "clustered", parent.encoder_id, patches, stored, codes[stored], unused)
     for size in archive.growth:
         chosen = np.sort(order[archive.held_out : archive.held_out + size])
-        store_codes(connection, f"first-{size}", parent.encoder_id, patches, chosen, codes[chosen])
+        store_codes(connection, f"first-{size}", parent.encoder_id, patches, chosen, codes[chosen], unused)
     if archive.vectors:
         uniform = rng.integers(0, 256, (len(patches), BITS // 8), np.uint8)
         store_queries(connection, "uniform", uniform[held_out])
-        store_codes(connection, "uniform", parent.encoder_id, patches, stored, uniform[stored])
+        store_codes(connection, "uniform", parent.encoder_id, patches, stored, uniform[stored], unused)
         store_real_codes(connection, patches, stored, real_vectors(archive.window_step), rng)
 
 
@@ -314,14 +315,11 @@ def store_codes(
     patches: Patches,
     rows: NDArray[np.int64],
     codes: NDArray[np.uint8],
-    architecture: str = "benchmark",
-    weights: dict[str, NDArray] | None = None,
+    weights: dict[str, NDArray],
 ) -> None:
-    """Register a hash function and store the codes of the patches in `rows`, as eo.store_codes does."""
+    """Register a hash function, `lsh`, and store the codes of the patches in `rows`, as eo.store_codes does."""
     progress(f"codes {name}")
-    encoder_id = register(
-        connection, name, architecture, dump(weights or {}), bits=BITS, parent_id=parent_id
-    ).encoder_id
+    encoder_id = register(connection, name, "lsh", dump(weights), bits=BITS, parent_id=parent_id).encoder_id
     first, bucket = first_and_bucket(codes)
     remember(connection, f"codes {name}", {"patches": len(rows), "buckets": len(first)})
     for start in range(0, len(first), ROWS_AT_ONCE):
@@ -363,7 +361,7 @@ def store_real_codes(
     store_queries(connection, "real", codes[order[:held_out]])
     kept = np.sort(order[held_out:])[: len(stored)]
     parent = register(connection, "spectral", "spectral", dump({}), bands=spectral.BANDS, dimension=spectral.DIMENSION)
-    store_codes(connection, "real", parent.encoder_id, patches, stored[: len(kept)], codes[kept], "lsh", weights)
+    store_codes(connection, "real", parent.encoder_id, patches, stored[: len(kept)], codes[kept], weights)
 
 
 def real_vectors(step: int) -> NDArray[np.float32]:
