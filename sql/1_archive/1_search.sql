@@ -91,6 +91,19 @@ end;
 comment on function eo.patches(eo.filter) is
 'The patches that a filter lets pass, with all columns of eo.patch. It is inlined: joins, order and limit are planned with it and with every index. A subquery within the filter would prevent that and raises feature_not_supported: eo.search takes those.';
 
+-- Patches that are given by id are looked up once, here: ids then travel with their cells. In the order of the ids, null for
+-- what is none.
+create or replace function eo_internal.cells_of(patch_ids bigint[])
+returns text[]
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select array_agg(p.cell order by given.number)
+    from unnest(patch_ids) with ordinality as given (patch_id, number)
+    left join eo.patch p on p.patch_id = given.patch_id;
+end;
+
 -- cpu_index_tuple_cost is four times the default, since what PostgreSQL counts per entry of a GIN index is far too little
 -- for frequent labels.
 create or replace function eo_internal.check_max_results(max_results integer)

@@ -1,24 +1,27 @@
 -- Search by hash code (Hamming distance), exact.
 --
 -- Codes are stored once per bucket and joined to their patches, where filters and visibility apply, so a filter never
--- leaves fewer than max_results rows when more patches pass it. Equal distances are ordered by patch_id. Packed patches,
--- where they serve, name the nearest that may pass. Else the search walks the buckets outward from the query until it has
--- enough patches that pass; where few do, it ranks those.
+-- leaves fewer than max_results rows when more patches pass it. Equal distances are ordered by patch_id.
 
-create or replace function eo_internal.check_code(code bit varying, encoder_id smallint)
-returns void
+-- The id of the hash function (encoder: see encoder_id) that such codes are of.
+create or replace function eo_internal.hash_function_of(codes bit varying[], encoder text)
+returns smallint
 language plpgsql
 stable parallel safe
 security invoker
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    wanted integer := (select e.bits from eo.encoder e where e.encoder_id = check_code.encoder_id);
+    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    wanted integer := (select e.bits from eo.encoder e where e.encoder_id = used_encoder);
+    wrong integer;
 begin
-    if length(code) is distinct from wanted then
-        raise exception 'the code has % bits, but the hash function makes %', length(code), wanted
+    select length(code) into wrong from unnest(codes) as code where length(code) is distinct from wanted limit 1;
+    if found then
+        raise exception 'the code has % bits, but the hash function makes %', wrong, wanted
             using errcode = 'invalid_parameter_value', hint = 'Pass a code made by eo.hash with the same hash function.';
     end if;
+    return used_encoder;
 end
 $$;
 
@@ -87,16 +90,78 @@ begin atomic
     ));
 end;
 
-create or replace function eo_internal.nearest_patches_filtered(
+-- Four ways to the nearest patches, in the order of distance and patch_id; eo_internal.nearest_patches chooses. left_out:
+-- ids of patches not to be found.
+
+-- Without a filter: the members of the nearest buckets. The first step finds enough, unless patches were deleted or left out.
+create or replace function eo_internal.unfiltered_nearest(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    max_results integer,
+    radius integer,
+    left_out bigint[]
+)
+returns table (patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    wanted integer := case when max_results < 2147483647 - cardinality(left_out) then max_results + cardinality(left_out) end;
+    step record;
+    reached integer := -2147483648;
+    found_before bigint := 0;
+    found_now bigint;
+begin
+    loop
+        step := eo_internal.nearest_codes(encoder_id, positives, negatives, wanted, radius, by_patches => true);
+        return query
+            select found.patch_id, found.cell, p.name, found.distance
+            from (
+                select member.patch_id, member.cell, b.distance
+                from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
+                -- A bucket may hold thousands of patches, in the order of the index.
+                cross join lateral (
+                    select pb.patch_id, pb.cell
+                    from eo.patch_bucket pb
+                    where pb.encoder_id = unfiltered_nearest.encoder_id and pb.bucket_no = b.bucket_no and pb.segment = 0
+                      and pb.patch_id <> all (left_out)
+                    order by pb.patch_id
+                    limit max_results - found_before
+                ) member
+                where b.distance > reached
+                order by b.distance, member.patch_id
+                limit max_results - found_before
+            ) found
+            join eo.patch p on p.patch_id = found.patch_id and p.cell = found.cell
+            order by found.distance, found.patch_id;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        exit when found_before >= max_results or step.complete;
+        reached := step.distances[cardinality(step.distances)];
+        wanted := least(8::bigint * wanted, 2147483647);
+    end loop;
+end
+$$;
+
+-- In-filtering: the packed patches propose, nearest first, patches that may pass; those that do are taken. patch_ids and
+-- distances are the first proposals, twice max_results.
+create or replace function eo_internal.infiltered_nearest(
     encoder_id smallint,
     positives bit varying[],
     negatives bit varying[],
     max_results integer,
     radius integer,
     left_out bigint[],
-    filter eo.filter
+    filter eo.filter,
+    patch_ids bigint[],
+    distances integer[]
 )
-returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
+returns table (patch_id bigint, cell text, name text, distance integer)
 language plpgsql
 stable parallel unsafe
 security invoker
@@ -105,61 +170,107 @@ set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-    used_encoder smallint := encoder_id;
     wanted bigint := 2::bigint * max_results;
     skipped bigint := 0;
+    found_before bigint := 0;
+    found_now bigint;
+begin
+    loop
+        return query
+            select p.patch_id, p.cell, p.name, near.distance
+            from unnest(patch_ids, distances) as near (patch_id, distance)
+            join eo.patches(filter) p
+                on p.patch_id = near.patch_id
+            join eo.patch_bucket pb
+                on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = infiltered_nearest.encoder_id and pb.cell = p.cell
+            where p.patch_id <> all (left_out)
+            order by near.distance, p.patch_id
+            limit max_results - found_before;
+        get diagnostics found_now = row_count;
+        found_before := found_before + found_now;
+        exit when found_before >= max_results or wanted is null or cardinality(patch_ids) < wanted;
+        skipped := skipped + wanted;
+        wanted := 4 * wanted;
+        select n.patch_ids, n.distances into patch_ids, distances
+        from eo_internal.nearest_packed_patches(
+            encoder_id, positives, negatives, wanted, skipped, radius, eo_internal.packed_conditions(filter)) n;
+    end loop;
+end
+$$;
+
+-- Pre-filtering: all patches that pass are ranked, of those farther than a distance.
+create or replace function eo_internal.prefiltered_nearest(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    max_results integer,
+    radius integer,
+    left_out bigint[],
+    filter eo.filter,
+    farther_than integer
+)
+returns table (patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel safe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+    return query
+        select p.patch_id, p.cell, p.name, eo_internal.code_score(b.code, positives, negatives) as distance
+        from eo.patches(filter) p
+        join eo.patch_bucket pb
+            on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = prefiltered_nearest.encoder_id and pb.cell = p.cell
+        join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
+        where eo_internal.code_score(b.code, positives, negatives) > farther_than
+          and (radius is null or eo_internal.code_score(b.code, positives, negatives) <= radius)
+          and p.patch_id <> all (left_out)
+        order by 4, p.patch_id
+        limit max_results;
+end
+$$;
+
+-- Post-filtering: the buckets are walked outward, and of their members those are taken that pass. Where few do, so that to
+-- rank them all costs no more than a walk past as many buckets, pre-filtering finds the rest.
+create or replace function eo_internal.postfiltered_nearest(
+    encoder_id smallint,
+    positives bit varying[],
+    negatives bit varying[],
+    max_results integer,
+    radius integer,
+    left_out bigint[],
+    filter eo.filter
+)
+returns table (patch_id bigint, cell text, name text, distance integer)
+language plpgsql
+stable parallel unsafe
+security invoker
+rows 10 cost 100000
+set search_path = pg_catalog, eo, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    wanted bigint := 8::bigint * max_results;
     passing bigint;
     step record;
     reached integer := -2147483648;
     found_before bigint := 0;
     found_now bigint;
-    conditions jsonb := eo_internal.packed_conditions(filter);
 begin
-    -- First choice: the packed patches propose, nearest first, patches that may pass; those that do are taken.
     loop
-        step := eo_internal.nearest_packed_patches(used_encoder, positives, negatives, wanted, skipped, radius, conditions);
-        exit when step.patch_ids is null;
+        step := eo_internal.nearest_codes(encoder_id, positives, negatives, least(wanted, 2147483647)::integer, radius);
         return query
-            select found_before + row_number() over (order by found.distance, found.patch_id), found.*
-            from (
-                select p.patch_id, p.cell, p.name, near.distance
-                from unnest(step.patch_ids, step.distances) as near (patch_id, distance)
-                join eo.patches(filter) p
-                    on p.patch_id = near.patch_id
-                join eo.patch_bucket pb
-                    on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
-                where p.patch_id <> all (left_out)
-                order by near.distance, p.patch_id
-                limit max_results - found_before
-            ) found
-            order by 1;
-        get diagnostics found_now = row_count;
-        found_before := found_before + found_now;
-        if found_before >= max_results or wanted is null or cardinality(step.patch_ids) < wanted then
-            return;
-        end if;
-        skipped := skipped + wanted;
-        wanted := 4 * wanted;
-    end loop;
-    -- Else walk the buckets outward.
-    wanted := 8::bigint * max_results;
-    loop
-        -- Ranking all that pass costs no more than a walk past as many buckets.
-        exit when passing <= wanted;
-        step := eo_internal.nearest_codes(used_encoder, positives, negatives, least(wanted, 2147483647)::integer, radius);
-        return query
-            select found_before + row_number() over (order by found.distance, found.patch_id), found.*
-            from (
-                select p.patch_id, p.cell, p.name, b.distance
-                from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
-                join eo.patch_bucket pb on pb.encoder_id = used_encoder and pb.bucket_no = b.bucket_no and pb.segment = 0
-                join eo.patches(filter) p
-                    on p.patch_id = pb.patch_id and p.cell = pb.cell
-                where b.distance > reached and p.patch_id <> all (left_out)
-                order by b.distance, p.patch_id
-                limit max_results - found_before
-            ) found
-            order by 1;
+            select p.patch_id, p.cell, p.name, b.distance
+            from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
+            join eo.patch_bucket pb
+                on pb.encoder_id = postfiltered_nearest.encoder_id and pb.bucket_no = b.bucket_no and pb.segment = 0
+            join eo.patches(filter) p
+                on p.patch_id = pb.patch_id and p.cell = pb.cell
+            where b.distance > reached and p.patch_id <> all (left_out)
+            order by b.distance, p.patch_id
+            limit max_results - found_before;
         get diagnostics found_now = row_count;
         found_before := found_before + found_now;
         if found_before >= max_results or step.complete then
@@ -168,25 +279,16 @@ begin
         reached := step.distances[cardinality(step.distances)];
         wanted := 8 * wanted;
         passing := coalesce(passing, eo.count_patches(filter, exact => false));
+        exit when passing <= wanted;
     end loop;
     return query
-        select found_before + row_number() over (order by found.distance, found.patch_id), found.*
-        from (
-            select p.patch_id, p.cell, p.name, eo_internal.code_score(b.code, positives, negatives) as distance
-            from eo.patches(filter) p
-            join eo.patch_bucket pb
-                on pb.patch_id = p.patch_id and pb.segment = 0 and pb.encoder_id = used_encoder and pb.cell = p.cell
-            join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
-            where eo_internal.code_score(b.code, positives, negatives) > reached
-              and (radius is null or eo_internal.code_score(b.code, positives, negatives) <= radius)
-              and p.patch_id <> all (left_out)
-            order by 4, p.patch_id
-            limit max_results - found_before
-        ) found
-        order by 1;
+        select *
+        from eo_internal.prefiltered_nearest(
+            encoder_id, positives, negatives, (max_results - found_before)::integer, radius, left_out, filter, reached);
 end
 $$;
 
+-- What every search by code asks for: the nearest patches by the sum of distances to positives less that to negatives.
 create or replace function eo_internal.nearest_patches(
     encoder_id smallint,
     positives bit varying[],
@@ -202,54 +304,32 @@ stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = pg_catalog, eo, pg_temp
-set plan_cache_mode = force_generic_plan
 as $$
 declare
-    used_encoder smallint := encoder_id;
-    -- Without a filter the first step finds enough, unless patches were deleted or left out.
-    wanted integer := case when max_results < 2147483647 - cardinality(left_out) then max_results + cardinality(left_out) end;
-    step record;
-    reached integer := -2147483648;
-    found_before bigint := 0;
-    found_now bigint;
+    proposed record;
 begin
     perform eo_internal.check_max_results(max_results);
-    if not (filter is null) then
+    if filter is null then
         return query
-            select *
-            from eo_internal.nearest_patches_filtered(
-                used_encoder, positives, negatives, max_results, radius, left_out, filter);
+            select n.rank, n.patch_id, n.cell, n.name, n.distance
+            from eo_internal.unfiltered_nearest(encoder_id, positives, negatives, max_results, radius, left_out)
+                with ordinality as n (patch_id, cell, name, distance, rank);
         return;
     end if;
-    loop
-        step := eo_internal.nearest_codes(used_encoder, positives, negatives, wanted, radius, by_patches => true);
+    proposed := eo_internal.nearest_packed_patches(
+        encoder_id, positives, negatives, 2::bigint * max_results, 0, radius, eo_internal.packed_conditions(filter));
+    if proposed.patch_ids is not null then
         return query
-            select found_before + row_number() over (order by found.distance, found.patch_id),
-                   found.patch_id, found.cell, p.name, found.distance
-            from (
-                select member.patch_id, member.cell, b.distance
-                from unnest(step.bucket_nos, step.distances) as b (bucket_no, distance)
-                -- A bucket may hold thousands of patches, in the order of the index.
-                cross join lateral (
-                    select pb.patch_id, pb.cell
-                    from eo.patch_bucket pb
-                    where pb.encoder_id = used_encoder and pb.bucket_no = b.bucket_no and pb.segment = 0
-                      and pb.patch_id <> all (left_out)
-                    order by pb.patch_id
-                    limit max_results - found_before
-                ) member
-                where b.distance > reached
-                order by b.distance, member.patch_id
-                limit max_results - found_before
-            ) found
-            join eo.patch p on p.patch_id = found.patch_id and p.cell = found.cell
-            order by 1;
-        get diagnostics found_now = row_count;
-        found_before := found_before + found_now;
-        exit when found_before >= max_results or step.complete;
-        reached := step.distances[cardinality(step.distances)];
-        wanted := least(8::bigint * wanted, 2147483647);
-    end loop;
+            select n.rank, n.patch_id, n.cell, n.name, n.distance
+            from eo_internal.infiltered_nearest(
+                encoder_id, positives, negatives, max_results, radius, left_out, filter, proposed.patch_ids, proposed.distances)
+                with ordinality as n (patch_id, cell, name, distance, rank);
+    else
+        return query
+            select n.rank, n.patch_id, n.cell, n.name, n.distance
+            from eo_internal.postfiltered_nearest(encoder_id, positives, negatives, max_results, radius, left_out, filter)
+                with ordinality as n (patch_id, cell, name, distance, rank);
+    end if;
 end
 $$;
 
@@ -267,9 +347,8 @@ rows 10 cost 100000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    used_encoder smallint := eo_internal.hash_function_of(array[code], encoder);
 begin
-    perform eo_internal.check_code(code, used_encoder);
     return query
         select *
         from eo_internal.nearest_patches(
@@ -293,9 +372,8 @@ rows 10 cost 100000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    used_encoder smallint := eo_internal.hash_function_of(array[code], encoder);
 begin
-    perform eo_internal.check_code(code, used_encoder);
     perform eo_internal.check_radius(radius);
     return query
         select *
@@ -305,6 +383,44 @@ end
 $$;
 comment on function eo.within_distance(bit varying, integer, eo.filter, text) is
 'All patches whose hash codes differ from a code in at most radius bits and that the filter lets pass, nearest first. Exact.';
+
+-- What examples have in common, stored patches given by name.
+create or replace function eo_internal.check_patches(names text[])
+returns void
+language plpgsql
+stable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    unknown text;
+begin
+    select given.name into unknown
+    from unnest(names) as given (name)
+    where not exists (select from eo.patch p where p.name = given.name)
+    limit 1;
+    if found then
+        raise exception 'there is no patch "%"', unknown
+            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+    end if;
+end
+$$;
+
+create or replace function eo_internal.given_positives(positives text[])
+returns text[]
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if coalesce(cardinality(positives), 0) = 0 then
+        raise exception 'no positive example was given'
+            using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
+    end if;
+    return eo_internal.given_list(positives);
+end
+$$;
 
 create or replace function eo_internal.example_code(patch text, encoder_id smallint)
 returns eo_internal.example
@@ -325,12 +441,9 @@ begin
     order by p.patch_id
     limit 1;
     if not found then
-        if exists (select from eo.patch p where p.name = patch) then
-            raise exception 'patch "%" has no hash code', patch
-                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
-        end if;
-        raise exception 'there is no patch "%"', patch
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+        perform eo_internal.check_patches(array[patch]);
+        raise exception 'patch "%" has no hash code', patch
+            using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
     end if;
     return example;
 end
@@ -366,6 +479,26 @@ $$;
 comment on function eo.similar(text, eo.filter, integer, text, boolean) is
 'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap it, such as its other dates. See eo.similar_to_code.';
 
+-- The code of an uploaded image: what a reader may ask of eo_internal.hash_image.
+create or replace function eo_internal.image_code(image bytea, encoder_id smallint, bands text[])
+returns bit varying
+language plpgsql
+stable parallel unsafe
+security definer
+cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    perform eo_internal.require_python();
+    perform eo_internal.check_image(image, bands);
+    return (
+        select (eo_internal.hash_image(e.encoder_id, e.parent_id, image, image_code.bands)).code
+        from eo.encoder e
+        where e.encoder_id = image_code.encoder_id
+    );
+end
+$$;
+
 create or replace function eo.similar_to_image(
     image bytea,
     filter eo.filter default null,
@@ -382,13 +515,11 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     used_encoder smallint := eo_internal.encoder_id(encoder, true);
-    parent text := (select parent.name || ':' || parent.version from eo.encoder e
-                    join eo.encoder parent on parent.encoder_id = e.parent_id where e.encoder_id = used_encoder);
 begin
     return query
         select *
         from eo_internal.nearest_patches(
-            used_encoder, array[eo.hash(eo.encode_image(image, parent, bands), encoder)], '{}', max_results, null, '{}', filter);
+            used_encoder, array[eo_internal.image_code(image, used_encoder, bands)], '{}', max_results, null, '{}', filter);
 end
 $$;
 comment on function eo.similar_to_image(bytea, eo.filter, integer, text, text[]) is
@@ -415,13 +546,9 @@ declare
     wanted bit varying[];
     unwanted bit varying[];
 begin
-    if coalesce(cardinality(positives), 0) = 0 then
-        raise exception 'no positive example was given'
-            using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
-    end if;
     select array_agg(e.patch_id), array_agg(e.code) filter (where positive), coalesce(array_agg(e.code) filter (where not positive), '{}')
     into examples, wanted, unwanted
-    from (select unnest(eo_internal.given_list(positives)) as name, true as positive union all select unnest(eo_internal.given_list(negatives)), false) given,
+    from (select unnest(eo_internal.given_positives(positives)) as name, true as positive union all select unnest(eo_internal.given_list(negatives)), false) given,
          eo_internal.example_code(given.name, used_encoder) as e;
     if exclude_same_place then
         examples := examples || eo_internal.left_out(positives || negatives, true);

@@ -21,21 +21,12 @@ stable parallel safe
 security invoker
 set search_path = pg_catalog, eo, pg_temp
 as $$
-declare
-    unknown text;
 begin
     if exclude_same_place and coalesce(cardinality(exclude), 0) = 0 then
         raise exception 'exclude_same_place was asked for, but exclude names no patch'
             using errcode = 'invalid_parameter_value', hint = 'Pass in exclude the names of the patches whose places are to be left out.';
     end if;
-    select given.name into unknown
-    from unnest(eo_internal.given_list(exclude)) as given (name)
-    where not exists (select from eo.patch p where p.name = given.name)
-    limit 1;
-    if found then
-        raise exception 'there is no patch "%"', unknown
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
-    end if;
+    perform eo_internal.check_patches(eo_internal.given_list(exclude));
     if exclude_same_place then
         return (select array_agg(distinct p.patch_id)
                 from eo.patch excluded
@@ -57,14 +48,15 @@ end;
 
 -- Nearest patches at half precision: candidates, to be ranked by their true distances. There are fewer than
 -- max_candidates when no more pass, or when the scan of the index ended early.
-create or replace function eo_internal.vector_candidates(
+create or replace function eo_internal.hnsw_candidates(
     vec public.vector,
     encoder_id smallint,
     max_candidates bigint,
     left_out bigint[],
-    filter eo.filter
+    filter eo.filter,
+    out patch_ids bigint[],
+    out cells text[]
 )
-returns bigint[]
 language plpgsql
 stable parallel unsafe
 security invoker
@@ -76,7 +68,6 @@ declare
     breadth text := current_setting('hnsw.ef_search');
     iteration text := current_setting('hnsw.iterative_scan');
     longest_scan text := current_setting('hnsw.max_scan_tuples');
-    candidates bigint[];
 begin
     -- Set here and put back below: in the function's header, a role that is not a superuser could not create or restore it,
     -- because a session does not know pgvector's settings before it has used a vector.
@@ -87,9 +78,9 @@ begin
     -- because the planner then knows by its foreign key that each vector has one patch, and so can tell by the filters'
     -- selectivity whether to walk the index or to rank just the patches that pass.
     execute format(
-        'select array_agg(nearest.patch_id)
+        'select array_agg(nearest.patch_id), array_agg(nearest.cell)
          from (
-             select e.patch_id
+             select e.patch_id, e.cell
              from eo_internal.%I e
              join eo.patches($4) p
                  on p.patch_id = e.patch_id and p.cell = e.cell
@@ -97,12 +88,11 @@ begin
              order by e.embedding::public.halfvec(%s) operator(public.<->) $1::public.halfvec
              limit $2
          ) nearest', 'embedding__' || encoder_id, dimension)
-        into candidates
+        into patch_ids, cells
         using vec, max_candidates, left_out, filter;
     perform set_config('hnsw.ef_search', breadth, true),
             set_config('hnsw.iterative_scan', iteration, true),
             set_config('hnsw.max_scan_tuples', longest_scan, true);
-    return candidates;
 end
 $$;
 
@@ -131,7 +121,7 @@ declare
     vector_index regclass := to_regclass(format('eo_internal.%I', eo_internal.vector_index_name(used_encoder)));
     max_candidates bigint := 4 * max_results::bigint;
     few bigint;
-    candidates bigint[];
+    candidates record;
 begin
     if public.vector_dims(vec) is distinct from wanted then
         raise exception 'the vector has % dimensions, but the encoder makes %', public.vector_dims(vec), wanted
@@ -162,13 +152,24 @@ begin
                               limit few) passing);
     end if;
     if approximate then
-        candidates := eo_internal.vector_candidates(
+        candidates := eo_internal.hnsw_candidates(
             vec, used_encoder, max_candidates, left_out, filter);
-        if coalesce(cardinality(candidates), 0) < max_results then
-            candidates := null;
-        end if;
+        approximate := coalesce(cardinality(candidates.patch_ids), 0) >= max_results;
     end if;
-    if candidates is not null or not filtered then
+    if approximate then
+        return query
+            select row_number() over (order by nearest.distance, nearest.patch_id), nearest.patch_id, p.cell, p.name, nearest.distance
+            from (
+                select e.patch_id, e.cell, e.embedding operator(public.<->) vec as distance
+                from unnest(candidates.patch_ids, candidates.cells) as candidate (patch_id, cell)
+                join eo.embedding e on e.patch_id = candidate.patch_id and e.cell = candidate.cell
+                where e.encoder_id = used_encoder
+                order by 3, 1
+                limit max_results
+            ) nearest
+            join eo.patch p on p.patch_id = nearest.patch_id and p.cell = nearest.cell
+            order by 1;
+    elsif not filtered then
         -- Nothing is left to filter: vectors are ranked without looking at their patches.
         return query
             select row_number() over (order by nearest.distance, nearest.patch_id), nearest.patch_id, p.cell, p.name, nearest.distance
@@ -176,7 +177,6 @@ begin
                 select e.patch_id, e.cell, e.embedding operator(public.<->) vec as distance
                 from eo.embedding e
                 where e.encoder_id = used_encoder
-                  and (candidates is null or e.patch_id = any (candidates))
                   and (left_out is null or e.patch_id <> all (left_out))
                 order by 3, 1
                 limit max_results
@@ -220,12 +220,9 @@ begin
     order by p.patch_id
     limit 1;
     if not found then
-        if exists (select from eo.patch p where p.name = patch) then
-            raise exception 'patch "%" has no vector', patch
-                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
-        end if;
-        raise exception 'there is no patch "%"', patch
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+        perform eo_internal.check_patches(array[patch]);
+        raise exception 'patch "%" has no vector', patch
+            using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
     end if;
     return example;
 end
@@ -244,11 +241,7 @@ declare
     wanted public.vector;
     unwanted public.vector;
 begin
-    if coalesce(cardinality(positives), 0) = 0 then
-        raise exception 'no positive example was given'
-            using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
-    end if;
-    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(positives)) as name);
+    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_positives(positives)) as name);
     unwanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(negatives)) as name);
     -- A quarter: the weights then stand as Rocchio's customary 0.75 to 0.15, and add up to 1.
     return coalesce(wanted operator(public.+) ((wanted operator(public.-) unwanted)

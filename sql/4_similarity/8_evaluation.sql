@@ -196,12 +196,9 @@ declare
     patch_a eo.patch;
     patch_b eo.patch;
 begin
+    perform eo_internal.check_patches(array[a, b]);
     select * into patch_a from eo.patch p where p.name = a order by p.patch_id limit 1;
     select * into patch_b from eo.patch p where p.name = b order by p.patch_id limit 1;
-    if patch_a.patch_id is null or patch_b.patch_id is null then
-        raise exception 'there is no patch "%"', case when patch_a.patch_id is null then a else b end
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
-    end if;
     return query
         select 'distance', e.name || ':' || e.version || coalesce(' (' || e.bits || ' bits)', ''), null::text, null::text, stored.distance
         from (

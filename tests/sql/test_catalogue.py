@@ -173,9 +173,10 @@ def test_parallel_safety_is_the_truth(module_archive: psycopg.Connection, routin
     calls = {(names[oid], names[target]) for oid, targets in callees(routines).items() for target in targets}
     assert calls >= {
         ("eo.similar", "eo_internal.nearest_patches"),
-        ("eo_internal.nearest_patches", "eo_internal.nearest_codes"),
+        ("eo_internal.nearest_patches", "eo_internal.unfiltered_nearest"),
+        ("eo_internal.unfiltered_nearest", "eo_internal.nearest_codes"),
         ("eo_internal.nearest_codes", "eo_internal.packed_codes"),
-        ("eo_internal.vector_candidates", "eo.patches"),
+        ("eo_internal.hnsw_candidates", "eo.patches"),
         ("eo.contact_sheet", "eo.map_patch"),
         ("eo_internal.ranking_id", "eo_internal.encoder_id"),
     }
