@@ -100,7 +100,7 @@ begin
 end
 $$;
 comment on function eo.encode(public.raster[], text) is
-'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order, in the units that it declares (eo.encoder.units). Raises numeric_value_out_of_range for numbers that cannot be of these, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands of the finest raster, unless set otherwise).';
+'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order, in its units (eo.encoder.units). Raises numeric_value_out_of_range for numbers of other units, program_limit_exceeded beyond pgearth.max_image_pixels.';
 
 create or replace function eo_internal.check_image(image bytea, bands text[])
 returns void
@@ -132,4 +132,4 @@ begin
 end
 $$;
 comment on function eo.encode_image(bytea, text, text[]) is
-'Vector of an uploaded GeoTIFF. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there, in the units that it declares (eo.encoder.units), or with scale and offset in the file, which then are applied. Pixels of the nodata value, outside of the file''s mask or with alpha 0 have no data; a file whose first row is the southernmost is turned. Raises numeric_value_out_of_range for numbers that cannot be of the encoder''s units, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands, unless set otherwise).';
+'Vector of an uploaded GeoTIFF, whose bands are found by their descriptions, or named by bands in the order of the file, in the encoder''s units (eo.encoder.units) or with scale and offset: docs/limits.md. Raises numeric_value_out_of_range for numbers of other units, program_limit_exceeded beyond pgearth.max_image_pixels.';

@@ -523,7 +523,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_image(bytea, eo.filter, integer, text, text[]) is
-'Query by an uploaded image: encodes and hashes a GeoTIFF (see eo.encode_image for its bands) and returns the max_results patches most similar to it, among those that the filter lets pass. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
+'Query by an uploaded GeoTIFF: the max_results patches most similar to it, among those that the filter lets pass; bands: see eo.encode_image. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
 
 create or replace function eo.similar_to_examples(
     positives text[],
@@ -560,4 +560,4 @@ begin
 end
 $$;
 comment on function eo.similar_to_examples(text[], text[], eo.filter, integer, text, boolean) is
-'Query by several examples, names of stored patches: the max_results patches with the least sum of Hamming distances to the positive ones less that to the negative ones, the examples themselves left out, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap an example. Exact.';
+'Query by several examples, names of stored patches: the max_results others with the least sum of Hamming distances to the positive ones less that to the negative ones, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap an example. Exact.';

@@ -201,7 +201,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_vector(public.vector, eo.filter, integer, text, boolean, text[], boolean) is
-'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that the filter lets pass. encoder: a name or name:version; null: the current one. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, numeric_value_out_of_range for numbers too large for distances or, if approximate, for half precision (65504), undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
+'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance), among those that the filter lets pass. Exact unless approximate (docs/search.md); exclude: names of patches to leave out, exclude_same_place: and all that overlap them. Raises invalid_parameter_value for a vector of another length, object_not_in_prerequisite_state where approximate finds no index.';
 
 create or replace function eo_internal.example_embedding(patch text, encoder_id smallint)
 returns public.vector
@@ -250,7 +250,7 @@ begin
 end
 $$;
 comment on function eo.example_vector(text[], text[], text) is
-'Query vector for eo.similar_to_vector from examples, names of stored patches: the mean of the positive ones, moved away from the mean of the negative ones by a quarter of their difference, 1.25 mean(positives) - 0.25 mean(negatives). This is Rocchio''s relevance feedback (in: Salton, The SMART Retrieval System, 1971; Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, section 9.1.1) with the positives as the first query and the weights in the customary ratio of 0.75 to 0.15, scaled to add up to 1 so that the result does not depend on the origin of the vector space. An example named twice counts twice. To leave the examples out of the result, pass them as exclude. Raises invalid_parameter_value without positives, no_data_found for a patch that is unknown or has no vector.';
+'Query vector for eo.similar_to_vector from examples, names of stored patches: 1.25 mean(positives) - 0.25 mean(negatives), as by Rocchio''s relevance feedback. An example named twice counts twice. Raises invalid_parameter_value without positives, no_data_found for a patch that is unknown or has no vector.';
 
 create or replace function eo.build_vector_index(encoder text default null, m integer default 16, ef_construction integer default 128)
 returns text
@@ -306,4 +306,4 @@ begin
 end
 $$;
 comment on function eo.build_vector_index(text, integer, integer) is
-'Builds the HNSW index (pgvector, half precision) over an encoder''s vectors that eo.similar_to_vector(approximate => true) uses, and returns its name; does nothing where it stands already, and builds it anew for other parameters. m: links per vector, ef_construction: breadth of the search for them; more of either gives better recall for a longer build. It is fastest when the graph fits into maintenance_work_mem (about 1 kB and two bytes per dimension for each vector); another session sees how far it is in pg_stat_progress_create_index. Vectors stored later enter it by themselves. An interrupted build leaves nothing behind. Raises invalid_parameter_value for an m other than 2 to 100 and an ef_construction other than 2 m to 1,000, program_limit_exceeded for vectors of more than 4,000 dimensions, numeric_value_out_of_range for numbers beyond 65,504. (writer)';
+'Builds the HNSW index (half precision) for eo.similar_to_vector(approximate => true), and returns its name; anew for another m (links per vector, 2 to 100) or ef_construction (breadth of the search for them, 2 m to 1,000). Raises program_limit_exceeded for more than 4,000 dimensions, numeric_value_out_of_range for numbers beyond 65,504. (writer)';

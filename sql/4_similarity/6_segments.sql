@@ -117,7 +117,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_segments(bit varying[], eo.filter, integer, text) is
-'Multi-code search: the max_results patches with the least sum, over the given hash codes of segments, of the Hamming distance to the nearest of the patch''s segments (null: all patches with codes of segments), among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --segments (windows of a grid) or --segments (superpixels) makes codes of segments.';
+'Multi-code search: the max_results patches (null: all) with the least sum, over the given hash codes of segments, of the Hamming distance to the nearest of the patch''s segments, among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact.';
 
 create or replace function eo.similar_segments(
     patch text,
@@ -191,7 +191,7 @@ begin
 end
 $$;
 comment on function eo.segment_codes(bytea, text, text[]) is
-'Hash codes of the segments of an uploaded GeoTIFF, cut as those of the stored patches were (eo.encoder.segmentation), in the order of their numbers: the query for eo.similar_to_segments. encoder: hash function, a name or name:version; null: the current one. bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --segments, and invalid_parameter_value where the pixels of a band do not fit the cuts.';
+'Hash codes of the segments of an uploaded GeoTIFF, cut as those of the stored patches were, in their order: the query for eo.similar_to_segments; bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --segments, invalid_parameter_value where the pixels of a band do not fit the cuts.';
 
 create or replace function eo.drop_segment_codes(encoder text default null)
 returns bigint

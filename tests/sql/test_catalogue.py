@@ -243,6 +243,16 @@ def test_everything_public_has_a_comment(module_archive: psycopg.Connection) -> 
     assert missing == []
 
 
+SHORT_COMMENTS = ("1_archive/", "3_models/", "4_similarity/")
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.name.startswith(SHORT_COMMENTS)], ids=lambda file: file.name)
+def test_comments_are_short(file: SqlFile) -> None:
+    """A sentence or two; the manual is in docs/."""
+    comments = [node.stmt for node in parse_sql(file.text) if isinstance(node.stmt, nodes.CommentStmt)]
+    assert [comment.comment for comment in comments if len(comment.comment) > 400] == []
+
+
 def test_clients_list_what_is_for_people(module_archive: psycopg.Connection) -> None:
     """In schema eo: partitions, pieces and other derived tables are in eo_internal. Layers have one geometry type and one SRID."""
     module_archive.execute("select eo.register_encoder('x', 1, 'spectral', '{B02}', %s, dimension => 3)", (NO_WEIGHTS,))
