@@ -29,6 +29,7 @@ RETIRED_NAMES = frozenset(
         "drop_region_codes",
         "encode_regions",
         "encode_segments",
+        "filtered_patch_ids",
         "image_bands",
         "labels_match",
         "near_regions",

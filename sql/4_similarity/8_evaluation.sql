@@ -11,8 +11,7 @@ begin atomic
         encoder, exists (select from eo.encoder e where e.bits is not null and encoder in (e.name, e.name || ':' || e.version)));
 end;
 
-create or replace function eo_internal.filtered_patch_ids(filter eo.filter)
-returns bigint[]
+create or replace function eo_internal.filtered_patches(filter eo.filter, out patch_ids bigint[], out cells text[])
 language plpgsql
 stable parallel safe
 security invoker
@@ -20,14 +19,15 @@ set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 begin
-    return array(select p.patch_id from eo.patches(filter) p order by p.patch_id);
+    select coalesce(array_agg(p.patch_id), '{}'), coalesce(array_agg(p.cell), '{}') into patch_ids, cells
+    from (select p.patch_id, p.cell from eo.patches(filter) p order by p.patch_id) p;
 end
 $$;
 
 -- The features (a code, or a vector) and the labels of patches, each column a binary value per patch, by patch_id: labels
 -- are the bits of a word, classes of the scheme's level in the order of their ids; labelled tells whether they are known,
 -- encoded whether there are features, of which there are only so many.
-create or replace function eo_internal.labelled_features(encoder_id smallint, wanted bigint[], scheme text, level integer)
+create or replace function eo_internal.labelled_features(encoder_id smallint, wanted bigint[], cells text[], scheme text, level integer)
 returns table (patch_ids bytea, labels bytea, labelled bytea, encoded bytea, features bytea)
 language sql
 stable parallel safe
@@ -45,8 +45,8 @@ begin atomic
     patch as (
         select p.patch_id, coalesce(varbit_send(b.code), public.vector_send(e.embedding)) as features,
                case when labelled_features.scheme = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
-        from unnest(wanted) as w (patch_id)
-        join eo.patch p on p.patch_id = w.patch_id
+        from unnest(wanted, cells) as w (patch_id, cell)
+        join eo.patch p on p.patch_id = w.patch_id and p.cell = w.cell
         left join eo.patch_bucket pb
             on pb.patch_id = p.patch_id and pb.cell = p.cell and pb.encoder_id = labelled_features.encoder_id and pb.segment = 0
         left join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
@@ -101,9 +101,10 @@ begin
     end if;
     return query
         select m.metric, m.value, m.chance
-        from eo_internal.retrieval_metrics(
-            used_encoder, eo_internal.filtered_patch_ids(queries), eo_internal.filtered_patch_ids(archive), scheme, used_level,
-            k, relevance, max_queries, seed) m;
+        from eo_internal.filtered_patches(queries) q,
+             eo_internal.filtered_patches(archive) a,
+             eo_internal.retrieval_metrics(
+                 used_encoder, q.patch_ids, q.cells, a.patch_ids, a.cells, scheme, used_level, k, relevance, max_queries, seed) m;
 end
 $$;
 comment on function eo.retrieval_metrics(text, eo.filter, eo.filter, integer, text, text, integer, integer, integer) is
@@ -159,7 +160,8 @@ declare
 begin
     perform eo_internal.require_python();
     return query
-        select s.statistic, s.value from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
+        select s.statistic, s.value
+        from eo_internal.filtered_patches(patches) p, eo_internal.code_statistics(used_encoder, p.patch_ids, p.cells) s;
 end
 $$;
 comment on function eo.code_statistics(text, eo.filter) is

@@ -86,7 +86,7 @@ READER = {
 INTERNAL_READER = {
     "band_statistics",
     "examples",
-    "filtered_patch_ids",
+    "filtered_patches",
     "among",
     "area_of_geojson",
     "country_codes",
