@@ -95,12 +95,7 @@ end;
 
 -- Without a filter: the members of the nearest buckets. The first step finds enough, unless patches were deleted or left out.
 create or replace function eo_internal.unfiltered_nearest(
-    encoder_id smallint,
-    positives bit varying[],
-    negatives bit varying[],
-    max_results integer,
-    radius integer,
-    left_out bigint[]
+    encoder_id smallint, positives bit varying[], negatives bit varying[], max_results integer, radius integer, left_out bigint[]
 )
 returns table (patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -151,15 +146,8 @@ $$;
 -- In-filtering: the packed patches propose, nearest first, patches that may pass; those that do are taken. patch_ids and
 -- distances are the first proposals, twice max_results.
 create or replace function eo_internal.infiltered_nearest(
-    encoder_id smallint,
-    positives bit varying[],
-    negatives bit varying[],
-    max_results integer,
-    radius integer,
-    left_out bigint[],
-    filter eo.filter,
-    patch_ids bigint[],
-    distances integer[]
+    encoder_id smallint, positives bit varying[], negatives bit varying[], max_results integer, radius integer, left_out bigint[],
+    filter eo.filter, patch_ids bigint[], distances integer[]
 )
 returns table (patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -200,14 +188,8 @@ $$;
 
 -- Pre-filtering: all patches that pass are ranked, of those farther than a distance.
 create or replace function eo_internal.prefiltered_nearest(
-    encoder_id smallint,
-    positives bit varying[],
-    negatives bit varying[],
-    max_results integer,
-    radius integer,
-    left_out bigint[],
-    filter eo.filter,
-    farther_than integer
+    encoder_id smallint, positives bit varying[], negatives bit varying[], max_results integer, radius integer, left_out bigint[],
+    filter eo.filter, farther_than integer
 )
 returns table (patch_id bigint, cell text, name text, distance integer)
 language plpgsql
@@ -235,12 +217,7 @@ $$;
 -- Post-filtering: the buckets are walked outward, and of their members those are taken that pass. Where few do, so that to
 -- rank them all costs no more than a walk past as many buckets, pre-filtering finds the rest.
 create or replace function eo_internal.postfiltered_nearest(
-    encoder_id smallint,
-    positives bit varying[],
-    negatives bit varying[],
-    max_results integer,
-    radius integer,
-    left_out bigint[],
+    encoder_id smallint, positives bit varying[], negatives bit varying[], max_results integer, radius integer, left_out bigint[],
     filter eo.filter
 )
 returns table (patch_id bigint, cell text, name text, distance integer)
@@ -290,12 +267,7 @@ $$;
 
 -- What every search by code asks for: the nearest patches by the sum of distances to positives less that to negatives.
 create or replace function eo_internal.nearest_patches(
-    encoder_id smallint,
-    positives bit varying[],
-    negatives bit varying[],
-    max_results integer,
-    radius integer,
-    left_out bigint[],
+    encoder_id smallint, positives bit varying[], negatives bit varying[], max_results integer, radius integer, left_out bigint[],
     filter eo.filter
 )
 returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
@@ -304,6 +276,7 @@ stable parallel unsafe
 security invoker
 rows 10 cost 100000
 set search_path = pg_catalog, eo, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     proposed record;
@@ -383,181 +356,3 @@ end
 $$;
 comment on function eo.within_distance(bit varying, integer, eo.filter, text) is
 'All patches whose hash codes differ from a code in at most radius bits and that the filter lets pass, nearest first. Exact.';
-
--- What examples have in common, stored patches given by name.
-create or replace function eo_internal.check_patches(names text[])
-returns void
-language plpgsql
-stable parallel safe
-security invoker
-set search_path = pg_catalog, eo, pg_temp
-as $$
-declare
-    unknown text;
-begin
-    select given.name into unknown
-    from unnest(names) as given (name)
-    where not exists (select from eo.patch p where p.name = given.name)
-    limit 1;
-    if found then
-        raise exception 'there is no patch "%"', unknown
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
-    end if;
-end
-$$;
-
-create or replace function eo_internal.given_positives(positives text[])
-returns text[]
-language plpgsql
-immutable parallel safe
-security invoker
-set search_path = pg_catalog, eo, pg_temp
-as $$
-begin
-    if coalesce(cardinality(positives), 0) = 0 then
-        raise exception 'no positive example was given'
-            using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
-    end if;
-    return eo_internal.given_list(positives);
-end
-$$;
-
-create or replace function eo_internal.example_code(patch text, encoder_id smallint)
-returns eo_internal.example
-language plpgsql
-stable parallel safe
-security invoker
-set search_path = pg_catalog, eo, pg_temp
-as $$
-declare
-    example eo_internal.example;
-begin
-    select p.patch_id, b.code into example
-    from eo.patch p
-    join eo.patch_bucket pb on pb.patch_id = p.patch_id and pb.cell = p.cell and pb.encoder_id = example_code.encoder_id
-        and pb.segment = 0
-    join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
-    where p.name = patch
-    order by p.patch_id
-    limit 1;
-    if not found then
-        perform eo_internal.check_patches(array[patch]);
-        raise exception 'patch "%" has no hash code', patch
-            using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
-    end if;
-    return example;
-end
-$$;
-
-create or replace function eo.similar(
-    patch text,
-    filter eo.filter default null,
-    max_results integer default 10,
-    encoder text default null,
-    exclude_same_place boolean default false
-)
-returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
-language plpgsql
-stable parallel unsafe
-security invoker
-rows 10 cost 100000
-set search_path = pg_catalog, eo, pg_temp
-as $$
-declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
-    example eo_internal.example;
-    left_out bigint[];
-begin
-    example := eo_internal.example_code(patch, used_encoder);
-    left_out := example.patch_id || case when exclude_same_place then eo_internal.left_out(array[patch], true) else '{}' end;
-    return query
-        select *
-        from eo_internal.nearest_patches(
-            used_encoder, array[example.code], '{}', max_results, null, left_out, filter);
-end
-$$;
-comment on function eo.similar(text, eo.filter, integer, text, boolean) is
-'Query by example: the max_results patches most similar to a stored patch, itself left out, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap it, such as its other dates. See eo.similar_to_code.';
-
--- The code of an uploaded image: what a reader may ask of eo_internal.hash_image.
-create or replace function eo_internal.image_code(image bytea, encoder_id smallint, bands text[])
-returns bit varying
-language plpgsql
-stable parallel unsafe
-security definer
-cost 100000
-set search_path = pg_catalog, eo, pg_temp
-as $$
-begin
-    perform eo_internal.require_python();
-    perform eo_internal.check_image(image, bands);
-    return (
-        select (eo_internal.hash_image(e.encoder_id, e.parent_id, image, image_code.bands)).code
-        from eo.encoder e
-        where e.encoder_id = image_code.encoder_id
-    );
-end
-$$;
-
-create or replace function eo.similar_to_image(
-    image bytea,
-    filter eo.filter default null,
-    max_results integer default 10,
-    encoder text default null,
-    bands text[] default null
-)
-returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
-language plpgsql
-stable parallel unsafe
-security invoker
-rows 10 cost 100000
-set search_path = pg_catalog, eo, pg_temp
-as $$
-declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
-begin
-    return query
-        select *
-        from eo_internal.nearest_patches(
-            used_encoder, array[eo_internal.image_code(image, used_encoder, bands)], '{}', max_results, null, '{}', filter);
-end
-$$;
-comment on function eo.similar_to_image(bytea, eo.filter, integer, text, text[]) is
-'Query by an uploaded GeoTIFF: the max_results patches most similar to it, among those that the filter lets pass; bands: see eo.encode_image. In psql: \set image `base64 -w0 FILE`, then decode(:''image'', ''base64'').';
-
-create or replace function eo.similar_to_examples(
-    positives text[],
-    negatives text[] default '{}',
-    filter eo.filter default null,
-    max_results integer default 10,
-    encoder text default null,
-    exclude_same_place boolean default false
-)
-returns table (rank bigint, patch_id bigint, cell text, name text, distance integer)
-language plpgsql
-stable parallel unsafe
-security invoker
-rows 10 cost 100000
-set search_path = pg_catalog, eo, pg_temp
-as $$
-declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
-    examples bigint[];
-    wanted bit varying[];
-    unwanted bit varying[];
-begin
-    select array_agg(e.patch_id), array_agg(e.code) filter (where positive), coalesce(array_agg(e.code) filter (where not positive), '{}')
-    into examples, wanted, unwanted
-    from (select unnest(eo_internal.given_positives(positives)) as name, true as positive union all select unnest(eo_internal.given_list(negatives)), false) given,
-         eo_internal.example_code(given.name, used_encoder) as e;
-    if exclude_same_place then
-        examples := examples || eo_internal.left_out(positives || negatives, true);
-    end if;
-    return query
-        select *
-        from eo_internal.nearest_patches(
-            used_encoder, wanted, unwanted, max_results, null, examples, filter);
-end
-$$;
-comment on function eo.similar_to_examples(text[], text[], eo.filter, integer, text, boolean) is
-'Query by several examples, names of stored patches: the max_results others with the least sum of Hamming distances to the positive ones less that to the negative ones, among those that the filter lets pass. exclude_same_place: leave out also all patches that overlap an example. Exact.';

@@ -1,42 +1,6 @@
 -- Search by vector (Euclidean distance): exact, or approximate by name; query vectors made from several examples; the
 -- HNSW index of the approximate search.
 
-create or replace function eo_internal.same_place(footprint public.geometry, places public.geometry)
-returns boolean
-language sql
-immutable parallel safe
-security invoker
-cost 1000
-begin atomic
-    -- More than a thousandth of the smaller area: the edge of a patch is straight in its own reference system and not in
-    -- EPSG:4326, so neighbours of grids that are offset to each other overlap by slivers of a few centimetres.
-    select public.ST_Intersects(footprint, places)
-           and public.ST_Area(public.ST_Intersection(footprint, places, -1::double precision)) > 0.001 * least(public.ST_Area(footprint), public.ST_Area(places));
-end;
-
-create or replace function eo_internal.left_out(exclude text[], exclude_same_place boolean)
-returns bigint[]
-language plpgsql
-stable parallel safe
-security invoker
-set search_path = pg_catalog, eo, pg_temp
-as $$
-begin
-    if exclude_same_place and coalesce(cardinality(exclude), 0) = 0 then
-        raise exception 'exclude_same_place was asked for, but exclude names no patch'
-            using errcode = 'invalid_parameter_value', hint = 'Pass in exclude the names of the patches whose places are to be left out.';
-    end if;
-    perform eo_internal.check_patches(eo_internal.given_list(exclude));
-    if exclude_same_place then
-        return (select array_agg(distinct p.patch_id)
-                from eo.patch excluded
-                join eo.patch p on eo_internal.same_place(p.footprint, excluded.footprint)
-                where excluded.name = any (exclude));
-    end if;
-    return (select array_agg(p.patch_id) from eo.patch p where p.name = any (exclude));
-end
-$$;
-
 create or replace function eo_internal.vector_index_name(encoder_id smallint)
 returns text
 language sql
