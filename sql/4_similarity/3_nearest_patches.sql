@@ -144,7 +144,7 @@ end
 $$;
 
 -- In-filtering: the packed patches propose, nearest first, patches that may pass; those that do are taken. patch_ids and
--- distances are the first proposals, twice max_results.
+-- distances are the first proposals, twice max_results. The packed files have no cells.
 create or replace function eo_internal.infiltered_nearest(
     encoder_id smallint, positives bit varying[], negatives bit varying[], max_results integer, radius integer, left_out bigint[],
     filter eo.filter, patch_ids bigint[], distances integer[]
