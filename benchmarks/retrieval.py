@@ -364,13 +364,16 @@ def map_of_vectors(
 ) -> float:
     """mAP of an encoder's vectors (n, d) after a transformation, by Euclidean distance, for the same queries."""
     parent = find(connection, encoder, hashing=False)
-    queries, found = (
-        value(connection, "select eo_internal.filtered_patch_ids(%s)", Jsonb(filters)) for filters in (TEST, archive)
-    )
+    passing = """
+        select p.*
+        from eo_internal.filtered_patches(eo.filter(%s::jsonb)) f, unnest(f.patch_ids, f.cells) as p (patch_id, cell)
+        """
+    queries, found = (dict(connection.execute(passing, (Jsonb(filters),)).fetchall()) for filters in (TEST, archive))
+    cells = queries | found
     level = value(connection, "select max(level) from eo.label where scheme = %s", SCHEME)
     row = connection.execute(
-        "select * from eo_internal.labelled_features(%s::smallint, %s, %s, %s)",
-        (parent.encoder_id, sorted({*queries, *found}), SCHEME, level),
+        "select * from eo_internal.labelled_features(%s::smallint, %s, %s, %s, %s)",
+        (parent.encoder_id, *map(list, zip(*sorted(cells.items()), strict=True)), SCHEME, level),
     ).fetchone()
     assert row is not None
     patch_ids, labels, labelled, encoded, features = row
@@ -385,7 +388,7 @@ def map_of_vectors(
         None,
     )
     assert patches.encoded.all()
-    measured = evaluate(patches, queries, found, K, relevance_rule(relevance))
+    measured = evaluate(patches, list(queries), list(found), K, relevance_rule(relevance))
     return next(number for name, number, _ in measured if name == "map")
 
 

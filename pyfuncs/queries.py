@@ -100,7 +100,7 @@ with found as materialized (
     from eo.patches({filter}) p
 ),
 checked as (
-    select f.patch_id, f.label_ids, r.bands = cardinality(%(bands)s::text[]) as complete,
+    select f.patch_id, f.cell, f.label_ids, r.bands = cardinality(%(bands)s::text[]) as complete,
            %(scheme)s::text is null or f.label_ids is not null as labelled
     from found f
     cross join lateral (
@@ -110,6 +110,7 @@ checked as (
     ) r
 )
 select coalesce(string_agg(int8send(c.patch_id), '' order by c.patch_id) filter (where c.complete and c.labelled), ''),
+       string_agg(c.cell, ',' order by c.patch_id) filter (where c.complete and c.labelled),
        count(*), count(*) filter (where not c.complete), count(*) filter (where c.complete and not c.labelled),
        coalesce(bool_or(c.label_ids && %(label_ids)s::smallint[]) filter (where c.complete), false),
        array(select distinct b.band
@@ -125,8 +126,8 @@ copy (
     from (
         select w.number, w.patch_id, r.bands, r.rast,
                case when %(scheme)s::text = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
-        from unnest(%(patch_ids)s::bigint[]) with ordinality as w (patch_id, number)
-        left join eo.patch p on p.patch_id = w.patch_id
+        from unnest(%(patch_ids)s::bigint[], %(cells)s::text[]) with ordinality as w (patch_id, cell, number)
+        left join eo.patch p on p.patch_id = w.patch_id and p.cell = w.cell
         left join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell and r.bands && %(bands)s::text[]
         order by w.number, r.resolution
         offset 0
@@ -134,7 +135,7 @@ copy (
 ) to stdout (format binary)
 """
 SIZE_OF_FEATURES_QUERY = "select bits, dimension from eo.encoder where encoder_id = $1"
-LABELLED_FEATURES_QUERY = "select * from eo_internal.labelled_features($1, $2, $3, $4)"
+LABELLED_FEATURES_QUERY = "select * from eo_internal.labelled_features($1, $2, $3, $4, $5)"
 DATABASE_QUERY = "select oid::bigint from pg_database where datname = current_database()"
 
 

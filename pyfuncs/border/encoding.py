@@ -171,19 +171,6 @@ def encode_rasters(session: Session, encoder_id: int, bands: Sequence[str], rast
 
 
 @answers
-def encode_segments(
-    session: Session, encoder_id: int, image: bytes, bands: Sequence[str] | None, segmentation: str
-) -> list[list[float]]:
-    """Vectors of the segments of an uploaded GeoTIFF, cut as a segmentation (JSON) says."""
-    from pgearth.pyfuncs.pixels.segments import cut_segments
-
-    names = definition(session, encoder_id).bands
-    patch = uploaded_patch(session, encoder_id, image, bands)
-    cut = session.interruptibly(lambda _: cut_segments(patch, names, json.loads(segmentation)))
-    return vectors_of(session, encoder_id, cut)
-
-
-@answers
 def hash(session: Session, encoder_id: int, vectors: Sequence[bytes]) -> list[str]:
     """Hash codes, as strings of 0 and 1, of vectors as vector_send writes them."""
     from pgearth.pyfuncs.convert import vectors_from_send
@@ -191,3 +178,37 @@ def hash(session: Session, encoder_id: int, vectors: Sequence[bytes]) -> list[st
 
     check_no_nulls(vectors)
     return hash_codes(encoder(session, encoder_id), vectors_from_send(vectors))
+
+
+@answer
+def hash_image(
+    session: Session, encoder_id: int, parent_id: int, image: bytes, bands: Sequence[str] | None
+) -> tuple[str, list[float]]:
+    """Hash code of an uploaded GeoTIFF, by a hash function over the vectors of an encoder, and its vector."""
+    return codes_of(session, encoder_id, parent_id, [uploaded_patch(session, parent_id, image, bands)])[0]
+
+
+@answers
+def hash_segments(
+    session: Session, encoder_id: int, parent_id: int, image: bytes, bands: Sequence[str] | None, segmentation: str
+) -> list[tuple[str, list[float]]]:
+    """Hash codes and vectors of the segments of an uploaded GeoTIFF, cut as a segmentation (JSON) says."""
+    from pgearth.pyfuncs.pixels.segments import cut_segments
+
+    names = definition(session, parent_id).bands
+    patch = uploaded_patch(session, parent_id, image, bands)
+    cut = session.interruptibly(lambda _: cut_segments(patch, names, json.loads(segmentation)))
+    return codes_of(session, encoder_id, parent_id, cut)
+
+
+def codes_of(
+    session: Session, encoder_id: int, parent_id: int, patches: Sequence[dict[str, Any]]
+) -> list[tuple[str, list[float]]]:
+    """Hash codes of patches, as strings of 0 and 1, each with the vector that it is of."""
+    import numpy as np
+
+    from pgearth.pyfuncs.models.encoder import hash_codes
+
+    vectors = vectors_of(session, parent_id, patches)
+    codes = hash_codes(encoder(session, encoder_id), np.array(vectors, np.float32))
+    return list(zip(codes, vectors, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgearth.pyfuncs.border.session import Session, answers
@@ -16,7 +16,9 @@ def retrieval_metrics(
     session: Session,
     encoder_id: int,
     queries: Sequence[int],
+    query_cells: Sequence[str],
     archive: Sequence[int],
+    archive_cells: Sequence[str],
     scheme: str,
     level: int,
     k: int,
@@ -28,25 +30,28 @@ def retrieval_metrics(
     from pgearth.pyfuncs.measures.retrieval import evaluate, relevance_rule
 
     rule = relevance_rule(relevance or "")
-    patches = read_labelled_features(session, encoder_id, sorted({*queries, *archive}), scheme, level)
+    cells = dict(zip((*queries, *archive), (*query_cells, *archive_cells), strict=True))
+    patches = read_labelled_features(session, encoder_id, cells, scheme, level)
     return session.interruptibly(lambda check: evaluate(patches, queries, archive, k, rule, max_queries, seed, check))
 
 
 @answers
-def code_statistics(session: Session, encoder_id: int, patch_ids: Sequence[int]) -> list[tuple[str, float | None]]:
+def code_statistics(
+    session: Session, encoder_id: int, patch_ids: Sequence[int], cells: Sequence[str]
+) -> list[tuple[str, float | None]]:
     """Statistics of the hash codes of patches (see eo.code_statistics)."""
     from pgearth.pyfuncs.measures.retrieval import code_statistics as describe
 
-    patches = read_labelled_features(session, encoder_id, patch_ids, None, None)
+    patches = read_labelled_features(session, encoder_id, dict(zip(patch_ids, cells, strict=True)), None, None)
     assert patches.bits is not None
     codes = patches.features[patches.encoded].T
     return list(session.interruptibly(lambda _: describe(codes, patches.bits)).items())
 
 
 def read_labelled_features(
-    session: Session, encoder_id: int, patch_ids: Sequence[int], scheme: str | None, level: int | None
+    session: Session, encoder_id: int, cells: Mapping[int, str], scheme: str | None, level: int | None
 ) -> Any:
-    """Read codes or vectors, and labels, of patches given by ascending ids, as LabelledFeatures."""
+    """Read codes or vectors, and labels, of patches given by id with their cells, as LabelledFeatures."""
     import numpy as np
 
     from pgearth.pyfuncs.measures.retrieval import LabelledFeatures
@@ -54,15 +59,18 @@ def read_labelled_features(
 
     row = session.row(SIZE_OF_FEATURES_QUERY, ["smallint"], [encoder_id])
     bits, dimension = row["bits"], row["dimension"]
+    patch_ids = sorted(cells)
     count = len(patch_ids)
     width, dtype = (dimension, np.float32) if bits is None else (-(-bits // 64), np.uint64)
     features: Any = np.zeros((count, width), dtype)
     labels = np.zeros(count, np.uint64)
     labelled, encoded = np.zeros(count, bool), np.zeros(count, bool)
-    types = ("smallint", "bigint[]", "text", "integer")
+    types = ("smallint", "bigint[]", "text[]", "text", "integer")
     for start in range(0, count, VECTORS_AT_ONCE):
         rows = slice(start, start + VECTORS_AT_ONCE)
-        row = session.row(LABELLED_FEATURES_QUERY, types, [encoder_id, list(patch_ids[rows]), scheme, level])
+        part = patch_ids[rows]
+        places = [cells[patch_id] for patch_id in part]
+        row = session.row(LABELLED_FEATURES_QUERY, types, [encoder_id, part, places, scheme, level])
         labels[rows] = np.frombuffer(row["labels"], ">u8")
         labelled[rows] = np.frombuffer(row["labelled"], bool)
         encoded[rows] = np.frombuffer(row["encoded"], bool)

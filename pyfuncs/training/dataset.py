@@ -113,6 +113,7 @@ class ArchiveDataset(IterableDataset[Sample]):
             self._rank, self._world_size = rank or 0, world_size or 1
             found = find(dsn, self.bands, scheme, level, filters)
         self.patch_ids = found.patch_ids
+        self._cells = found.cells
         self._positions = found.positions
         self.classes = found.classes
         self.without_bands = found.without_bands
@@ -131,14 +132,14 @@ class ArchiveDataset(IterableDataset[Sample]):
 
         Raises PgearthError for a patch that no longer has what it had when the dataset was made.
         """
-        patch_ids = self.patch_ids
+        order = np.arange(len(self.patch_ids))
         if self._shuffle:
-            patch_ids = np.random.default_rng([self._seed, int(self._epoch)]).permutation(patch_ids)
-        patch_ids = patch_ids[self._share()]
+            np.random.default_rng([self._seed, int(self._epoch)]).shuffle(order)
+        order = order[self._share()]
         if worker := get_worker_info():
-            batches = np.arange(len(patch_ids)) // (self.batch_size or 1)
-            patch_ids = patch_ids[batches % worker.num_workers == worker.id]
-        samples = self._samples(patch_ids)
+            batches = np.arange(len(order)) // (self.batch_size or 1)
+            order = order[batches % worker.num_workers == worker.id]
+        samples = self._samples(order)
         return samples if self.transform is None else map(self.transform, samples)
 
     def _share(self) -> range:
@@ -148,12 +149,12 @@ class ArchiveDataset(IterableDataset[Sample]):
             count -= count % ((self.batch_size or 1) * self._world_size)
         return range(self._rank, count, self._world_size)
 
-    def _samples(self, patch_ids: NDArray[np.int64]) -> Iterator[Sample]:
-        """Read samples of these patches, in their order."""
+    def _samples(self, order: NDArray[np.intp]) -> Iterator[Sample]:
+        """Read samples of the patches at these places of the list, in this order."""
         with (
             psycopg.connect(self._dsn, autocommit=True, application_name="pgearth training") as connection,
             # Closed before the connection is: a COPY that is under way holds the connection's lock.
-            closing(self._patches(connection, patch_ids)) as patches,
+            closing(self._patches(connection, order)) as patches,
         ):
             while batch := list(islice(patches, self.batch_size or 1)):
                 images = np.empty((len(batch), len(self.bands), self.size, self.size), np.float32)
@@ -166,13 +167,13 @@ class ArchiveDataset(IterableDataset[Sample]):
                     sample["label"] = torch.from_numpy(labels)
                 yield sample if self.batch_size else {name: values[0] for name, values in sample.items()}
 
-    def _patches(
-        self, connection: psycopg.Connection, patch_ids: NDArray[np.int64]
-    ) -> Generator[list[Row], None, None]:
+    def _patches(self, connection: psycopg.Connection, order: NDArray[np.intp]) -> Generator[list[Row], None, None]:
         """Read what is stored of these patches, in their order: for each a row per resolution, the finest first."""
-        for start in range(0, len(patch_ids), PATCHES_PER_QUERY):
+        for start in range(0, len(order), PATCHES_PER_QUERY):
+            chosen = order[start : start + PATCHES_PER_QUERY]
             parameters = {
-                "patch_ids": patch_ids[start : start + PATCHES_PER_QUERY].tolist(),
+                "patch_ids": self.patch_ids[chosen].tolist(),
+                "cells": self._cells[chosen].tolist(),
                 "bands": list(self.bands),
                 "scheme": self._scheme,
             }
@@ -221,6 +222,7 @@ class Found:
     """What a dataset consists of: ids of its patches, ascending; names of its classes; which of them a label means."""
 
     patch_ids: NDArray[np.int64]
+    cells: NDArray[np.str_]
     without_bands: int
     without_labels: int
     classes: tuple[str, ...]
@@ -246,7 +248,7 @@ def find(dsn: str, bands: Sequence[str], scheme: str | None, level: int | None, 
         }
         row = connection.execute(query, parameters).fetchone()
     assert row is not None
-    ids, found, without_bands, without_labels, with_classes, stored = row
+    ids, cells, found, without_bands, without_labels, with_classes, stored = row
     if found == 0:
         raise PgearthError("no patch passes the filters", hint="Try them with eo.count_patches.")
     if without_bands == found:
@@ -261,7 +263,8 @@ def find(dsn: str, bands: Sequence[str], scheme: str | None, level: int | None, 
             hint="Their labels may be of another nomenclature or of a level above, or not be annotated yet.",
         )
     patch_ids = np.frombuffer(ids, ">i8").astype(np.int64)
-    return Found(patch_ids, without_bands, without_labels, classes, positions)
+    places = np.array(cells.split(",") if cells else [], np.str_)
+    return Found(patch_ids, places, without_bands, without_labels, classes, positions)
 
 
 def find_classes(

@@ -62,7 +62,7 @@ select * from eo.similar_to_segments(eo.segment_codes(decode(:'image', 'base64')
     ('hash codes', 'store_codes', $$select eo.store_codes(encoder_id, array[patch_id], '{0}', array[code]) from eo.patch_bucket join eo.bucket using (encoder_id, bucket_no) where segment = 0 limit 1;$$),
 
     ('encoders', 'encode(patch_ids)', $$select * from eo.encode(array(select patch_id from eo.search(eo.filter(names => '{S2A_MSIL2A_20170613T101031_87_48}'))));$$),
-    ('encoders', 'encode(rasters)', $$select eo.encode(array(select rast from eo.patch_raster join eo.patch using (patch_id) where name = 'S2A_MSIL2A_20170613T101031_87_48'));$$),
+    ('encoders', 'encode(rasters)', $$select eo.encode(array(select rast from eo.patch_raster join eo.patch using (patch_id, cell) where name = 'S2A_MSIL2A_20170613T101031_87_48'));$$),
     ('encoders', 'encode_image', $$\set image `base64 -w0 patch.tif`
 select eo.encode_image(decode(:'image', 'base64'));$$),
     ('encoders', 'build_vector_index', $$select eo.build_vector_index();$$),

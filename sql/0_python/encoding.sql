@@ -78,8 +78,31 @@ from pgearth.pyfuncs.border import encoding
 return encoding.hash(plpy, GD, encoder_id, vectors)
 $$;
 
-create or replace function eo_internal.encode_segments(encoder_id smallint, image bytea, bands text[], segmentation jsonb)
-returns table (embedding public.vector, failure eo_internal.failure)
+-- The code of an uploaded image under a hash function, encoder_id, over the vectors of an encoder, parent_id; and those of
+-- its segments. The vectors come along, for their type refuses numbers that are not finite.
+create or replace function eo_internal.hash_image(
+    encoder_id smallint,
+    parent_id smallint,
+    image bytea,
+    bands text[],
+    out code bit varying,
+    out embedding public.vector,
+    out failure eo_internal.failure
+)
+returns record
+language plpython3u
+stable parallel unsafe
+security invoker
+cost 100000
+set search_path = pg_catalog, eo, pg_temp
+as $$
+from pgearth.pyfuncs.border import encoding
+
+return encoding.hash_image(plpy, GD, encoder_id, parent_id, image, bands)
+$$;
+
+create or replace function eo_internal.hash_segments(encoder_id smallint, parent_id smallint, image bytea, bands text[], segmentation jsonb)
+returns table (code bit varying, embedding public.vector, failure eo_internal.failure)
 language plpython3u
 stable parallel unsafe
 security invoker
@@ -88,7 +111,7 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 from pgearth.pyfuncs.border import encoding
 
-return encoding.encode_segments(plpy, GD, encoder_id, image, bands, segmentation)
+return encoding.hash_segments(plpy, GD, encoder_id, parent_id, image, bands, segmentation)
 $$;
 
 create or replace function eo_internal.check_encoder(encoder eo.encoder, parent_dimension integer, out passed boolean, out failure eo_internal.failure)

@@ -91,6 +91,19 @@ end;
 comment on function eo.patches(eo.filter) is
 'The patches that a filter lets pass, with all columns of eo.patch. It is inlined: joins, order and limit are planned with it and with every index. A subquery within the filter would prevent that and raises feature_not_supported: eo.search takes those.';
 
+-- Patches that are given by id are looked up once, here: ids then travel with their cells. In the order of the ids, null for
+-- what is none.
+create or replace function eo_internal.cells_of(patch_ids bigint[])
+returns text[]
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select array_agg(p.cell order by given.number)
+    from unnest(patch_ids) with ordinality as given (patch_id, number)
+    left join eo.patch p on p.patch_id = given.patch_id;
+end;
+
 -- cpu_index_tuple_cost is four times the default, since what PostgreSQL counts per entry of a GIN index is far too little
 -- for frequent labels.
 create or replace function eo_internal.check_max_results(max_results integer)
@@ -193,7 +206,7 @@ begin
 end
 $$;
 comment on function eo.search(eo.filter, integer, bigint, text) is
-'The patches that a filter lets pass, in the order of their patch_id, or by sensing time: order_by oldest or newest. labels: names, in the order of label_ids. For the next page, pass the last row''s patch_id as after_patch_id, with the same order: what came before is not read again. max_results null: all. How many there are altogether: eo.count_patches; all columns: eo.patches. Raises invalid_parameter_value for another order and fewer than 0 results, no_data_found for an after_patch_id that is none.';
+'The patches that a filter lets pass, by patch_id, or by sensing time (order_by: oldest or newest); labels are names, in the order of label_ids. max_results null: all; after_patch_id: the last row''s, for the next page. Raises invalid_parameter_value for another order and fewer than 0 results, no_data_found for an after_patch_id that is none.';
 
 create or replace function eo.count_patches(filter eo.filter default null, exact boolean default true)
 returns bigint
@@ -272,7 +285,7 @@ begin
 end
 $$;
 comment on function eo.label_statistics(eo.filter, text) is
-'How many of the patches that a filter lets pass bear each class of a nomenclature (a scheme of eo.label; null: the one that most of their labels are of; scl: scene classes), themselves or by a descendant, so as many as a search for the class finds; and which fraction of all of them that is (0 to 1). Most frequent first, with the class''s official colour. Only classes of the deepest level are listed. Raises undefined_object for an unknown nomenclature.';
+'How many of the patches that a filter lets pass bear each class of a nomenclature (a scheme of eo.label; null: that of most of their labels; scl: scene classes), themselves or by a descendant, and which fraction of them that is (0 to 1), most frequent first. Raises undefined_object for an unknown nomenclature.';
 
 create or replace function eo.patch_statistics(by text, filter eo.filter default null)
 returns table (value text, patches bigint, fraction double precision)

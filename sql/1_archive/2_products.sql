@@ -83,7 +83,7 @@ begin
 end
 $$;
 comment on function eo.select_products(eo.product_filter, integer, boolean) is
-'The products with the least cloud of each MGRS tile and season: per_season of them (null: all, ranked), of the whole time asked for or, with each_year, of each year''s season; year is that of the season''s January or later months, so December belongs to the next one. Equal cloud cover: the larger footprint (m2 on the ellipsoid) first, then the one processed last, then by name; unknown cloud cover comes last. Of an acquisition that the archive has by several processing baselines (same tile, platform, level and second of sensing) only the newest counts (99.99, of those who process for themselves, is older than all), whether it passes the filters or not. Products without an MGRS tile are left out. By tile, year with each_year, season and rank. Raises invalid_parameter_value for per_season below 1.';
+'The per_season products with the least cloud (null: all) of each MGRS tile and season, of the whole time or, with each_year, of each year''s season; of an acquisition with several processing baselines the newest. docs/search.md tells the order. Raises invalid_parameter_value for per_season below 1.';
 
 create or replace function eo.product_statistics(
     filter eo.product_filter default null
@@ -109,4 +109,4 @@ begin
 end
 $$;
 comment on function eo.product_statistics(eo.product_filter) is
-'How many products a filter lets pass (of all baselines), of how many MGRS tiles, their size in bytes, in total and on average, and their least, mean and greatest cloud cover in per cent: by platform, level and season; null in one of these three columns means all of them, so that there are totals of each platform and level, of each season, and, in the last row, of everything. Unknown sizes and cloud covers are left out. Of a selection: eo.product_filter(product_ids => array(select product_id from eo.select_products(...))).';
+'How many products a filter lets pass (of all baselines), of how many MGRS tiles, with their sizes in bytes and cloud cover in per cent: by platform, level and season, where null means all of them. Unknown sizes and cloud covers are left out.';

@@ -70,21 +70,16 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
     own_id bigint := eo_internal.own_collection(collection);
-    unknown_id bigint;
+    cells text[] := eo_internal.cells_of(eo_internal.given_list(patch_ids));
     added bigint;
 begin
-    select wanted into unknown_id
-    from unnest(eo_internal.given_list(patch_ids)) as wanted
-    where not exists (select from eo.patch p where p.patch_id = wanted)
-    limit 1;
-    if found then
-        raise exception 'there is no patch %', unknown_id
+    if array_position(cells, null) is not null then
+        raise exception 'there is no patch %', patch_ids[array_position(cells, null)]
             using errcode = 'no_data_found', hint = 'Pass ids from eo.search or eo.similar.';
     end if;
     insert into eo.collection_patch (collection_id, patch_id, cell)
-    select own_id, p.patch_id, p.cell
-    from eo.patch p
-    where p.patch_id = any (patch_ids)
+    select distinct own_id, given.patch_id, given.cell
+    from unnest(patch_ids, cells) as given (patch_id, cell)
     on conflict do nothing;
     get diagnostics added = row_count;
     return added;

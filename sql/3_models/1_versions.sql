@@ -120,7 +120,7 @@ begin
 end
 $$;
 comment on function eo.register_encoder(text, integer, text, text[], bytea, integer, integer, smallint, integer, jsonb, jsonb, text[]) is
-'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version: null for the next one. weights: safetensors, or the model of the architecture onnx. units: of each band, which uploaded images are converted to or must be in: reflectance10000 (reflectance times 10,000), reflectance (0 to 1) or decibels; null: not declared, nothing is checked. Raises invalid_parameter_value for an unknown architecture and what does not fit together, invalid_binary_representation for weights that are not of the format or not of the architecture, bands, dimension or bits. (writer)';
+'Stores a version of an encoder (dimension given) or of a hash function over the encoder parent_id (bits given) and returns its encoder_id; registering the same again returns the same. version null: the next one; weights: safetensors, or an ONNX model; units: of each band. Raises invalid_parameter_value and invalid_binary_representation for what does not fit together. (writer)';
 
 create or replace function eo_internal.version_id(encoder text)
 returns smallint
@@ -245,4 +245,4 @@ begin
 end
 $$;
 comment on function eo.retire_encoder(text) is
-'Retires a version of an encoder or hash function (name:version): removes its vectors or codes with their indexes, and returns how many those of patches and segments were. Its row stays for those who want to know what was made from it, but no search can name it any longer. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';
+'Retires a version of an encoder or hash function (name:version) for good: removes its vectors or codes with their indexes, and returns how many there were; its row stays. Raises dependent_objects_still_exist while a hash function reads its vectors. (writer)';

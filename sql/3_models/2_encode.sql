@@ -11,15 +11,17 @@ as $$
 declare
     at_once constant bigint := 64 * 12 * 120 * 120;
     used_encoder smallint := eo_internal.encoder_id(encoder, false);
+    cells text[];
     missing bigint;
     start_number integer := 1;
     batch integer;
     largest bigint;
 begin
     perform eo_internal.require_python();
-    select wanted into missing
-    from unnest(eo_internal.given_list(patch_ids)) as wanted
-    where not exists (select from eo.patch_raster r where r.patch_id = wanted)
+    cells := eo_internal.cells_of(eo_internal.given_list(patch_ids));
+    select wanted.id into missing
+    from unnest(patch_ids, cells) as wanted (id, cell)
+    where not exists (select from eo.patch_raster r where r.patch_id = wanted.id and r.cell = wanted.cell)
     limit 1;
     if found then
         raise exception 'patch % has no pixels', missing
@@ -31,8 +33,9 @@ begin
         select max(sized.pixels) into largest
         from (
             select max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * sum(public.ST_NumBands(r.rast)) as pixels
-            from unnest(patch_ids[start_number:start_number + 63]) with ordinality as wanted (id, number)
-            join eo.patch_raster r on r.patch_id = wanted.id
+            from unnest(patch_ids[start_number:start_number + 63], cells[start_number:start_number + 63])
+                with ordinality as wanted (id, cell, number)
+            join eo.patch_raster r on r.patch_id = wanted.id and r.cell = wanted.cell
             group by wanted.number
         ) sized;
         perform eo_internal.check_image_pixels(largest, 'a patch');
@@ -44,8 +47,9 @@ begin
                 select array_agg(wanted.number::integer order by wanted.number, r.resolution desc) as numbers,
                        array_agg(array_to_string(r.bands, ',') order by wanted.number, r.resolution desc) as bands,
                        array_agg(public.ST_AsWKB(r.rast, true) order by wanted.number, r.resolution desc) as rasters
-                from unnest(patch_ids[start_number:start_number + batch - 1]) with ordinality as wanted (id, number)
-                join eo.patch_raster r on r.patch_id = wanted.id
+                from unnest(patch_ids[start_number:start_number + batch - 1], cells[start_number:start_number + batch - 1])
+                    with ordinality as wanted (id, cell, number)
+                join eo.patch_raster r on r.patch_id = wanted.id and r.cell = wanted.cell
             ) input,
             eo_internal.encode(used_encoder, input.numbers, input.bands, input.rasters) with ordinality as e (embedding, failure, number);
         start_number := start_number + batch;
@@ -96,7 +100,22 @@ begin
 end
 $$;
 comment on function eo.encode(public.raster[], text) is
-'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order, in the units that it declares (eo.encoder.units). Raises numeric_value_out_of_range for numbers that cannot be of these, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands of the finest raster, unless set otherwise).';
+'Vector of one image given as rasters (of one or several resolutions) whose bands, taken together, are those of the encoder in its order, in its units (eo.encoder.units). Raises numeric_value_out_of_range for numbers of other units, program_limit_exceeded beyond pgearth.max_image_pixels.';
+
+create or replace function eo_internal.check_image(image bytea, bands text[])
+returns void
+language plpgsql
+immutable parallel safe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if image is null then
+        raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
+    end if;
+    perform eo_internal.given_list(bands);
+end
+$$;
 
 create or replace function eo.encode_image(image bytea, encoder text default null, bands text[] default null)
 returns public.vector
@@ -108,12 +127,9 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     perform eo_internal.require_python();
-    if image is null then
-        raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
-    end if;
-    perform eo_internal.given_list(bands);
+    perform eo_internal.check_image(image, bands);
     return (eo_internal.encode_image(eo_internal.encoder_id(encoder, false), image, bands)).embedding;
 end
 $$;
 comment on function eo.encode_image(bytea, text, text[]) is
-'Vector of an uploaded GeoTIFF. Its bands are found by their descriptions, or named by bands in the order of the file; at least those that the encoder reads must be there, in the units that it declares (eo.encoder.units), or with scale and offset in the file, which then are applied. Pixels of the nodata value, outside of the file''s mask or with alpha 0 have no data; a file whose first row is the southernmost is turned. Raises numeric_value_out_of_range for numbers that cannot be of the encoder''s units, program_limit_exceeded beyond pgearth.max_image_pixels (16 million pixels times bands, unless set otherwise).';
+'Vector of an uploaded GeoTIFF, whose bands are found by their descriptions, or named by bands in the order of the file, in the encoder''s units (eo.encoder.units) or with scale and offset: docs/limits.md. Raises numeric_value_out_of_range for numbers of other units, program_limit_exceeded beyond pgearth.max_image_pixels.';

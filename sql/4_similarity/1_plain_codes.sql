@@ -75,7 +75,7 @@ begin
 end
 $$;
 comment on function eo.build_plain_code_index(text) is
-'Builds the substring indexes that exact searches by code use on a server without PL/Python, and returns how many there are. They follow every later insert; building blocks inserts meanwhile. encoder: hash function, a name or name:version; null: the current one. (writer)';
+'Builds the substring indexes of exact searches by code on a server without PL/Python, which follow every later insert, and returns how many there are; inserts wait meanwhile. encoder: hash function, a name or name:version; null: the current one. (writer)';
 
 create or replace function eo_internal.nearest_codes_query(score text, encoder_id smallint, condition text)
 returns text

@@ -206,4 +206,4 @@ begin
 end
 $$;
 comment on function eo.build_code_index(text) is
-'Packs the codes of a hash function (a name or name:version; null: the current one), and what filters read of its patches, into files that searches map into memory, and returns how many buckets that are. All of it is derived: searches are exact with old files or without any, only slower. Buckets that were added since are read beside them; packed patches serve until patches or their codes are stored or changed, or a change might have gone unnoticed, as while a trigger was disabled: eo.runtime tells. Build again after loading, annotating or encoding. Enables triggers that note changes where they were disabled, with a warning. (writer)';
+'Packs the codes of a hash function (a name or name:version; null: the current one), and what filters read of its patches, into files that make searches fast, and returns how many buckets that are; eo.runtime tells when to build again. Enables triggers that note changes where they were disabled, with a warning. (writer)';

@@ -173,9 +173,10 @@ def test_parallel_safety_is_the_truth(module_archive: psycopg.Connection, routin
     calls = {(names[oid], names[target]) for oid, targets in callees(routines).items() for target in targets}
     assert calls >= {
         ("eo.similar", "eo_internal.nearest_patches"),
-        ("eo_internal.nearest_patches", "eo_internal.nearest_codes"),
+        ("eo_internal.nearest_patches", "eo_internal.unfiltered_nearest"),
+        ("eo_internal.unfiltered_nearest", "eo_internal.nearest_codes"),
         ("eo_internal.nearest_codes", "eo_internal.packed_codes"),
-        ("eo_internal.vector_candidates", "eo.patches"),
+        ("eo_internal.hnsw_candidates", "eo.patches"),
         ("eo.contact_sheet", "eo.map_patch"),
         ("eo_internal.ranking_id", "eo_internal.encoder_id"),
     }
@@ -240,6 +241,16 @@ def test_everything_public_has_a_comment(module_archive: psycopg.Connection) -> 
         """
     ).fetchall()
     assert missing == []
+
+
+SHORT_COMMENTS = ("1_archive/", "3_models/", "4_similarity/")
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.name.startswith(SHORT_COMMENTS)], ids=lambda file: file.name)
+def test_comments_are_short(file: SqlFile) -> None:
+    """A sentence or two; the manual is in docs/."""
+    comments = [node.stmt for node in parse_sql(file.text) if isinstance(node.stmt, nodes.CommentStmt)]
+    assert [comment.comment for comment in comments if len(comment.comment) > 400] == []
 
 
 def test_clients_list_what_is_for_people(module_archive: psycopg.Connection) -> None:

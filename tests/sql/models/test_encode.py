@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,6 +59,22 @@ def test_bulk_equals_sql_equals_python(encoded: psycopg.Connection, sample: Path
         np.testing.assert_array_equal(stored.to_numpy(), vector)
         np.testing.assert_array_equal(from_sql.to_numpy(), vector)
         assert encoded.execute("select eo.hash(%s)::text", (stored,)).fetchone() == (code,)
+
+
+def test_pixels_are_looked_up_in_one_partition(encoded: psycopg.Connection) -> None:
+    """By the patch's cell, which is looked up once."""
+    plans: list[str] = []
+    with psycopg.connect(encoded.info.dsn, autocommit=True) as connection:
+        connection.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
+        connection.execute(
+            "load 'auto_explain'; set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;"
+            "set auto_explain.log_analyze = on; set client_min_messages = log; set enable_seqscan = off"
+        )
+        connection.execute("select * from eo.encode(array(select min(patch_id) from eo.embedding))")
+    scans = [re.findall(r"on patch_raster__\d .*", plan) for plan in plans if "on patch_raster__" in plan]
+    assert len(scans) == 3
+    for lines in scans:
+        assert len([line for line in lines if "never executed" not in line]) == 1
 
 
 def test_of_a_band_in_two_resolutions_the_finer_is_encoded(encoded: psycopg.Connection) -> None:

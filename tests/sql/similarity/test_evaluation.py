@@ -240,9 +240,12 @@ def test_some_queries_by_seed(archive: Archive) -> None:
 )
 def test_filters(archive: Archive, filters: dict, condition: str) -> None:
     found = archive.connection.execute(
-        "select eo_internal.filtered_patch_ids(eo.filter(%s::jsonb))", (Jsonb(filters),)
+        "select * from eo_internal.filtered_patches(eo.filter(%s::jsonb))", (Jsonb(filters),)
     ).fetchone()
-    wanted = f"select array(select patch_id from eo.patch where {condition} and sensing_time >= %s order by 1)"
+    wanted = f"""
+        select coalesce(array_agg(patch_id order by patch_id), '{{}}'), coalesce(array_agg(cell order by patch_id), '{{}}')
+        from eo.patch where {condition} and sensing_time >= %s
+        """
     since = filters.get("from_time", "2000-01-01")
     assert found == archive.connection.execute(wanted.encode(), (since,)).fetchone()
 

@@ -297,6 +297,31 @@ def test_filtered_searches_by_packed_patches(described, chosen):
     assert found["packed"] == found["sql"]
 
 
+@pytest.mark.parametrize("chosen", FILTERS)
+def test_the_ways_of_a_filtered_search_agree(described, chosen):
+    """Each way by itself: a search takes the one that is fastest, and post-filtering may hand over to pre-filtering."""
+    described.execute("reset pgearth.code_scan")
+    encoder = "(select encoder_id from eo.code_index)"
+    for code in random_codes(np.random.default_rng(8), 3):
+        for count, radius in [(10, None), (3, 30), (None, 25)]:
+            query = f"{encoder}, array[%(code)s::varbit], '{{}}', %(count)s::integer, %(radius)s::integer, '{{3,4}}', eo.filter({chosen})"
+            calls = {
+                "in": f"""eo_internal.infiltered_nearest({query}, (select n.patch_ids from first n), (select n.distances from first n))""",
+                "post": f"eo_internal.postfiltered_nearest({query})",
+                "pre": f"eo_internal.prefiltered_nearest({query}, -1)",
+            }
+            first = f"""with first as materialized (
+                select * from eo_internal.nearest_packed_patches({encoder}, array[%(code)s::varbit], '{{}}', 2 * %(count)s::bigint, 0,
+                    %(radius)s::integer, eo_internal.packed_conditions(eo.filter({chosen}))))"""
+            values = {"code": code, "count": count, "radius": radius}
+            found = {
+                way: described.execute(f"{first} select * from {call}".encode(), values).fetchall()
+                for way, call in calls.items()
+            }
+            assert found["in"] == found["post"] == found["pre"]
+            assert not {3, 4} & {patch_id for patch_id, *_ in found["pre"]}
+
+
 def test_filtered_searches_do_use_packed_patches(described):
     """Else the test above compares plain SQL with itself; and a change makes them serve no more."""
     query = "select patch_ids is not null from eo_internal.nearest_packed_patches((select encoder_id from eo.code_index), %s::varbit[], '{}', 5, 0, null, '{}')"

@@ -1,5 +1,8 @@
 -- Search by segments (multi-code hashing): patches whose segments, numbers 1 and above, are like given ones.
 
+-- Many patches at once are ids without their cells here: joined by both, which the planner takes to be independent, few are
+-- expected, and the plans take up to half as long again.
+
 create or replace function eo_internal.near_segments(encoder_id smallint, codes bit varying[], wanted integer, radius integer, patch_ids bigint[])
 returns bigint[]
 language plpgsql
@@ -26,8 +29,8 @@ begin
 end
 $$;
 
-create or replace function eo_internal.segment_distances(encoder_id smallint, codes bit varying[], patch_ids bigint[])
-returns table (patch_id bigint, distance integer)
+create or replace function eo_internal.multicode_distances(encoder_id smallint, codes bit varying[], patch_ids bigint[])
+returns table (patch_id bigint, cell text, distance integer)
 language plpgsql
 stable parallel safe
 security invoker
@@ -36,7 +39,7 @@ set search_path = pg_catalog, eo, pg_temp
 as $$
 begin
     return query execute format(
-        'select pb.patch_id, (%s)::integer
+        'select pb.patch_id, min(pb.cell), (%s)::integer
          from unnest($3) as wanted (patch_id)
          join eo.patch_bucket pb on pb.patch_id = wanted.patch_id and pb.encoder_id = $1 and pb.segment > 0
          join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
@@ -62,7 +65,7 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
     few constant integer := 1000;
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    used_encoder smallint := eo_internal.hash_function_of(eo_internal.given_list(codes), encoder);
     near bigint[];
     candidates bigint[];
     bound integer;
@@ -72,7 +75,6 @@ begin
         raise exception 'no code of a segment was given'
             using errcode = 'invalid_parameter_value', hint = 'Pass the hash codes of one or more segments.';
     end if;
-    perform eo_internal.check_code(code, used_encoder) from unnest(eo_internal.given_list(codes)) as code;
     candidates := array(
         select p.patch_id
         from eo.patches(filter) p
@@ -90,7 +92,7 @@ begin
             );
             bound := (
                 select max(nearest.distance)
-                from (select d.distance from eo_internal.segment_distances(used_encoder, codes, candidates) d
+                from (select d.distance from eo_internal.multicode_distances(used_encoder, codes, candidates) d
                       order by d.distance limit max_results) nearest
                 having count(*) = max_results
             );
@@ -106,16 +108,16 @@ begin
         select row_number() over (order by d.distance, d.patch_id), p.patch_id, p.cell, p.name, d.distance
         from (
             select *
-            from eo_internal.segment_distances(used_encoder, codes, candidates) found
+            from eo_internal.multicode_distances(used_encoder, codes, candidates) found
             order by found.distance, found.patch_id
             limit max_results
         ) d
-        join eo.patch p on p.patch_id = d.patch_id
+        join eo.patch p on p.patch_id = d.patch_id and p.cell = d.cell
         order by 1;
 end
 $$;
 comment on function eo.similar_to_segments(bit varying[], eo.filter, integer, text) is
-'Multi-code search: the max_results patches with the least sum, over the given hash codes of segments, of the Hamming distance to the nearest of the patch''s segments (null: all patches with codes of segments), among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact. pgearth encode --segments (windows of a grid) or --segments (superpixels) makes codes of segments.';
+'Multi-code search: the max_results patches (null: all) with the least sum, over the given hash codes of segments, of the Hamming distance to the nearest of the patch''s segments, among those that the filter lets pass. encoder: hash function, a name or name:version; null: the current one. Exact.';
 
 create or replace function eo.similar_segments(
     patch text,
@@ -146,12 +148,9 @@ begin
     order by p.patch_id
     limit 1;
     if not found then
-        if exists (select from eo.patch p where p.name = patch) then
-            raise exception 'the segments of patch "%" have no hash codes', patch
-                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode --segments grid:2 (or slic:9)';
-        end if;
-        raise exception 'there is no patch "%"', patch
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+        perform eo_internal.check_patches(array[patch]);
+        raise exception 'the segments of patch "%" have no hash codes', patch
+            using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode --segments grid:2 (or slic:9)';
     end if;
     return query
         select row_number() over (order by s.rank), s.patch_id, s.cell, s.name, s.distance
@@ -178,10 +177,7 @@ declare
     segmentation jsonb;
 begin
     perform eo_internal.require_python();
-    if image is null then
-        raise exception 'no image was given' using errcode = 'null_value_not_allowed', hint = 'Pass the bytes of a GeoTIFF.';
-    end if;
-    perform eo_internal.given_list(bands);
+    perform eo_internal.check_image(image, bands);
     select e.parent_id, e.segmentation into parent, segmentation from eo.encoder e where e.encoder_id = used_encoder;
     if segmentation is null then
         raise exception 'no segments have codes of this hash function, so it is not known how to cut them'
@@ -189,14 +185,13 @@ begin
     end if;
     return (
         select array_agg(h.code order by h.number)
-        from (select array_agg(public.vector_send(v.embedding) order by v.number) as vectors
-              from eo_internal.encode_segments(parent, image, bands, segmentation) with ordinality as v (embedding, failure, number)) encoded,
-             eo_internal.hash(used_encoder, encoded.vectors) with ordinality as h (code, failure, number)
+        from eo_internal.hash_segments(used_encoder, parent, image, bands, segmentation)
+            with ordinality as h (code, embedding, failure, number)
     );
 end
 $$;
 comment on function eo.segment_codes(bytea, text, text[]) is
-'Hash codes of the segments of an uploaded GeoTIFF, cut as those of the stored patches were (eo.encoder.segmentation), in the order of their numbers: the query for eo.similar_to_segments. encoder: hash function, a name or name:version; null: the current one. bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --segments, and invalid_parameter_value where the pixels of a band do not fit the cuts.';
+'Hash codes of the segments of an uploaded GeoTIFF, cut as those of the stored patches were, in their order: the query for eo.similar_to_segments; bands: see eo.encode_image. Raises object_not_in_prerequisite_state before pgearth encode --segments, invalid_parameter_value where the pixels of a band do not fit the cuts.';
 
 create or replace function eo.drop_segment_codes(encoder text default null)
 returns bigint

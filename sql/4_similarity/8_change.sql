@@ -38,7 +38,7 @@ from (
 unnest(pair.patch_ids, pair.names, pair.times) as before (patch_id, name, sensing_time),
 unnest(pair.next_patch_ids, pair.next_names, pair.next_times) as after (patch_id, name, sensing_time);
 comment on view eo.change is
-'Pairs of consecutive acquisitions of the same place: every patch of a date with every one of the next date, of patches with the same native bounds, of one source, mission (satellites a to d of a platform) and processing level. A date is a pass: acquisitions less than half an hour apart, such as one processed twice. Select by cell, and an index finds the place.';
+'Pairs of consecutive acquisitions of one place: every patch of a date (passes less than half an hour apart) with every one of the next, of the same native bounds, source, mission and processing level. Select by cell, and an index finds the place.';
 comment on column eo.change.cell is 'Geohash (precision 5) of the centre of both patches';
 comment on column eo.change.before_patch_id is 'The earlier patch';
 comment on column eo.change.after_patch_id is 'The later patch';
@@ -96,4 +96,4 @@ begin
 end
 $$;
 comment on function eo.similar_change(text, text, eo.filter, integer, text) is
-'Query by change: the max_results pairs of eo.change (null: all) whose change is most like that from one stored patch to another, itself left out, among those whose later patch the filter lets pass. A change is the difference of the two embeddings, its distance Euclidean. before, after: names of any two patches with embeddings, of eo.change or not. encoder: a name or name:version; null: the current one. Exact.';
+'Query by change: the max_results pairs of eo.change (null: all) whose change, the difference of two embeddings, is nearest (Euclidean) to that from one stored patch to another, itself left out; the filter is for the later patch. encoder: a name or name:version; null: the current one. Exact.';

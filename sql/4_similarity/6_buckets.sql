@@ -9,9 +9,8 @@ rows 10
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    used_encoder smallint := eo_internal.hash_function_of(array[code], encoder);
 begin
-    perform eo_internal.check_code(code, used_encoder);
     return query
         select p.patch_id, p.cell, p.name, pb.segment
         from eo.bucket b
@@ -33,9 +32,8 @@ rows 100 cost 100000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    used_encoder smallint := eo_internal.encoder_id(encoder, true);
+    used_encoder smallint := eo_internal.hash_function_of(array[code], encoder);
 begin
-    perform eo_internal.check_code(code, used_encoder);
     perform eo_internal.check_radius(radius);
     return query
         select b.bucket_no, b.code, found.distance,

@@ -11,8 +11,7 @@ begin atomic
         encoder, exists (select from eo.encoder e where e.bits is not null and encoder in (e.name, e.name || ':' || e.version)));
 end;
 
-create or replace function eo_internal.filtered_patch_ids(filter eo.filter)
-returns bigint[]
+create or replace function eo_internal.filtered_patches(filter eo.filter, out patch_ids bigint[], out cells text[])
 language plpgsql
 stable parallel safe
 security invoker
@@ -20,14 +19,15 @@ set search_path = pg_catalog, eo, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 begin
-    return array(select p.patch_id from eo.patches(filter) p order by p.patch_id);
+    select coalesce(array_agg(p.patch_id), '{}'), coalesce(array_agg(p.cell), '{}') into patch_ids, cells
+    from (select p.patch_id, p.cell from eo.patches(filter) p order by p.patch_id) p;
 end
 $$;
 
 -- The features (a code, or a vector) and the labels of patches, each column a binary value per patch, by patch_id: labels
 -- are the bits of a word, classes of the scheme's level in the order of their ids; labelled tells whether they are known,
 -- encoded whether there are features, of which there are only so many.
-create or replace function eo_internal.labelled_features(encoder_id smallint, wanted bigint[], scheme text, level integer)
+create or replace function eo_internal.labelled_features(encoder_id smallint, wanted bigint[], cells text[], scheme text, level integer)
 returns table (patch_ids bytea, labels bytea, labelled bytea, encoded bytea, features bytea)
 language sql
 stable parallel safe
@@ -45,8 +45,8 @@ begin atomic
     patch as (
         select p.patch_id, coalesce(varbit_send(b.code), public.vector_send(e.embedding)) as features,
                case when labelled_features.scheme = 'scl' then p.scene_class_ids else p.label_ids end as label_ids
-        from unnest(wanted) as w (patch_id)
-        join eo.patch p on p.patch_id = w.patch_id
+        from unnest(wanted, cells) as w (patch_id, cell)
+        join eo.patch p on p.patch_id = w.patch_id and p.cell = w.cell
         left join eo.patch_bucket pb
             on pb.patch_id = p.patch_id and pb.cell = p.cell and pb.encoder_id = labelled_features.encoder_id and pb.segment = 0
         left join eo.bucket b on b.encoder_id = pb.encoder_id and b.bucket_no = pb.bucket_no
@@ -101,13 +101,14 @@ begin
     end if;
     return query
         select m.metric, m.value, m.chance
-        from eo_internal.retrieval_metrics(
-            used_encoder, eo_internal.filtered_patch_ids(queries), eo_internal.filtered_patch_ids(archive), scheme, used_level,
-            k, relevance, max_queries, seed) m;
+        from eo_internal.filtered_patches(queries) q,
+             eo_internal.filtered_patches(archive) a,
+             eo_internal.retrieval_metrics(
+                 used_encoder, q.patch_ids, q.cells, a.patch_ids, a.cells, scheme, used_level, k, relevance, max_queries, seed) m;
 end
 $$;
 comment on function eo.retrieval_metrics(text, eo.filter, eo.filter, integer, text, text, integer, integer, integer) is
-'How well an encoder or hash function (encoder: a name or name:version) retrieves patches like the query, in the archive. It ranks as the searches do: an encoder by the Euclidean distance of vectors, a hash function by the Hamming distance of codes; exactly, tied patches in every order alike (the expected value). queries, archive: which patches, such as eo.filter(splits => ''{test}''); a query''s own patch is none of its results. k: so many results of each query count. relevance: what makes a result relevant: any (it shares a label with the query), jaccard:T (at least the share T of the labels of both is shared), same (it has the same labels). scheme, level: labels are the classes of this level (null: the deepest) of a nomenclature that a patch bears, itself or by a descendant; patches of which no labels are known are left out, and so are queries without any or without a relevant patch in the archive. max_queries: so many of the queries, drawn by seed. Returns a row per measure, with its mean over the queries and its chance level, which a random order would have: map (mean average precision by the denominator min(k, relevant patches)), map_hits_found (by the relevant patches among the k), precision, recall, f1, ndcg, acg (mean number of shared labels), wap and wap_hits_found (weighted mean average precision, by both denominators); of hash functions also radius_precision and radius_empty, of lookups of all codes that differ in at most two bits; then how many patches were queries and the archive, and how many were left out. docs/evaluation.md defines them. Raises undefined_object for an unknown encoder or nomenclature, invalid_parameter_value for an unknown filter or relevance and where nothing is left to evaluate.';
+'How well an encoder or hash function finds, in the archive, patches that are relevant to each of the queries: a row per measure, with its mean and the level of a random order, then counts of patches. docs/evaluation.md defines arguments and measures. Raises undefined_object for an unknown encoder or nomenclature, invalid_parameter_value for an unknown relevance and where nothing is left.';
 
 create or replace function eo.evaluate(
     encoder text,
@@ -159,11 +160,12 @@ declare
 begin
     perform eo_internal.require_python();
     return query
-        select s.statistic, s.value from eo_internal.code_statistics(used_encoder, eo_internal.filtered_patch_ids(patches)) s;
+        select s.statistic, s.value
+        from eo_internal.filtered_patches(patches) p, eo_internal.code_statistics(used_encoder, p.patch_ids, p.cells) s;
 end
 $$;
 comment on function eo.code_statistics(text, eo.filter) is
-'What the codes of a hash function (a name or name:version; null: the current one) are like, over the patches that a filter lets pass: patches; distinct_codes; constant_bits (the same in all patches); bit_balance_mean and bit_balance_worst, where a bit that is set in half of the patches has the balance 1 and a constant one 0; bit_correlation_mean, the mean absolute correlation between two bits that are not constant; bucket_size_mean, _p50, _p95 and _max, of patches per distinct code.';
+'What the codes of a hash function (a name or name:version; null: the current one) are like, over the patches that a filter lets pass: how many are distinct, how balanced and correlated their bits are (0 to 1), how many patches are in a bucket. docs/evaluation.md defines the statistics.';
 
 -- What is stored of a patch's bands, each from the finest resolution that has it, in words and as the mean.
 create or replace function eo_internal.band_statistics(patch_id bigint, cell text)
@@ -196,12 +198,9 @@ declare
     patch_a eo.patch;
     patch_b eo.patch;
 begin
+    perform eo_internal.check_patches(array[a, b]);
     select * into patch_a from eo.patch p where p.name = a order by p.patch_id limit 1;
     select * into patch_b from eo.patch p where p.name = b order by p.patch_id limit 1;
-    if patch_a.patch_id is null or patch_b.patch_id is null then
-        raise exception 'there is no patch "%"', case when patch_a.patch_id is null then a else b end
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
-    end if;
     return query
         select 'distance', e.name || ':' || e.version || coalesce(' (' || e.bits || ' bits)', ''), null::text, null::text, stored.distance
         from (
@@ -269,4 +268,4 @@ begin
 end
 $$;
 comment on function eo.explain_similarity(text, text, text) is
-'Why two patches, given by name, are alike or not: a row per fact, with its value for both patches and their difference. distance: between their vectors (Euclidean) and hash codes (differing bits) under each encoder and hash function that has encoded both, or the given one and the encoder that a hash function reads. label: each label with the share of the patch that it covers, where that is known, shared ones first; then how many of all classes of ben19 that the two bear they share (Jaccard index). place, time: where and when, with their distance in kilometres and days. band: mean ± standard deviation (minimum to maximum) of the digital numbers, and the difference of the means. Raises no_data_found for an unknown patch and for one that a given encoder has not encoded, undefined_object for an unknown encoder.';
+'Why two patches, given by name, are alike or not: a row per fact (distances, labels, place, time, bands), with its value for both and their difference; docs/evaluation.md tells units. Raises no_data_found for an unknown patch and for one that a given encoder has not encoded, undefined_object for an unknown encoder.';

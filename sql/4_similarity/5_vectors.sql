@@ -1,51 +1,6 @@
 -- Search by vector (Euclidean distance): exact, or approximate by name; query vectors made from several examples; the
 -- HNSW index of the approximate search.
 
-create or replace function eo_internal.same_place(footprint public.geometry, places public.geometry)
-returns boolean
-language sql
-immutable parallel safe
-security invoker
-cost 1000
-begin atomic
-    -- More than a thousandth of the smaller area: the edge of a patch is straight in its own reference system and not in
-    -- EPSG:4326, so neighbours of grids that are offset to each other overlap by slivers of a few centimetres.
-    select public.ST_Intersects(footprint, places)
-           and public.ST_Area(public.ST_Intersection(footprint, places, -1::double precision)) > 0.001 * least(public.ST_Area(footprint), public.ST_Area(places));
-end;
-
-create or replace function eo_internal.left_out(exclude text[], exclude_same_place boolean)
-returns bigint[]
-language plpgsql
-stable parallel safe
-security invoker
-set search_path = pg_catalog, eo, pg_temp
-as $$
-declare
-    unknown text;
-begin
-    if exclude_same_place and coalesce(cardinality(exclude), 0) = 0 then
-        raise exception 'exclude_same_place was asked for, but exclude names no patch'
-            using errcode = 'invalid_parameter_value', hint = 'Pass in exclude the names of the patches whose places are to be left out.';
-    end if;
-    select given.name into unknown
-    from unnest(eo_internal.given_list(exclude)) as given (name)
-    where not exists (select from eo.patch p where p.name = given.name)
-    limit 1;
-    if found then
-        raise exception 'there is no patch "%"', unknown
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
-    end if;
-    if exclude_same_place then
-        return (select array_agg(distinct p.patch_id)
-                from eo.patch excluded
-                join eo.patch p on eo_internal.same_place(p.footprint, excluded.footprint)
-                where excluded.name = any (exclude));
-    end if;
-    return (select array_agg(p.patch_id) from eo.patch p where p.name = any (exclude));
-end
-$$;
-
 create or replace function eo_internal.vector_index_name(encoder_id smallint)
 returns text
 language sql
@@ -57,14 +12,15 @@ end;
 
 -- Nearest patches at half precision: candidates, to be ranked by their true distances. There are fewer than
 -- max_candidates when no more pass, or when the scan of the index ended early.
-create or replace function eo_internal.vector_candidates(
+create or replace function eo_internal.hnsw_candidates(
     vec public.vector,
     encoder_id smallint,
     max_candidates bigint,
     left_out bigint[],
-    filter eo.filter
+    filter eo.filter,
+    out patch_ids bigint[],
+    out cells text[]
 )
-returns bigint[]
 language plpgsql
 stable parallel unsafe
 security invoker
@@ -76,7 +32,6 @@ declare
     breadth text := current_setting('hnsw.ef_search');
     iteration text := current_setting('hnsw.iterative_scan');
     longest_scan text := current_setting('hnsw.max_scan_tuples');
-    candidates bigint[];
 begin
     -- Set here and put back below: in the function's header, a role that is not a superuser could not create or restore it,
     -- because a session does not know pgvector's settings before it has used a vector.
@@ -87,9 +42,9 @@ begin
     -- because the planner then knows by its foreign key that each vector has one patch, and so can tell by the filters'
     -- selectivity whether to walk the index or to rank just the patches that pass.
     execute format(
-        'select array_agg(nearest.patch_id)
+        'select array_agg(nearest.patch_id), array_agg(nearest.cell)
          from (
-             select e.patch_id
+             select e.patch_id, e.cell
              from eo_internal.%I e
              join eo.patches($4) p
                  on p.patch_id = e.patch_id and p.cell = e.cell
@@ -97,12 +52,11 @@ begin
              order by e.embedding::public.halfvec(%s) operator(public.<->) $1::public.halfvec
              limit $2
          ) nearest', 'embedding__' || encoder_id, dimension)
-        into candidates
+        into patch_ids, cells
         using vec, max_candidates, left_out, filter;
     perform set_config('hnsw.ef_search', breadth, true),
             set_config('hnsw.iterative_scan', iteration, true),
             set_config('hnsw.max_scan_tuples', longest_scan, true);
-    return candidates;
 end
 $$;
 
@@ -131,7 +85,7 @@ declare
     vector_index regclass := to_regclass(format('eo_internal.%I', eo_internal.vector_index_name(used_encoder)));
     max_candidates bigint := 4 * max_results::bigint;
     few bigint;
-    candidates bigint[];
+    candidates record;
 begin
     if public.vector_dims(vec) is distinct from wanted then
         raise exception 'the vector has % dimensions, but the encoder makes %', public.vector_dims(vec), wanted
@@ -162,13 +116,24 @@ begin
                               limit few) passing);
     end if;
     if approximate then
-        candidates := eo_internal.vector_candidates(
+        candidates := eo_internal.hnsw_candidates(
             vec, used_encoder, max_candidates, left_out, filter);
-        if coalesce(cardinality(candidates), 0) < max_results then
-            candidates := null;
-        end if;
+        approximate := coalesce(cardinality(candidates.patch_ids), 0) >= max_results;
     end if;
-    if candidates is not null or not filtered then
+    if approximate then
+        return query
+            select row_number() over (order by nearest.distance, nearest.patch_id), nearest.patch_id, p.cell, p.name, nearest.distance
+            from (
+                select e.patch_id, e.cell, e.embedding operator(public.<->) vec as distance
+                from unnest(candidates.patch_ids, candidates.cells) as candidate (patch_id, cell)
+                join eo.embedding e on e.patch_id = candidate.patch_id and e.cell = candidate.cell
+                where e.encoder_id = used_encoder
+                order by 3, 1
+                limit max_results
+            ) nearest
+            join eo.patch p on p.patch_id = nearest.patch_id and p.cell = nearest.cell
+            order by 1;
+    elsif not filtered then
         -- Nothing is left to filter: vectors are ranked without looking at their patches.
         return query
             select row_number() over (order by nearest.distance, nearest.patch_id), nearest.patch_id, p.cell, p.name, nearest.distance
@@ -176,7 +141,6 @@ begin
                 select e.patch_id, e.cell, e.embedding operator(public.<->) vec as distance
                 from eo.embedding e
                 where e.encoder_id = used_encoder
-                  and (candidates is null or e.patch_id = any (candidates))
                   and (left_out is null or e.patch_id <> all (left_out))
                 order by 3, 1
                 limit max_results
@@ -201,7 +165,7 @@ begin
 end
 $$;
 comment on function eo.similar_to_vector(public.vector, eo.filter, integer, text, boolean, text[], boolean) is
-'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance, ties by patch_id), among those that the filter lets pass. encoder: a name or name:version; null: the current one. Exact, unless approximate is true: then the HNSW index of eo.build_vector_index proposes candidates, which are ranked by their true distances; how many of the true ones they hold (recall) is measured in benchmarks/RESULTS.md, and max_results rows are returned whenever so many pass, as in the exact search. exclude: names of patches to leave out, such as the examples of eo.example_vector; exclude_same_place: leave out also every patch that shows a place of theirs (footprints overlap by more than a thousandth of the smaller one), such as other dates. Raises invalid_parameter_value for a vector of another length, numeric_value_out_of_range for numbers too large for distances or, if approximate, for half precision (65504), undefined_object for an unknown encoder, no_data_found for an unknown patch in exclude, object_not_in_prerequisite_state where approximate finds no index.';
+'The max_results patches (null: all) whose embeddings are nearest to a vector (Euclidean distance), among those that the filter lets pass. Exact unless approximate (docs/search.md); exclude: names of patches to leave out, exclude_same_place: and all that overlap them. Raises invalid_parameter_value for a vector of another length, object_not_in_prerequisite_state where approximate finds no index.';
 
 create or replace function eo_internal.example_embedding(patch text, encoder_id smallint)
 returns public.vector
@@ -220,12 +184,9 @@ begin
     order by p.patch_id
     limit 1;
     if not found then
-        if exists (select from eo.patch p where p.name = patch) then
-            raise exception 'patch "%" has no vector', patch
-                using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
-        end if;
-        raise exception 'there is no patch "%"', patch
-            using errcode = 'no_data_found', hint = 'Names are in eo.patch; eo.search finds them by place, time and label.';
+        perform eo_internal.check_patches(array[patch]);
+        raise exception 'patch "%" has no vector', patch
+            using errcode = 'no_data_found', hint = 'If it has pixels, run: pgearth encode';
     end if;
     return example;
 end
@@ -244,11 +205,7 @@ declare
     wanted public.vector;
     unwanted public.vector;
 begin
-    if coalesce(cardinality(positives), 0) = 0 then
-        raise exception 'no positive example was given'
-            using errcode = 'invalid_parameter_value', hint = 'Pass the names of one or more patches to be found alike.';
-    end if;
-    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(positives)) as name);
+    wanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_positives(positives)) as name);
     unwanted := (select public.avg(eo_internal.example_embedding(name, used_encoder)) from unnest(eo_internal.given_list(negatives)) as name);
     -- A quarter: the weights then stand as Rocchio's customary 0.75 to 0.15, and add up to 1.
     return coalesce(wanted operator(public.+) ((wanted operator(public.-) unwanted)
@@ -257,7 +214,7 @@ begin
 end
 $$;
 comment on function eo.example_vector(text[], text[], text) is
-'Query vector for eo.similar_to_vector from examples, names of stored patches: the mean of the positive ones, moved away from the mean of the negative ones by a quarter of their difference, 1.25 mean(positives) - 0.25 mean(negatives). This is Rocchio''s relevance feedback (in: Salton, The SMART Retrieval System, 1971; Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, section 9.1.1) with the positives as the first query and the weights in the customary ratio of 0.75 to 0.15, scaled to add up to 1 so that the result does not depend on the origin of the vector space. An example named twice counts twice. To leave the examples out of the result, pass them as exclude. Raises invalid_parameter_value without positives, no_data_found for a patch that is unknown or has no vector.';
+'Query vector for eo.similar_to_vector from examples, names of stored patches: 1.25 mean(positives) - 0.25 mean(negatives), as by Rocchio''s relevance feedback. An example named twice counts twice. Raises invalid_parameter_value without positives, no_data_found for a patch that is unknown or has no vector.';
 
 create or replace function eo.build_vector_index(encoder text default null, m integer default 16, ef_construction integer default 128)
 returns text
@@ -313,4 +270,4 @@ begin
 end
 $$;
 comment on function eo.build_vector_index(text, integer, integer) is
-'Builds the HNSW index (pgvector, half precision) over an encoder''s vectors that eo.similar_to_vector(approximate => true) uses, and returns its name; does nothing where it stands already, and builds it anew for other parameters. m: links per vector, ef_construction: breadth of the search for them; more of either gives better recall for a longer build. It is fastest when the graph fits into maintenance_work_mem (about 1 kB and two bytes per dimension for each vector); another session sees how far it is in pg_stat_progress_create_index. Vectors stored later enter it by themselves. An interrupted build leaves nothing behind. Raises invalid_parameter_value for an m other than 2 to 100 and an ef_construction other than 2 m to 1,000, program_limit_exceeded for vectors of more than 4,000 dimensions, numeric_value_out_of_range for numbers beyond 65,504. (writer)';
+'Builds the HNSW index (half precision) for eo.similar_to_vector(approximate => true), and returns its name; anew for another m (links per vector, 2 to 100) or ef_construction (breadth of the search for them, 2 m to 1,000). Raises program_limit_exceeded for more than 4,000 dimensions, numeric_value_out_of_range for numbers beyond 65,504. (writer)';
