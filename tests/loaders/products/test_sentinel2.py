@@ -26,7 +26,7 @@ from pgearth.loaders.products import folder as product_folder
 from pgearth.loaders.products.files import Given, ProductFiles
 from pgearth.loaders.products.folder import open_folder
 from pgearth.loaders.products.formats.known import open_product
-from pgearth.loaders.products.formats.sentinel2 import baseline_of, find_band_files
+from pgearth.loaders.products.formats.sentinel2.product import baseline_of, find_band_files
 from pgearth.loaders.products.load import Options, choose_bands, load_product
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.rasters import from_wkb
