@@ -25,7 +25,7 @@ from pgearth.loaders.archive.write import Patch, Product, write_patches, write_p
 from pgearth.loaders.option_types import Names, Number
 from pgearth.loaders.products.bands import Band, open_band
 from pgearth.loaders.products.cutting import Cutting, Nodata, cut_cells, cut_windows, fit_bands, fit_cells
-from pgearth.loaders.products.files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, parse_time
+from pgearth.loaders.products.files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, parse_time
 from pgearth.loaders.products.folder import check_archived
 from pgearth.loaders.products.formats.known import open_product
 from pgearth.loaders.products.grids import (
@@ -36,6 +36,7 @@ from pgearth.loaders.products.grids import (
     fixed_lattice,
     parse_grid,
 )
+from pgearth.loaders.products.outlines import bounds_of
 from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.explain import TRACEBACK, explained, meets_others
 from pgearth.loaders.work.ledger import listing_checksum, load_item

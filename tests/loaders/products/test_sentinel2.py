@@ -26,7 +26,8 @@ from pgearth.loaders.products import folder as product_folder
 from pgearth.loaders.products.files import Given, ProductFiles
 from pgearth.loaders.products.folder import open_folder
 from pgearth.loaders.products.formats.known import open_product
-from pgearth.loaders.products.formats.sentinel2.product import baseline_of, find_band_files
+from pgearth.loaders.products.formats.sentinel2.baselines import baseline_of
+from pgearth.loaders.products.formats.sentinel2.files import find_files
 from pgearth.loaders.products.load import Options, choose_bands, load_product
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.rasters import from_wkb
@@ -943,7 +944,7 @@ def test_offset_of_earth_engine(small, collection, offset):
 def test_band_file_names(tmp_path, file, band):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
-    assert find_band_files(open_folder(tmp_path)) == ({band: [file]} if band else {})
+    assert find_files(open_folder(tmp_path)).bands == ({band: [file]} if band else {})
 
 
 def test_earth_engine_folder_without_metadata(sample, tmp_path):
