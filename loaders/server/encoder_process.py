@@ -20,7 +20,7 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
 from pgearth.loaders.option_types import Number
-from pgearth.loaders.server.cluster import INHERITED_VARIABLES
+from pgearth.loaders.server.account import environment_of, identity_of, may_act_as
 from pgearth.loaders.server.connection import connect
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.service.protocol import socket_folder
@@ -77,7 +77,7 @@ class EncoderProcess:
                 f"The server's data folder {data} is not to be found from here.",
                 "The encoder process runs on the server's machine: run this there, as root or the server's OS user.",
             ) from error
-        if os.geteuid() not in (0, account.pw_uid):
+        if not may_act_as(account):
             raise PgearthError(
                 f"The server runs as OS user {account.pw_name}.",
                 f"Only {account.pw_name} and root may start and stop its encoder process.",
@@ -114,7 +114,7 @@ class EncoderProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            **self._identity(),
+            **identity_of(self.account),
         )
         deadline = time.monotonic() + START_SECONDS
         while not self._reached(connection, process.pid):
@@ -167,17 +167,7 @@ class EncoderProcess:
 
     def _environment(self) -> dict[str, str]:
         """No more than it needs: no secrets but the connection's."""
-        inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
-        account = self.account
-        own = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "LANG": "C.UTF-8"}
-        return {**inherited, **own, "PGEARTH_DSN": self.conninfo}
-
-    def _identity(self) -> dict[str, object]:
-        account = self.account
-        if account.pw_uid == os.geteuid():
-            return {}
-        groups = os.getgrouplist(account.pw_name, account.pw_gid)
-        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
+        return {**environment_of(self.account), "PGEARTH_DSN": self.conninfo}
 
 
 @click.command()

@@ -16,11 +16,11 @@ from psycopg import errors, sql
 import pgearth.migrations
 from pgearth import pyfuncs
 from pgearth.loaders.server.connection import sqlalchemy_url
+from pgearth.loaders.server.installation import OLDEST_VERSION
 from pgearth.migrations.sqlfiles import DEPENDENT_HINT, drop_functions, has_python_functions
 from pgearth.migrations.surroundings import obstacle, warnings
 from pgearth.pyfuncs.errors import PgearthError
 
-OLDEST_SERVER = 15
 BASE = "base"
 HEAD = "head"
 
@@ -203,9 +203,9 @@ def require_suitable(connection: sqlalchemy.Connection) -> None:
             f"The database {name} has the encoding {encoding}; an archive needs UTF8.",
             "Make another: createdb --encoding=UTF8 --template=template0 NAME",
         )
-    if version < OLDEST_SERVER:
+    if version < OLDEST_VERSION:
         raise PgearthError(
-            f"The server is PostgreSQL {version}; pgearth needs {OLDEST_SERVER} or newer.",
+            f"The server is PostgreSQL {version}; pgearth needs {OLDEST_VERSION} or newer.",
             "Upgrade the server, or name another in PGEARTH_DSN.",
         )
     if read_only:
