@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio import Affine
 
 from benchmarks.harness import ROOT, progress
-from pgearth.loaders.datasets.bigearthnet.images import SENTINEL_2
+from pgearth.loaders.datasets.bigearthnet.sensors import SENTINEL_2
 from pgearth.loaders.demo.synthetic import BLOCK, Block, block_pixels, smooth_noise
 from pgearth.loaders.products.mgrs import PATCH_SIDE, tile_origin
 

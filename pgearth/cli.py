@@ -67,10 +67,10 @@ def pgearth() -> None:
         "nomenclature": "pgearth.loaders.reference.nomenclature:nomenclature",
         "corine": "pgearth.loaders.reference.corine:corine",
         "nuts": "pgearth.loaders.reference.nuts:nuts",
-        "bigearthnet": "pgearth.loaders.datasets.bigearthnet.images:bigearthnet",
-        "bigearthnet-metadata": "pgearth.loaders.datasets.bigearthnet.catalogue:bigearthnet_metadata",
+        "bigearthnet": "pgearth.loaders.datasets.bigearthnet.commands:bigearthnet",
+        "bigearthnet-metadata": "pgearth.loaders.datasets.bigearthnet.commands:bigearthnet_metadata",
         "export": "pgearth.loaders.export.load:load_export",
-        "product": "pgearth.loaders.products.load:product",
+        "product": "pgearth.loaders.products.commands:product",
     },
 )
 def load() -> None:

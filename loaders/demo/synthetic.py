@@ -33,8 +33,8 @@ from rasterio.features import rasterize
 
 from pgearth.loaders.archive.footprint import to_wgs84
 from pgearth.loaders.archive.write import Patch, Product, patch_raster, write_patches, write_products
-from pgearth.loaders.datasets.bigearthnet.images import SENTINEL_2
 from pgearth.loaders.datasets.bigearthnet.names import PATCHES_PER_TILE_SIDE, patch_bounds, split_by_rule
+from pgearth.loaders.datasets.bigearthnet.sensors import SENTINEL_2
 from pgearth.loaders.products.mgrs import PATCH_SIDE, TILE_SIDE, tile_origin
 from pgearth.loaders.reference.corine import class_label_ids, store_polygons
 from pgearth.loaders.reference.nomenclature import data_file
