@@ -40,7 +40,7 @@ class TopicGroup(click.Group):
     cls=TopicGroup,
     topics={
         "server": "pgearth.loaders.server.commands:server",
-        "migrate": "pgearth.loaders.server.migrate:migrate",
+        "migrate": "pgearth.loaders.server.migrate_command:migrate",
         "load": "pgearth.cli:load",
         "annotate": "pgearth.loaders.reference.annotate:annotate",
         "train": "pgearth.cli:train",
@@ -94,9 +94,9 @@ def train() -> None:
         "add": "pgearth.loaders.models.versions:add",
         "list": "pgearth.loaders.models.versions:list_versions",
         "retire": "pgearth.loaders.models.versions:retire",
-        "start": "pgearth.loaders.server.encoder_process:start",
-        "stop": "pgearth.loaders.server.encoder_process:stop",
-        "status": "pgearth.loaders.server.encoder_process:status",
+        "start": "pgearth.loaders.server.encoder_commands:start",
+        "stop": "pgearth.loaders.server.encoder_commands:stop",
+        "status": "pgearth.loaders.server.encoder_commands:status",
     },
 )
 def encoder() -> None:
