@@ -49,7 +49,7 @@ class TopicGroup(click.Group):
         "index": "pgearth.cli:index",
         "export": "pgearth.loaders.export.export:export",
         "demo": "pgearth.loaders.demo.demo:demo",
-        "synthetic": "pgearth.loaders.demo.synthetic:synthetic",
+        "synthetic": "pgearth.loaders.demo.synthetic.commands:synthetic",
     },
 )
 @click.version_option(package_name="pgearth")
