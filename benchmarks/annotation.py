@@ -2,10 +2,10 @@
 
     python -m benchmarks.annotation
 
-The landscape is that of loaders/demo/synthetic.py (Voronoi cells of one class united), with edges roughened by midpoint
-displacement and all farmland united: over 100,000 polygons, some with more than 50,000 vertices. Places are the
-sample's NUTS (levels 0 to 3). Patches are footprints of 1.2 km in EPSG:32632. The database, pgearth_bench_annotation,
-is made on the server of the DSN, and dropped in the end.
+The landscape is that of loaders/demo/synthetic/land_cover.py (Voronoi cells of one class united), with edges roughened
+by midpoint displacement and all farmland united: over 100,000 polygons, some with more than 50,000 vertices. Places are
+the sample's NUTS (levels 0 to 3). Patches are footprints of 1.2 km in EPSG:32632. The database,
+pgearth_bench_annotation, is made on the server of the DSN, and dropped in the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmarks.harness import (
     table,
     value,
 )
-from pgearth.loaders.demo.synthetic import SRID, LandCover, class_codes, land_cover_of_sheet, sheets
+from pgearth.loaders.demo.synthetic.land_cover import SRID, LandCover, class_codes, land_cover_of_sheet, sheets
 from pgearth.loaders.reference.annotate import Annotation, annotate_archive
 from pgearth.loaders.reference.corine import class_label_ids, store_polygons
 from pgearth.loaders.reference.nomenclature import load_nomenclature

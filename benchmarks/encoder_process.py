@@ -38,7 +38,7 @@ from benchmarks.harness import (
     table,
     value,
 )
-from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.demo.synthetic.archive import load_synthetic
 from pgearth.loaders.models.encode import encode_archive
 from pgearth.loaders.models.versions import register
 from pgearth.loaders.reference.nomenclature import load_nomenclature

@@ -27,8 +27,8 @@ from rasterio.windows import Window
 
 from benchmarks.harness import Run, conninfo, progress, report, table
 from benchmarks.synthetic_product import FULL_SIDE, QUICK_SIDE, find_or_make_product
-from pgearth.loaders.archive import write as patches
-from pgearth.loaders.products import cutting
+from pgearth.loaders.archive import write
+from pgearth.loaders.products import cutting, patches
 from pgearth.loaders.products.bands import GDAL_OPTIONS
 from pgearth.loaders.products.load import Options, load_product
 from pgearth.loaders.server.migrate import upgrade
@@ -36,11 +36,11 @@ from pgearth.loaders.server.migrate import upgrade
 DATABASE = "pgearth_bench_loading"
 WANTED = 0.85
 STAGES: dict[str, tuple[Any, str]] = {
-    "statistics": (cutting, "describe"),
+    "statistics": (patches, "describe"),
     "cutting windows": (cutting, "windows"),
-    "scene classes": (cutting, "class_shares"),
-    "raster WKB": (cutting, "to_wkb"),
-    "client of the database": (patches, "write_batch"),
+    "scene classes": (patches, "class_shares"),
+    "raster WKB": (patches, "to_wkb"),
+    "client of the database": (write, "write_batch"),
 }
 
 

@@ -24,7 +24,7 @@ from rasterio.windows import Window
 
 from benchmarks.harness import ROOT, Run, conninfo, progress, report, table, value
 from benchmarks.synthetic_product import QUICK_SIDE, find_or_make_product
-from pgearth.loaders.datasets.bigearthnet.images import SENTINEL_2
+from pgearth.loaders.datasets.bigearthnet.sensors import SENTINEL_2
 from pgearth.pyfuncs.pixels.rasters import Raster, from_wkb, to_wkb
 
 DATABASE = "pgearth_bench_storage"

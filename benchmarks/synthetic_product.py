@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from rasterio import Affine
 
 from benchmarks.harness import ROOT, progress
-from pgearth.loaders.datasets.bigearthnet.images import SENTINEL_2
-from pgearth.loaders.demo.synthetic import BLOCK, Block, block_pixels, smooth_noise
+from pgearth.loaders.datasets.bigearthnet.sensors import SENTINEL_2
+from pgearth.loaders.demo.synthetic.blocks import BLOCK, Block
+from pgearth.loaders.demo.synthetic.noise import smooth_noise
+from pgearth.loaders.demo.synthetic.pixels import block_pixels
 from pgearth.loaders.products.mgrs import PATCH_SIDE, tile_origin
 
 TILE = "32UPU"

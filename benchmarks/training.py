@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.archive import migrate
 from benchmarks.harness import Archive, arguments, connect, conninfo, progress, ratio, report, table
-from pgearth.loaders.datasets.bigearthnet.images import SENTINEL_2
-from pgearth.loaders.demo.synthetic import SRID, load_synthetic, synthetic_patches
+from pgearth.loaders.datasets.bigearthnet.sensors import SENTINEL_2
+from pgearth.loaders.demo.synthetic.archive import load_synthetic, synthetic_patches
+from pgearth.loaders.demo.synthetic.land_cover import SRID
 from pgearth.loaders.products.mgrs import PATCH_SIDE
 from pgearth.loaders.reference.nomenclature import load_nomenclature
 from pgearth.pyfuncs.pixels.rasters import from_wkb, resample

@@ -40,7 +40,7 @@ class TopicGroup(click.Group):
     cls=TopicGroup,
     topics={
         "server": "pgearth.loaders.server.commands:server",
-        "migrate": "pgearth.loaders.server.migrate:migrate",
+        "migrate": "pgearth.loaders.server.migrate_command:migrate",
         "load": "pgearth.cli:load",
         "annotate": "pgearth.loaders.reference.annotate:annotate",
         "train": "pgearth.cli:train",
@@ -49,7 +49,7 @@ class TopicGroup(click.Group):
         "index": "pgearth.cli:index",
         "export": "pgearth.loaders.export.export:export",
         "demo": "pgearth.loaders.demo.demo:demo",
-        "synthetic": "pgearth.loaders.demo.synthetic:synthetic",
+        "synthetic": "pgearth.loaders.demo.synthetic.commands:synthetic",
     },
 )
 @click.version_option(package_name="pgearth")
@@ -67,10 +67,10 @@ def pgearth() -> None:
         "nomenclature": "pgearth.loaders.reference.nomenclature:nomenclature",
         "corine": "pgearth.loaders.reference.corine:corine",
         "nuts": "pgearth.loaders.reference.nuts:nuts",
-        "bigearthnet": "pgearth.loaders.datasets.bigearthnet.images:bigearthnet",
-        "bigearthnet-metadata": "pgearth.loaders.datasets.bigearthnet.catalogue:bigearthnet_metadata",
+        "bigearthnet": "pgearth.loaders.datasets.bigearthnet.commands:bigearthnet",
+        "bigearthnet-metadata": "pgearth.loaders.datasets.bigearthnet.commands:bigearthnet_metadata",
         "export": "pgearth.loaders.export.load:load_export",
-        "product": "pgearth.loaders.products.load:product",
+        "product": "pgearth.loaders.products.commands:product",
     },
 )
 def load() -> None:
@@ -94,9 +94,9 @@ def train() -> None:
         "add": "pgearth.loaders.models.versions:add",
         "list": "pgearth.loaders.models.versions:list_versions",
         "retire": "pgearth.loaders.models.versions:retire",
-        "start": "pgearth.loaders.server.encoder_process:start",
-        "stop": "pgearth.loaders.server.encoder_process:stop",
-        "status": "pgearth.loaders.server.encoder_process:status",
+        "start": "pgearth.loaders.server.encoder_commands:start",
+        "stop": "pgearth.loaders.server.encoder_commands:stop",
+        "status": "pgearth.loaders.server.encoder_commands:status",
     },
 )
 def encoder() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from concurrent.futures import Executor, Future
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,3 +225,9 @@ def convert(pixels: np.ndarray, band: Band) -> np.ndarray:
     else:
         converted = np.clip(pixels.astype(np.int64) + round(offset), 1, np.iinfo(band.dtype).max).astype(band.dtype)
     return converted if band.nodata is None else np.where(pixels == band.nodata, pixels, converted).astype(band.dtype)
+
+
+def start_readers(stack: ExitStack, bands: Sequence[Band], threads: int) -> dict[str, StripReader]:
+    """A reader for each band, whose files are read in so many threads until the stack is left."""
+    pool = stack.enter_context(ThreadPoolExecutor(threads))
+    return {band.name: stack.enter_context(closing(StripReader(band, pool))) for band in bands}

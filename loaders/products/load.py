@@ -10,22 +10,19 @@ import hashlib
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
 
-import click
 import shapely
 from psycopg import Connection
 
 from pgearth.loaders.archive.footprint import footprint
-from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
-from pgearth.loaders.option_types import Names, Number
+from pgearth.loaders.archive.write import Product, write_patches, write_products
 from pgearth.loaders.products.bands import Band, open_band
-from pgearth.loaders.products.cutting import Cutting, Nodata, cut_cells, cut_windows, fit_bands, fit_cells
-from pgearth.loaders.products.files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles, bounds_of, parse_time
+from pgearth.loaders.products.cell_cutting import cut_cells, fit_cells
+from pgearth.loaders.products.cutting import cut_windows, fit_bands
+from pgearth.loaders.products.files import LONGEST_DATA_TAKE, BandFile, Given, ProductFiles
 from pgearth.loaders.products.folder import check_archived
 from pgearth.loaders.products.formats.known import open_product
 from pgearth.loaders.products.grids import (
@@ -36,12 +33,12 @@ from pgearth.loaders.products.grids import (
     fixed_lattice,
     parse_grid,
 )
+from pgearth.loaders.products.outlines import bounds_of
+from pgearth.loaders.products.patches import Cutting, Nodata, Patches
 from pgearth.loaders.server.connection import connect
+from pgearth.loaders.work.counted import Counted
 from pgearth.loaders.work.explain import TRACEBACK, explained, meets_others
 from pgearth.loaders.work.ledger import listing_checksum, load_item
-from pgearth.loaders.work.progress import progress
-from pgearth.loaders.work.run import engine_options, run_tasks
-from pgearth.loaders.work.task import Engine
 from pgearth.pyfuncs.errors import PgearthError
 
 LOADER = "product"
@@ -114,8 +111,10 @@ def load_product(connection: Connection, path: Path, options: Options | None = N
             return Counter(products=1) if changed else Counter(loaded_before=1)
         srid = bands[0].srid
         assert srid is not None
-        cutting = Cutting(product, srid, files.classes, options.nodata, options.threads, item.details)
-        item.rows = write_patches(connection, SOURCE, cut(cutting))
+        cutting = Cutting(product, srid, files.classes, options.nodata, options.threads)
+        patches = Counted(cut(cutting))
+        item.rows = write_patches(connection, SOURCE, patches)
+        item.details.update(patches.counts)
         return Counter(products=1, patches=item.rows) + item.details
 
 
@@ -239,7 +238,7 @@ def crs_name(srid: int | None) -> str:
 
 def plan_cutting(
     connection: Connection, path: Path, files: ProductFiles, grid: Grid, bands: Sequence[Band]
-) -> Callable[[Cutting], Iterator[Patch]]:
+) -> Callable[[Cutting], Patches]:
     """Fit bands and grid together; return what then cuts the product. Raises PgearthError where they do not fit."""
     if grid.precision is not None:
         cells = fit_cells(find_cells(connection, files, bands, grid.precision), bands)
@@ -288,86 +287,3 @@ def find_cells(
         (outline, precision),
     )
     return [(cell, (west, south, east, north)) for cell, west, south, east, north in rows]
-
-
-class Time(click.ParamType):
-    """A time on the command line, as ISO 8601."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse it, or fail with what was expected."""
-        try:
-            return value if isinstance(value, datetime) else parse_time(value)
-        except ValueError:
-            self.fail(f"{value!r} is no ISO 8601 time such as 2020-02-19T11:21:11Z", param, ctx)
-
-
-@click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--grid",
-    help="bigearthnet, aligned:SIZE, fixed:SIZE, cell:PRECISION:PIXELS or none (the row only). Default: by format.",
-)
-@click.option("--bands", type=Names(), help="Bands to load, comma-separated. Default: all.")
-@click.option(
-    "--nodata",
-    type=click.Choice(get_args(Nodata)),
-    default="keep",
-    show_default=True,
-    help="Patches with nodata pixels: keep, drop, or mask those pixels in all bands. Without data they are dropped.",
-)
-@click.option("--name", help="Product name. Parts of one product that lie in several folders need a name each.")
-@click.option("--time", "sensing_time", type=Time(), help="Start of sensing, ISO 8601; UTC if no zone is given.")
-@click.option("--platform", help="Satellite, as STAC writes it: sentinel-2a, landsat-8, ...")
-@click.option(
-    "--scale", type=Number(), help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
-)
-@click.option("--offset", type=Number(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0.")
-@engine_options
-def product(
-    paths: tuple[Path, ...],
-    grid: str | None,
-    bands: list[str] | None,
-    nodata: Nodata,
-    engine: Engine,
-    name: str | None,
-    sensing_time: datetime | None,
-    platform: str | None,
-    scale: float | None,
-    offset: float | None,
-) -> None:
-    """Load satellite products, each PATH a folder or an archive file, and cut them into patches.
-
-    What a product is, and what its pixels mean, is read from its metadata or its name; --name, --time, --platform,
-    --scale and --offset say so where neither does.
-    """
-    if len(paths) > 1 and (name or sensing_time):
-        raise click.UsageError("--name and --time are of one product: give one PATH.")
-    if grid:
-        parse_grid(grid)
-    options = Options(
-        given=Given(name, sensing_time, platform, scale, offset),
-        grid=grid,
-        bands=tuple(bands) if bands else None,
-        nodata=nodata,
-        # Spark gives a piece of work one core.
-        threads=max(engine.jobs // len(paths), 1) if engine.name == "local" else 1,
-    )
-    counts: Counter[str] = Counter()
-    errors = []
-    tasks = [Task(path.absolute(), options) for path in paths]
-    for _, result in progress(run_tasks(load_task, tasks, engine), "load", "products", len(tasks)):
-        if isinstance(result, PgearthError):
-            errors.append(result)
-        else:
-            counts += result
-    click.echo(
-        f"{counts['products']} products loaded, {counts['loaded_before']} loaded before, {len(errors)} failed;"
-        f" {counts['patches']} patches loaded, {counts['masked']} of them masked; {counts['without_data']} without data"
-        f" and {counts['with_nodata_dropped']} with nodata dropped."
-    )
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise PgearthError("\n".join(str(error) for error in errors), "Run the same command again to load these.")

@@ -9,8 +9,11 @@ import sys
 import click
 import psycopg
 
-from pgearth.loaders.server.cluster import INSTALL_HINT, MEGABYTE, Cluster, default_home
+from pgearth.loaders.server.cluster import Cluster
 from pgearth.loaders.server.connection import dsn, require_server
+from pgearth.loaders.server.installation import INSTALL_HINT
+from pgearth.loaders.server.place import default_home
+from pgearth.loaders.server.settings import MEGABYTE
 from pgearth.pyfuncs.errors import PgearthError
 
 

@@ -11,7 +11,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from pgearth.loaders.server.cluster import Cluster, default_dsn, default_home
+from pgearth.loaders.server.cluster import Cluster, default_dsn
+from pgearth.loaders.server.place import default_home
 from pgearth.pyfuncs.errors import PgearthError
 
 if TYPE_CHECKING:

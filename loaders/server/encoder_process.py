@@ -1,4 +1,4 @@
-"""`pgearth encoder start|stop|status`: the process that owns the device and encodes for all sessions of a database."""
+"""The encoder process, which owns the device and encodes for all sessions of a database: started, found, stopped."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import psycopg
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
-from pgearth.loaders.option_types import Number
-from pgearth.loaders.server.cluster import INHERITED_VARIABLES
-from pgearth.loaders.server.connection import connect
+from pgearth.loaders.server.account import environment_of, identity_of, may_act_as
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.service.protocol import socket_folder
 
@@ -30,7 +27,6 @@ STOP_SECONDS = 30.0
 SECONDS_BETWEEN_LOOKS = 0.05
 # The OS user whom the folder is to belong to makes it: root does not write where that user could lead it astray.
 RUN_WITH_LOG = 'umask 077 && mkdir -p "$0" && exec "$@" >>"$0/log" 2>&1'
-ROWS = "select component, version, note from eo.runtime() where component like '%encod%' or component = 'device'"
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class EncoderProcess:
                 f"The server's data folder {data} is not to be found from here.",
                 "The encoder process runs on the server's machine: run this there, as root or the server's OS user.",
             ) from error
-        if os.geteuid() not in (0, account.pw_uid):
+        if not may_act_as(account):
             raise PgearthError(
                 f"The server runs as OS user {account.pw_name}.",
                 f"Only {account.pw_name} and root may start and stop its encoder process.",
@@ -114,7 +110,7 @@ class EncoderProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            **self._identity(),
+            **identity_of(self.account),
         )
         deadline = time.monotonic() + START_SECONDS
         while not self._reached(connection, process.pid):
@@ -167,75 +163,4 @@ class EncoderProcess:
 
     def _environment(self) -> dict[str, str]:
         """No more than it needs: no secrets but the connection's."""
-        inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
-        account = self.account
-        own = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "LANG": "C.UTF-8"}
-        return {**inherited, **own, "PGEARTH_DSN": self.conninfo}
-
-    def _identity(self) -> dict[str, object]:
-        account = self.account
-        if account.pw_uid == os.geteuid():
-            return {}
-        groups = os.getgrouplist(account.pw_name, account.pw_gid)
-        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
-
-
-@click.command()
-@click.option("--foreground", is_flag=True, help="Stay in the foreground, log to the terminal: for service managers.")
-@click.option(
-    "--memory-limit",
-    type=click.IntRange(min=1),
-    metavar="MEGABYTES",
-    default=2048,
-    show_default=True,
-    help="Weights to keep loaded; those used least recently are dropped.",
-)
-@click.option(
-    "--max-batch",
-    type=click.IntRange(1, 1024),
-    help="Patches to encode at a time (default: 64 on a GPU, 16 on the CPU).",
-)
-@click.option(
-    "--max-wait",
-    type=Number(0, 1000),
-    metavar="MILLISECONDS",
-    default=2,
-    show_default=True,
-    help="How long a batch waits for one more request, where several sessions ask.",
-)
-def start(foreground: bool, memory_limit: int, max_batch: int | None, max_wait: float) -> None:
-    """Start the process that encodes by networks for all sessions of this database.
-
-    It owns the GPU, if there is one, and reads encoders from the database when they are asked for. Sessions find it by
-    themselves; without it, they compute on the CPU. It is to be started on the server's machine, by root or the
-    server's OS user, as whom it runs.
-    """
-    options = ["--memory-limit", str(memory_limit), "--max-wait", str(max_wait)]
-    if max_batch:
-        options += ["--max-batch", str(max_batch)]
-    with connect(autocommit=True) as connection:
-        process = EncoderProcess.of(connection)
-        if not foreground:
-            pid = process.start(connection, options)
-            click.echo(f"Started: process {pid}, log {process.log}")
-    if foreground:
-        process.become(options)
-
-
-@click.command()
-def stop() -> None:
-    """Stop the process, if it is running, after the batch that it is at."""
-    with connect(autocommit=True) as connection:
-        process = EncoderProcess.of(connection)
-    click.echo("Stopped." if process.stop() else "The encoder process is not running.")
-
-
-@click.command()
-def status() -> None:
-    """Say how the process is, as eo.runtime() does; exit status 3 when no session reaches it."""
-    with connect(autocommit=True) as connection:
-        rows = connection.execute(ROWS).fetchall()
-    for component, version, note in rows:
-        click.echo(f"{component + ':':17}{version}" + (f"; {note}" if note else ""))
-    if ("encoder process", "running") not in [row[:2] for row in rows]:
-        sys.exit(3)
+        return {**environment_of(self.account), "PGEARTH_DSN": self.conninfo}

@@ -22,6 +22,7 @@ from psycopg import errors
 
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
 from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.server.account import run_as
 from pgearth.loaders.server.cluster import Cluster
 from tests.conftest import CHECKOUT
 from tests.migrations.catalogue import catalogue
@@ -338,8 +339,16 @@ def test_a_new_postgresql(
     home, binaries, owner = other_cluster.folder, other_cluster._binary("pg_upgrade").parent, other_cluster.account
     (home / "new").mkdir()
     os.chown(home / "new", owner.pw_uid, owner.pw_gid)
-    made = other_cluster._run(
-        binaries / "initdb", "-D", home / "new", "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"
+    made = run_as(
+        owner,
+        binaries / "initdb",
+        "-D",
+        home / "new",
+        "-U",
+        "postgres",
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
     )
     assert made.returncode == 0, made.stderr
     work = home / "upgrade"

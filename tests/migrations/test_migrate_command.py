@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from pgearth.cli import main
-from pgearth.loaders.server.migrate import known_revisions
+from pgearth.loaders.server.revisions import known_revisions
 from tests.migrations.catalogue import catalogue
 
 *OLDER, HEAD = known_revisions()

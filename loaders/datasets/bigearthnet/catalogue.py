@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,7 +15,6 @@ from pgearth.loaders.archive.write import Patch, Product, write_patches, write_p
 from pgearth.loaders.datasets.bigearthnet.names import parse_patch_name, patch_bounds
 from pgearth.loaders.products.mgrs import tile_origin
 from pgearth.loaders.reference.nomenclature import LabelIds, label_ids_by_name
-from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.ledger import file_checksum, load_item
 from pgearth.loaders.work.progress import progress
 from pgearth.pyfuncs.errors import PgearthError
@@ -226,12 +224,3 @@ def products_of(patches: Iterable[Patch]) -> list[Product]:
         )
         for patch in {patch.product: patch for patch in patches}.values()
     ]
-
-
-@click.command("bigearthnet-metadata")
-@click.argument("parquet", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def bigearthnet_metadata(parquet: tuple[Path, ...]) -> None:
-    """Load the official catalogue of BigEarthNet v2: all patches with labels and footprints, without pixels."""
-    with connect(autocommit=True) as connection:
-        counts = load_bigearthnet_metadata(connection, parquet)
-    click.echo(", ".join(f"{number} {name}" for name, number in counts.items()))

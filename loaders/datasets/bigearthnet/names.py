@@ -123,3 +123,12 @@ def split_by_rule(column: int, row: int) -> str:
     if distance <= TRAIN_LIMIT:
         return "train"
     return "validation" if distance <= VALIDATION_LIMIT else "test"
+
+
+def is_patch_name(name: str) -> bool:
+    """Whether `name` is that of a BigEarthNet patch."""
+    try:
+        parse_patch_name(name)
+    except PgearthError:
+        return False
+    return True

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from pgearth.loaders.products.files import Given, ProductFiles
 from pgearth.loaders.products.folder import open_folder
-from pgearth.loaders.products.formats import landsat, modis, sentinel1, sentinel2
-from pgearth.loaders.products.names import not_loaded
+from pgearth.loaders.products.formats import landsat, modis, sentinel1
+from pgearth.loaders.products.formats.sentinel2 import product as sentinel2
+from pgearth.loaders.products.not_loaded import not_loaded
 from pgearth.pyfuncs.errors import PgearthError
 
 # The most liberal last: Sentinel-2 takes any folder with files like B02.tif.

@@ -19,7 +19,7 @@ from pgearth.loaders.archive.write import Product
 from pgearth.loaders.files.xml_documents import parse_xml, to_json
 from pgearth.loaders.products.files import BandFile, Given, ProductFiles, parse_time
 from pgearth.loaders.products.folder import Folder, open_folder
-from pgearth.loaders.products.names import COLLECTION_2, LANDSAT, WITHOUT_METADATA, not_loaded
+from pgearth.loaders.products.not_loaded import COLLECTION_2, LANDSAT, WITHOUT_METADATA, not_loaded
 from pgearth.loaders.work.explain import reason_of
 from pgearth.pyfuncs.documents import check_depth, parse_json
 from pgearth.pyfuncs.errors import PgearthError

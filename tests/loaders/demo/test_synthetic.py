@@ -21,31 +21,25 @@ import shapely
 from click.testing import Result
 from scipy.spatial import cKDTree
 
-import pgearth.loaders.demo.synthetic
+import pgearth.loaders.demo.synthetic.archive
 from pgearth.loaders.archive.write import Patch
-from pgearth.loaders.demo.synthetic import (
-    CROPS,
-    PATCHES_PER_BLOCK,
-    PIXEL,
+from pgearth.loaders.demo.synthetic.archive import load_synthetic, synthetic_patches
+from pgearth.loaders.demo.synthetic.blocks import PATCHES_PER_BLOCK, TILES, nth_block
+from pgearth.loaders.demo.synthetic.land_cover import (
     SHEET,
     SITE_SPACING,
-    TILES,
-    block_pixels,
     class_codes,
-    ground,
     land_cover,
-    load_synthetic,
-    nth_block,
     site_classes,
     site_places,
-    synthetic_patches,
 )
+from pgearth.loaders.demo.synthetic.pixels import CROPS, PIXEL, block_pixels, ground
 from pgearth.loaders.reference.corine import store_polygons
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.rasters import bands_from_wkb
 from tests.waiting import wait_for
 
-DATA = Path(pgearth.loaders.demo.synthetic.__file__).parents[1] / "reference" / "data"
+DATA = Path(pgearth.loaders.demo.synthetic.__file__).parents[2] / "reference" / "data"
 PATCHES = PATCHES_PER_BLOCK + 31  # a summer, and a beginning of autumn in the same place
 
 
@@ -180,7 +174,7 @@ def test_ten_million_patches_are_all_different_and_in_germany(sample: Path) -> N
 def test_same_bytes_whatever_the_batches_and_the_process() -> None:
     once = list(synthetic_patches(3, range(150, 190)))  # of two blocks
     program = (
-        "from hashlib import sha256; from pgearth.loaders.demo.synthetic import synthetic_patches;"
+        "from hashlib import sha256; from pgearth.loaders.demo.synthetic.archive import synthetic_patches;"
         "batches = [list(synthetic_patches(3, numbers)) for numbers in (range(150, 153), range(153, 190))];"
         "print(sha256(repr(batches[0] + batches[1]).encode()).hexdigest())"
     )
@@ -308,8 +302,8 @@ def test_grows_to_the_same_archive(
 
 
 def test_without_pixels_beyond_one_batch(archive: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pgearth.loaders.demo.synthetic, "PATCHES_PER_TILE", 300)
-    monkeypatch.setattr(pgearth.loaders.demo.synthetic, "block_pixels", None)
+    monkeypatch.setattr(pgearth.loaders.demo.synthetic.archive, "PATCHES_PER_TILE", 300)
+    monkeypatch.setattr(pgearth.loaders.demo.synthetic.archive, "block_pixels", None)
     assert load_synthetic(archive, 1001, seed=5, pixels=False)["patches"] == 1001
     archive.execute("call eo.annotate()")
     covered = "select count(*), min(share)::float, max(share)::float from eo.patch,"
@@ -377,7 +371,7 @@ def test_nomenclature_not_loaded(archive: psycopg.Connection) -> None:
 
 WAITS = """
 import sys, time
-import pgearth.loaders.demo.synthetic as synthetic
+import pgearth.loaders.demo.synthetic.archive as synthetic
 from pgearth.loaders.server.connection import connect
 make = getattr(synthetic, sys.argv[1])
 calls = 0

@@ -18,7 +18,7 @@ import torch
 from click.testing import Result
 from psycopg.rows import dict_row
 
-from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.demo.synthetic.archive import load_synthetic
 from pgearth.loaders.export.export import lock
 from pgearth.loaders.models.train_encoder import PLAN, STATE, band_statistics
 from pgearth.loaders.models.training_patches import choose_patches, require_writer

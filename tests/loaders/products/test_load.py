@@ -26,8 +26,8 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 from shapely.geometry import box, shape
 
-from pgearth.loaders.products import cutting
 from pgearth.loaders.products import load as product
+from pgearth.loaders.products import patches
 from pgearth.loaders.products.bands import StripReader, open_band
 from pgearth.loaders.products.files import BandFile, Given
 from pgearth.loaders.products.load import Options, load_product
@@ -884,11 +884,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import psycopg
-from pgearth.loaders.products import cutting
+from pgearth.loaders.products import patches
 from pgearth.loaders.products import load as product
 from pgearth.loaders.products.load import Options, load_product
 
-write, calls = cutting.to_wkb, 0
+write, calls = patches.to_wkb, 0
 
 def killed_at(raster):
     global calls
@@ -897,7 +897,7 @@ def killed_at(raster):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(raster)
 
-cutting.to_wkb = killed_at
+patches.to_wkb = killed_at
 with psycopg.connect(sys.argv[1], autocommit=True) as connection:
     load_product(connection, Path(sys.argv[2]), Options(grid="fixed:120"))
 """
@@ -913,7 +913,7 @@ def test_killed_inside_the_transaction(archive, loaded, sample):
         process = subprocess.run(
             [sys.executable, "-c", KILLED, archive.info.dsn, str(sample / COG), str(call)],
             capture_output=True,
-            cwd=Path(cutting.__file__).parent.parent,
+            cwd=Path(patches.__file__).parent.parent,
             timeout=PATIENCE,
         )
         assert process.returncode == -signal.SIGKILL, process.stderr.decode()

@@ -26,7 +26,9 @@ from pgearth.loaders.products import folder as product_folder
 from pgearth.loaders.products.files import Given, ProductFiles
 from pgearth.loaders.products.folder import open_folder
 from pgearth.loaders.products.formats.known import open_product
-from pgearth.loaders.products.formats.sentinel2 import baseline_of, find_band_files
+from pgearth.loaders.products.formats.sentinel2.baselines import baseline_of
+from pgearth.loaders.products.formats.sentinel2.files import find_files
+from pgearth.loaders.products.formats.sentinel2.names import from_name
 from pgearth.loaders.products.load import Options, choose_bands, load_product
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.pixels.rasters import from_wkb
@@ -55,6 +57,7 @@ FOLDERS = {
     JP2_L1C: ("S2A_MSIL1C_20170729T153601_N0205_R111_T19UDP_20170729T153557", 24.48),
     JP2_L2A: ("S2A_MSIL2A_20170729T153601_N0001_R111_T19UDP_20200401T051009", 0.0),
 }
+JUNE = datetime(2020, 6, 4, 5, 46, 39, tzinfo=UTC)
 TWELVE = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 
 
@@ -839,6 +842,26 @@ def test_scale_and_offset_on_the_command_line(archive, sample, cog, run_pgearth)
     assert "--scale and --offset are for Sentinel-2" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (ESRI, ("sentinel-2a", "L2A", "43MDV", datetime(2018, 7, 21, 5, 37, 21, tzinfo=UTC), "02.12", 62)),
+        ("S2B_MSIL1C_20200604T054639_R048_T43RCP_20200604T083537", ("sentinel-2b", "L1C", "43RCP", JUNE, None, 48)),
+        ("20200604T054639_20200604T054831_T43RCP", (None, None, "43RCP", JUNE, None, None)),
+    ],
+)
+def test_what_a_name_says(name, expected):
+    said = from_name(name, "the name")
+    facts = (said.platform, said.level, said.tile, said.sensing_time, said.baseline, said.relative_orbit)
+    assert facts == expected
+    assert said.source.startswith("the name, ")
+
+
+@pytest.mark.parametrize("name", ["", "scene", "S2A_MSIL1B_20200604T054639_R048_T43RCP_20200604T083537", f"{ESRI}.zip"])
+def test_names_that_say_nothing(name):
+    assert from_name(name, "the name") is None
+
+
 @pytest.mark.parametrize(("value", "baseline"), [("04.00", "04.00"), (4, "04.00"), ("0509", "05.09"), ("5.1", "05.10")])
 def test_ways_to_write_a_baseline(value, baseline):
     assert baseline_of(value) == baseline
@@ -943,7 +966,7 @@ def test_offset_of_earth_engine(small, collection, offset):
 def test_band_file_names(tmp_path, file, band):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).touch()
-    assert find_band_files(open_folder(tmp_path)) == ({band: [file]} if band else {})
+    assert find_files(open_folder(tmp_path)).bands == ({band: [file]} if band else {})
 
 
 def test_earth_engine_folder_without_metadata(sample, tmp_path):

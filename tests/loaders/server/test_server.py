@@ -22,9 +22,12 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgearth import pyfuncs
-from pgearth.loaders.server import cluster as server_cluster
 from pgearth.loaders.server import connection as database
-from pgearth.loaders.server.cluster import Cluster, default_memory, explain, parse_address
+from pgearth.loaders.server import installation
+from pgearth.loaders.server.cluster import Cluster
+from pgearth.loaders.server.environment import PYTHON
+from pgearth.loaders.server.failures import explain
+from pgearth.loaders.server.settings import default_memory, parse_address
 from pgearth.pyfuncs.errors import PgearthError
 from tests.conftest import CHECKOUT
 from tests.waiting import PATIENCE
@@ -401,11 +404,11 @@ def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     with temporary_folder() as folder, small_disk(folder / "disk") as mounted:
         cluster = Cluster(folder / "disk" / "home")
         if not mounted:  # initdb's part is played by its own words
-            script = folder / "postgresql" / str(server_cluster.installed_versions()[-1]) / "bin" / "initdb"
+            script = folder / "postgresql" / str(installation.installed_versions()[-1]) / "bin" / "initdb"
             script.parent.mkdir(parents=True)
             script.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{NO_SPACE}END\nexit 1\n")
             script.chmod(0o755)
-            monkeypatch.setattr(server_cluster, "POSTGRESQL_FOLDER", folder / "postgresql")
+            monkeypatch.setattr(installation, "POSTGRESQL_FOLDER", folder / "postgresql")
         with pytest.raises(PgearthError, match=message.format(cluster.folder)):
             cluster.start(durable=False)
         assert not cluster.data.exists()
@@ -484,12 +487,12 @@ def test_data_of_another_version(stopped: Cluster) -> None:
 def test_missing_packages(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the server packages or an extension, the error names them and the script that installs them."""
     with monkeypatch.context() as patch:
-        patch.setattr(server_cluster, "EXTENSION_FOLDER", f"{tmp_path}/{{version}}")
+        patch.setattr(installation, "EXTENSION_FOLDER", f"{tmp_path}/{{version}}")
         with pytest.raises(
             PgearthError, match=r"lacks the extension plpython3u, .*vector(.|\n)*docker/install-server\.sh"
         ):
             cluster.start()
-    monkeypatch.setattr(server_cluster, "POSTGRESQL_FOLDER", tmp_path)
+    monkeypatch.setattr(installation, "POSTGRESQL_FOLDER", tmp_path)
     with pytest.raises(PgearthError, match=r"No PostgreSQL 15 or newer(.|\n)*docker/install-server\.sh"):
         cluster.start()
     assert not cluster.data.exists()
@@ -506,7 +509,7 @@ def small_environment(folder: Path, interpreter: Path, checkout: Path) -> Path:
 
     environment = folder / ".venv"
     subprocess.run([interpreter, "-m", "venv", "--without-pip", environment], check=True)
-    packages = environment / "lib" / server_cluster.PYTHON / "site-packages"
+    packages = environment / "lib" / PYTHON / "site-packages"
     names = ["numpy", "numpy.libs", "click", "psutil", "psycopg", "psycopg_binary", "psycopg_binary.libs"]
     for name in names:
         shutil.copytree(SITE_PACKAGES / name, packages / name, copy_function=link)
@@ -524,8 +527,8 @@ def test_checkout_that_the_server_cannot_reach() -> None:
                 CHECKOUT / package, checkout / package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
             )
         shutil.copy2(CHECKOUT / "pyproject.toml", checkout)
-        environment = small_environment(checkout, Path(sys.base_prefix, "bin", server_cluster.PYTHON), checkout)
-        packages = environment / "lib" / server_cluster.PYTHON / "site-packages"
+        environment = small_environment(checkout, Path(sys.base_prefix, "bin", PYTHON), checkout)
+        packages = environment / "lib" / PYTHON / "site-packages"
         for path in (checkout / "pyfuncs", *(checkout / "pyfuncs").rglob("*"), packages / "typing_extensions.py"):
             path.chmod(0o700 if path.is_dir() else 0o600)  # as under umask 077
         python = environment / "bin" / "python3"
@@ -561,7 +564,7 @@ def test_checkout_that_the_server_cannot_reach() -> None:
                 assert sorted(path.name for path in (mirror / "bin").iterdir()) == [
                     "python",
                     "python3",
-                    server_cluster.PYTHON,
+                    PYTHON,
                 ]
 
             with (checkout / "pyfuncs" / "__init__.py").open("a") as module:
@@ -586,18 +589,18 @@ def test_interpreter_that_the_server_cannot_run(fault: str) -> None:
     """An environment whose Python the server cannot run is refused; it would silently use another one's packages."""
     with temporary_folder() as folder, temporary_folder(0o700) as private:
         if fault == "private":
-            interpreter = private / "bin" / server_cluster.PYTHON
+            interpreter = private / "bin" / PYTHON
             interpreter.parent.mkdir()
             (private / "lib").mkdir()
-            shutil.copy2(Path(sys.base_prefix, "bin", server_cluster.PYTHON), interpreter)
-            (private / "lib" / server_cluster.PYTHON).symlink_to(os.__file__.rpartition("/")[0])
+            shutil.copy2(Path(sys.base_prefix, "bin", PYTHON), interpreter)
+            (private / "lib" / PYTHON).symlink_to(os.__file__.rpartition("/")[0])
             expected = f"The OS user postgres, who runs the server, cannot run the interpreter {interpreter}"
         else:
-            interpreter = Path(sys.base_prefix, "bin", server_cluster.PYTHON)
+            interpreter = Path(sys.base_prefix, "bin", PYTHON)
             expected = "No such file or directory" if ROOT else "PL/Python does not use the Python environment"
         environment = folder / ".venv"
         subprocess.run([interpreter, "-m", "venv", "--without-pip", environment], check=True)
-        packages = environment / "lib" / server_cluster.PYTHON / "site-packages"
+        packages = environment / "lib" / PYTHON / "site-packages"
         (packages / "all.pth").write_text(f"{SITE_PACKAGES}\n{CHECKOUT}\n")
         if fault == "missing":
             (environment / "bin" / "python3").unlink()

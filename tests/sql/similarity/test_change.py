@@ -14,7 +14,7 @@ from pgvector.psycopg import register_vector
 from psycopg import errors, sql
 
 from pgearth.loaders.archive.write import Patch, Product, patch_raster, write_patches, write_products
-from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.demo.synthetic.archive import load_synthetic
 from pgearth.loaders.models.encode import encode_archive
 from pgearth.loaders.products.load import Options, load_product
 from pgearth.pyfuncs.models import spectral

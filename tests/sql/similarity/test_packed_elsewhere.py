@@ -18,7 +18,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgearth.loaders.reference.nomenclature import load_nomenclature
+from pgearth.loaders.server.account import run_as
 from pgearth.loaders.server.cluster import Cluster
+from pgearth.loaders.server.environment import python_environment
 from pgearth.loaders.server.migrate import upgrade
 from tests.sql.similarity.test_packed_codes import (
     CODE,
@@ -57,7 +59,7 @@ def old_server() -> Iterator[Cluster]:
     """A server whose transaction numbers are beyond 12 billion, with an archive that is packed and changed since."""
     with own_server() as server:
         server.stop()
-        reset = server._run(server._binary("pg_resetwal"), "-e", "3", "-D", server.data)
+        reset = run_as(server.account, server._binary("pg_resetwal"), "-e", "3", "-D", server.data)
         assert reset.returncode == 0, reset.stderr
         server.start(durable=False)
         migrate(server)
@@ -257,7 +259,8 @@ def test_a_standby_does_without_the_files_of_later_builds(old_server: Cluster) -
         primary.execute("select eo.build_code_index()")
         folder = Path(tempfile.mkdtemp(prefix="pgearth-test-"))
         os.chown(folder, old_server.account.pw_uid, old_server.account.pw_gid)
-        copied = old_server._run(
+        copied = run_as(
+            old_server.account,
             old_server._binary("pg_basebackup"), "--write-recovery-conf", "--checkpoint=fast", "--pgdata", folder / "data",
             "--dbname", old_server.dsn("postgres"),
         )  # fmt: skip
@@ -266,8 +269,8 @@ def test_a_standby_does_without_the_files_of_later_builds(old_server: Cluster) -
         settings = (old_server.folder / "pgearth.conf").read_text()
         (folder / "pgearth.conf").write_text(f"{settings}unix_socket_directories = '{folder}'\n")
         control = (old_server._binary("pg_ctl"), "-D", folder / "data", "-w")
-        path = f"{old_server._python_environment() / 'bin'}:{os.environ['PATH']}"
-        started = old_server._run(*control, "-l", folder / "log", "start", environment={"PATH": path})
+        path = f"{python_environment(old_server) / 'bin'}:{os.environ['PATH']}"
+        started = run_as(old_server.account, *control, "-l", folder / "log", "start", environment={"PATH": path})
         try:
             assert started.returncode == 0, (folder / "log").read_text()
             dsn = make_conninfo(host=str(folder), port=old_server.port, dbname="pgearth", user=old_server.user)
@@ -283,5 +286,5 @@ def test_a_standby_does_without_the_files_of_later_builds(old_server: Cluster) -
                     assert not serves(standby)
                     assert_same(standby)
         finally:
-            old_server._run(*control, "-m", "immediate", "stop")
+            run_as(old_server.account, *control, "-m", "immediate", "stop")
             shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
-from pgearth.loaders.demo.synthetic import load_synthetic
+from pgearth.loaders.demo.synthetic.archive import load_synthetic
 from pgearth.pyfuncs import queries
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.training.dataset import ArchiveDataset

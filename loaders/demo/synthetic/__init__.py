@@ -1,0 +1,1 @@
+"""A synthetic archive: a made-up landscape in Germany, and Sentinel-2 patches that show it."""
