@@ -14,7 +14,7 @@ from pgvector.psycopg import register_vector
 from psycopg import Connection
 
 from pgearth.loaders.archive.filters import filter_options, parse_filters
-from pgearth.loaders.models.train_encoder import locked
+from pgearth.loaders.models.training_folder import training_folder
 from pgearth.loaders.models.training_patches import choose_patches, require_writer, software
 from pgearth.loaders.models.versions import check_definition, find, register, version_name
 from pgearth.loaders.option_types import LEVEL, Number
@@ -27,12 +27,11 @@ from pgearth.pyfuncs.models.encoder import Encoder
 from pgearth.pyfuncs.models.weights import dump
 
 if TYPE_CHECKING:
-    from pgearth.pyfuncs.training.milan import Position, Settings
+    from pgearth.pyfuncs.training.milan import Settings
 
 METHODS = {"milan": milan, "kslsh": kslsh, "itq": itq, "lsh": lsh, "sign": sign, "trivial": trivial}
 SUPERVISED = ("milan", "kslsh")
 LIBRARIES = {"itq": "faiss-cpu", "kslsh": "scipy"}
-STATE = "state.safetensors"
 DEFAULT_BITS = 128
 MOST_VALIDATED = 2000
 """Validation patches at most that are looked at: each is compared with all others, time and again."""
@@ -81,17 +80,17 @@ class Sample:
 def train_hash(name: str, order: Order, folder: Path | None = None) -> tuple[Encoder, dict[str, Any]]:
     """Train a hash function and store it, when it is done, as the next version of `name`; return it and its record.
 
-    With `folder` MiLaN keeps there, until it is done, what it needs to go on after it was killed. Raises PgearthError
-    for data that cannot be trained on, and where the folder has the state of a training with other settings or data.
+    With `folder` MiLaN goes on after it was killed. Raises PgearthError for data that cannot be trained on, and where
+    the folder has the state of a training with other settings or data.
     """
-    with locked(folder):
+    with training_folder(folder) as (_, state):
         with connect(autocommit=True) as connection:
             require_writer(connection)
             parent = find(connection, order.encoder, hashing=False)
             bits = bits_of(order, parent)
             check_definition(connection, name, order.method, bits=bits, parent_id=parent.encoder_id)
             training, validation = read_samples(connection, order, parent)
-        weights, how = fit(order, bits, training, validation, folder / STATE if folder else None)
+        weights, how = fit(order, bits, training, validation, state)
         record = {
             "method": order.method,
             "encoder": version_name(parent),
@@ -115,8 +114,6 @@ def train_hash(name: str, order: Order, folder: Path | None = None) -> tuple[Enc
             hashing = register(
                 connection, name, order.method, dump(weights), bits=bits, parent_id=parent.encoder_id, training=record
             )
-        if folder:
-            (folder / STATE).unlink(missing_ok=True)
     return hashing, record
 
 
@@ -221,11 +218,11 @@ def fit_milan(
 
     with progress(range(0), "training", "steps", settings.steps) as bar:
 
-        def on_step(position: Position) -> None:
-            bar.update(position.step - bar.n)
+        def on_step(step: int) -> None:
+            bar.update(step - bar.n)
 
         trained = train(settings, training.vectors, training.labels, evaluate, state=state, on_step=on_step)
-    return trained.weights, {"parameters": asdict(settings), "history": trained.history, "best": trained.best}
+    return trained.weights, {"parameters": asdict(settings), "history": trained.history, "best": trained.best_epoch}
 
 
 def measure(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
