@@ -144,7 +144,7 @@ def test_encoding_in_bulk(encoded: tuple[psycopg.Connection, Encoder], monkeypat
 def test_packing(encoded: tuple[psycopg.Connection, Encoder]) -> None:
     archive, encoder = encoded
     archive.execute(
-        "do language plpython3u $$ from pgearth.pyfuncs.border import codes; from pgearth.pyfuncs.search import code_cache; codes.PATCHES_AT_ONCE = code_cache.READ_AT_ONCE = 50 $$"
+        "do language plpython3u $$ from pgearth.pyfuncs.search import build, code_cache; build.PATCHES_AT_ONCE = code_cache.READ_AT_ONCE = 50 $$"
     )
     works = {}
     for size in SIZES:
