@@ -42,7 +42,7 @@ from pgearth.pyfuncs.models import inference, weights
 from pgearth.pyfuncs.models.encoder import Batch, Encoder, encode_batch
 from pgearth.pyfuncs.models.resnet import ResNet, weights_of
 from pgearth.pyfuncs.service import client as encoder_client
-from pgearth.pyfuncs.service import process as encoder_process
+from pgearth.pyfuncs.service import process as service_process
 from pgearth.pyfuncs.service.client import NotServedError
 from pgearth.pyfuncs.training import classifier as training
 from pgearth.pyfuncs.training import loop
@@ -555,8 +555,8 @@ class FileReader:
 
 def serve() -> None:
     """The encoder process, but for where it reads encoders."""
-    encoder_process.ArchiveReader = FileReader  # type: ignore[assignment, misc]
-    encoder_process.main()
+    service_process.ArchiveReader = FileReader  # type: ignore[assignment, misc]
+    service_process.main()
 
 
 @dataclass(frozen=True)
