@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import closing
@@ -19,13 +18,10 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import click
 import rasterio
 from psycopg import Connection
 
-from pgearth.loaders.archive.filters import filter_options, parse_filters
 from pgearth.loaders.export.documents import (
-    PIXEL_FORMATS,
     StoredRaster,
     document_name,
     dump,
@@ -57,13 +53,12 @@ from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.ledger import file_checksum
 from pgearth.loaders.work.locks import lock
 from pgearth.loaders.work.progress import progress
-from pgearth.loaders.work.run import engine_options, run_tasks
+from pgearth.loaders.work.run import run_tasks
 from pgearth.loaders.work.task import Engine
 from pgearth.pyfuncs.errors import PgearthError
 
 PARTS = ".parts"
 PATCHES_PER_QUERY = 16
-SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -294,59 +289,3 @@ def keys_of(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 def changed(name: str) -> PgearthError:
     """What to tell of a patch that is not as it was listed."""
     return PgearthError(f"Patch {name} is gone or has other bands since it was listed.", "Export into an empty folder.")
-
-
-# The command
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 1GB, 500MB or 64MiB. Raises PgearthError for any other text."""
-    match = SIZE.fullmatch(text.strip())
-    if match is None:
-        raise PgearthError(f"{text!r} is no size", "Give one such as 1GB, 500MB or 64MiB.")
-    power = "kMGT".lower().find(match[2].lower()) + 1 if match[2] else 0
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-@click.command("export")
-@click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
-@filter_options
-@click.option("--collection", "collections", multiple=True, help="Only patches of this collection. May be repeated.")
-@click.option(
-    "--format",
-    "file_format",
-    type=click.Choice([*PIXEL_FORMATS, "geoparquet"]),
-    default="bigearthnet",
-    show_default=True,
-    help="One GeoTIFF per band, one COG per resolution, or only the table of patches.",
-)
-@click.option(
-    "--pack",
-    type=click.Choice(["folder", *SUFFIXES]),
-    default="folder",
-    show_default=True,
-    help="A folder per patch, or archives of many.",
-)
-@click.option("--shard-size", help="Of zip and tar.zst: no archive is larger. [default: 1GB]")
-@engine_options
-def export(
-    destination: Path,
-    collections: tuple[str, ...],
-    file_format: str,
-    pack: str,
-    shard_size: str | None,
-    engine: Engine,
-    **filters: Any,
-) -> None:
-    """Write the patches that pass the filters into the folder DESTINATION.
-
-    Without filters, all patches. Interrupted, run the same command again: it does what is missing. SHA256SUMS, written
-    last, is for sha256sum -c; metadata.parquet is a GeoParquet table of all patches.
-    """
-    if pack not in SUFFIXES and shard_size is not None:
-        raise click.UsageError("--shard-size is of --pack zip and --pack tar.zst only.")
-    if file_format not in PIXEL_FORMATS and pack != "folder":
-        raise click.UsageError("--format geoparquet is one file, and needs no --pack.")
-    order = Order(parse_filters(filters), list(collections) or None, file_format, pack, parse_size(shard_size or "1GB"))
-    counts = export_patches(destination, order, engine)
-    click.echo(", ".join(f"{number:,} {name}" for name, number in counts.items()))

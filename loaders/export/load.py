@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import click
 import rasterio
 from psycopg import Connection
 
@@ -37,7 +35,6 @@ from pgearth.loaders.export.packs import (
     read_shard,
     reading_order,
 )
-from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.explain import reason_of
 from pgearth.loaders.work.ledger import file_checksum, load_item
 from pgearth.loaders.work.progress import progress
@@ -191,12 +188,3 @@ def faults_of(path: Path, name: str) -> Iterator[None]:
             f"{path}: {name}: it is no document of an export: {reason_of(error)}",
             "Take this file from the export again.",
         ) from error
-
-
-@click.command("export")
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
-def load_export(path: Path) -> None:
-    """Load what `pgearth export` wrote: PATH is its folder, one shard, or a folder that shards were unpacked in."""
-    with connect(autocommit=True) as connection:
-        counts: Mapping[str, Any] = load_exported(connection, path)
-    click.echo(", ".join(f"{number:,} {name}" for name, number in counts.items()))

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
-import click
 import numpy as np
-from numpy.typing import NDArray
 from pgvector.psycopg import register_vector
 from psycopg import Connection
-from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
 from pgearth.loaders.models.code_index import build_code_index
+from pgearth.loaders.models.pending import WITHOUT_EMBEDDING, WITHOUT_SEGMENT_CODES, pending_patches, read_pixels
 from pgearth.loaders.models.versions import newest_version, parent, register, stored_encoder, version_name
-from pgearth.loaders.server.connection import connect, planner, session_lock
+from pgearth.loaders.server.connection import planner, session_lock
 from pgearth.loaders.work.progress import progress
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.hashing import lsh
@@ -29,10 +24,8 @@ from pgearth.pyfuncs.models import spectral
 from pgearth.pyfuncs.models.encoder import BATCH_SIZE, Encoder, hash_codes
 from pgearth.pyfuncs.models.encoder import encode as encode_patches
 from pgearth.pyfuncs.models.weights import dump
-from pgearth.pyfuncs.pixels.rasters import bands_from_wkb
 from pgearth.pyfuncs.pixels.segments import cut_segments, parse_segmentation, same_cut
 
-PATCHES_PER_TRANSACTION = 512
 CODES_PER_TRANSACTION = 10_000
 PATCHES_CUT_AT_ONCE = 64
 HASH_SAMPLE = 100_000
@@ -189,84 +182,6 @@ def lsh_version(connection: Connection, encoder: Encoder) -> Encoder | None:
     )
 
 
-PENDING = SQL(
-    """
-with lacking as materialized (
-    select r.patch_id, count(distinct band) filter (where band = any (%(bands)s::text[])) = %(count)s as complete
-    from eo.patch_raster r, unnest(r.bands) as band
-    where not exists (select from {} v
-                      where v.patch_id = r.patch_id and v.cell = r.cell and v.encoder_id = %(encoder_id)s)
-    group by r.patch_id
-)
-select coalesce(string_agg(int8send(patch_id), ''::bytea order by patch_id) filter (where complete), ''),
-       count(*) filter (where not complete)
-from lacking
-"""
-)
-WITHOUT_EMBEDDING = PENDING.format(SQL("eo.embedding"))
-WITHOUT_SEGMENT_CODES = PENDING.format(SQL("(select * from eo.patch_bucket where segment > 0)"))
-# In the order of patch_id, so that pixels come as they lie; the coarsest bands first, so that the finest prevail. What
-# is outside of the subquery is done as rows are sent, not before they are sorted.
-PIXELS = """
-copy (
-    select s.patch_id, s.cell, s.bands, ST_AsWKB(s.rast, true)
-    from (
-        select r.patch_id, r.cell, r.bands, r.rast
-        from unnest(%(patch_ids)s::bigint[]) as wanted (patch_id)
-        join eo.patch p on p.patch_id = wanted.patch_id
-        join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell and r.bands && %(bands)s::text[]
-        order by r.patch_id, r.resolution desc
-        offset 0
-    ) s
-) to stdout (format binary)
-"""
-PatchPixels = tuple[int, str, dict[str, np.ndarray]]
-"""patch_id, cell and bands (name to pixels)."""
-
-
-def pending_patches(
-    connection: Connection, pending: Composed, encoder: Encoder, version: Encoder
-) -> tuple[NDArray[np.int64], int]:
-    """Patches without a row of `version` that have all bands of `encoder`, by patch_id, and how many lack some."""
-    parameters = {"bands": list(encoder.bands), "count": len(encoder.bands), "encoder_id": version.encoder_id}
-    with planner(connection, enable_nestloop="off"):
-        row = connection.execute(pending, parameters).fetchone()
-    assert row is not None
-    return np.frombuffer(row[0], ">i8").astype(np.int64), row[1]
-
-
-def read_pixels(
-    reading: Connection, patch_ids: NDArray[np.int64], bands: Sequence[str], description: str
-) -> Generator[list[PatchPixels], None, None]:
-    """Yield patches as many at a time as are stored in a transaction, and show progress.
-
-    A thread of their own reads the next ones while the caller works on these.
-    """
-
-    def read(start: int) -> list[PatchPixels]:
-        chosen = patch_ids[start : start + PATCHES_PER_TRANSACTION].tolist()
-        with reading.cursor().copy(PIXELS, {"patch_ids": chosen, "bands": list(bands)}) as copy:
-            copy.set_types(["int8", "text", "text[]", "bytea"])
-            patches = []
-            for (patch_id, cell), rasters in groupby(copy.rows(), key=itemgetter(0, 1)):
-                pixels: dict[str, np.ndarray] = {}
-                for _, _, names, wkb in rasters:
-                    pixels.update(bands_from_wkb(wkb, names))
-                patches.append((patch_id, cell, pixels))
-            return patches
-
-    with (
-        progress(range(0), description, "patches", total=len(patch_ids)) as bar,
-        ThreadPoolExecutor(1, "reading") as pool,
-    ):
-        following = pool.submit(read, 0)
-        for start in range(0, len(patch_ids), PATCHES_PER_TRANSACTION):
-            chunk = following.result()
-            following = pool.submit(read, start + PATCHES_PER_TRANSACTION)
-            yield chunk
-            bar.update(len(chunk))
-
-
 def store_embeddings(
     connection: Connection, reading: Connection, encoder: Encoder, batch_size: int, result: Encoded
 ) -> None:
@@ -384,44 +299,3 @@ def store_segment_codes(
                 )
             stored += len(codes)
     return stored
-
-
-@click.command()
-@click.option(
-    "--encoder",
-    "encoders",
-    multiple=True,
-    metavar="NAME[:VERSION]",
-    help="Encoder or hash function, by default its newest version; may be repeated.  [default: spectral, lsh]",
-)
-@click.option(
-    "--segments",
-    metavar="METHOD:NUMBER",
-    help="Also hash segments of each patch, for eo.similar_segments: grid:2, windows of a grid of 2 by 2 (quadrants);"
-    " slic:9, about 9 superpixels.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, PATCHES_PER_TRANSACTION),
-    default=BATCH_SIZE,
-    show_default=True,
-    help="Patches that go through an encoder at once; a GPU is faster with a few hundred.",
-)
-def encode(encoders: tuple[str, ...], segments: str | None, batch_size: int) -> None:
-    """Compute vectors by encoders and hash codes of all patches that lack them.
-
-    Patches that lack bands of an encoder are left out. Once an encoder or hash function has gone through the whole
-    archive for the first time, searches use it unless they name another one; older versions can still be named. It may
-    be interrupted and run again.
-    """
-    if segments:
-        parse_segmentation(segments, ())  # before anything is encoded
-    with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
-        result = encode_archive(connection, reading, encoders, segments=segments, batch_size=batch_size)
-    message = f"{result.embeddings:,} patches encoded, {result.codes:,} hashed"
-    click.echo(message + (f", {result.segment_codes:,} segments hashed." if segments else "."))
-    for name, number in result.left_out.items():
-        if number:
-            click.echo(f"{number:,} patches were left out, whose pixels lack some bands of {name}.")
-    if result.made_current:
-        click.echo(f"Searches use {', '.join(result.made_current)} from now on.")

@@ -9,18 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 from psycopg import Connection
 
-from pgearth.loaders.archive.filters import filter_options, parse_filters
 from pgearth.loaders.models.training_folder import training_folder
 from pgearth.loaders.models.training_patches import choose_patches, require_writer, software
 from pgearth.loaders.models.versions import check_definition, register, stored_units
-from pgearth.loaders.option_types import LEVEL, Names, Number
 from pgearth.loaders.server.connection import connect, dsn
 from pgearth.loaders.work.progress import progress
 from pgearth.pyfuncs.errors import PgearthError
-from pgearth.pyfuncs.models import spectral
 from pgearth.pyfuncs.models.encoder import Encoder
 from pgearth.pyfuncs.models.weights import dump
 
@@ -278,97 +274,4 @@ def in_words(metrics: Metrics) -> str:
     return (
         f"loss {metrics['loss']:.4f}; validation mAP {metrics['map_micro']:.3f} (macro {metrics['map_macro']:.3f}),"
         f" F1 {metrics['f1_micro']:.3f} (macro {metrics['f1_macro']:.3f})"
-    )
-
-
-@click.command("encoder")
-@click.argument("name")
-@click.option(
-    "--architecture",
-    type=click.Choice(["resnet18", "resnet50"]),
-    default="resnet18",
-    show_default=True,
-    help="Kind of network.",
-)
-@click.option(
-    "--width",
-    type=click.IntRange(1, 128),
-    default=64,
-    show_default=True,
-    help="Channels of the first stage; vectors have 8 times as many dimensions, of resnet50 32 times.",
-)
-@click.option(
-    "--bands",
-    type=Names(),
-    default=",".join(spectral.BANDS),
-    show_default=True,
-    help="Bands, comma-separated, in this order.",
-)
-@click.option("--scheme", default="ben19", show_default=True, help="Nomenclature of the labels that are learned.")
-@click.option("--level", type=LEVEL, help="Level of the nomenclature; default: its deepest.")
-@click.option(
-    "--validation-fraction",
-    type=Number(0, 1, min_open=True, max_open=True),
-    help="Validate on this share of the places, at random, instead of on the split validation.",
-)
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Epochs at most.")
-@click.option(
-    "--patience",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="End after so many epochs that have not raised the validation mAP.",
-)
-@click.option("--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Patches per step.")
-@click.option(
-    "--learning-rate",
-    type=Number(0, min_open=True),
-    default=1e-3,
-    show_default=True,
-    help="Greatest learning rate.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is random.")
-@click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that read.")
-@click.option(
-    "--checkpoint",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of a state from which the same command goes on after an interruption; without it, it begins anew.",
-)
-@filter_options
-def encoder(
-    name: str,
-    architecture: str,
-    width: int,
-    bands: list[str],
-    scheme: str,
-    level: int | None,
-    validation_fraction: float | None,
-    epochs: int,
-    patience: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    workers: int,
-    checkpoint: Path | None,
-    **filters: Any,
-) -> None:
-    """Train a network on labelled patches and store it as the next version of the encoder NAME.
-
-    It learns from the patches of the split train that pass the filters, and is kept as it was when it did best on those
-    of the split validation. It is stored when it is done, or not at all; then: pgearth encode --encoder NAME
-    """
-    from pgearth.pyfuncs.training.classifier import Settings
-
-    order = Order(
-        Settings(architecture, width, epochs, batch_size, learning_rate, patience, seed),
-        bands,
-        scheme,
-        level,
-        parse_filters(filters),
-        validation_fraction,
-    )
-    stored = train_encoder(name, order, workers, checkpoint)
-    click.echo(
-        f"Encoder {stored.name}:{stored.version}: {stored.architecture}, {len(stored.bands)} bands,"
-        f" {stored.dimension} dimensions. To use it: pgearth encode --encoder {stored.name}:{stored.version}"
     )

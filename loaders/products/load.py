@@ -39,8 +39,9 @@ from pgearth.loaders.products.grids import (
 from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.explain import TRACEBACK, explained, meets_others
 from pgearth.loaders.work.ledger import listing_checksum, load_item
+from pgearth.loaders.work.options import engine_options
 from pgearth.loaders.work.progress import progress
-from pgearth.loaders.work.run import engine_options, run_tasks
+from pgearth.loaders.work.run import run_tasks
 from pgearth.loaders.work.task import Engine
 from pgearth.pyfuncs.errors import PgearthError
 

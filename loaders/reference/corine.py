@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import click
 from psycopg import Connection
 
-from pgearth.loaders.reference.editions import make_room, require_year, stale_annotation, the_year
+from pgearth.loaders.reference.editions import make_room, require_year, the_year
 from pgearth.loaders.reference.polygons import Attribute, PolygonLayer, find_polygon_layer
-from pgearth.loaders.server.connection import connect, planner
+from pgearth.loaders.server.connection import planner
 from pgearth.loaders.work.ledger import LoadItem, load_item
 from pgearth.pyfuncs.errors import PgearthError
 
@@ -173,27 +172,3 @@ def store_polygons(connection: Connection, source: str, polygons: Iterable[tuple
             copy.write_row((source, label_id, ewkb))
             stored += 1
     return stored
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option("--layer", help="Layer to load, where several could be meant.")
-@click.option("--code-field", help="Field with the class code, where it is not named as in the official packages.")
-@click.option("--edition", help="Year of the land cover, where the names of file and fields do not tell it.")
-@click.option("--replace", is_flag=True, help="Put it in place of all polygons that were loaded, of whatever edition.")
-def corine(file: Path, layer: str | None, code_field: str | None, edition: str | None, replace: bool) -> None:
-    """Load CORINE Land Cover polygons from a vector FILE in any reference system: one edition, in one file or several.
-
-    Where files overlap, what is in the archive stays, and the rest is added.
-    """
-    with connect(autocommit=True) as connection:
-        counts = load_corine(connection, file, layer, code_field, edition, replace)
-        stale = stale_annotation(connection, "corine") if replace else None
-    click.echo(
-        f"{counts['polygons']} polygons loaded, {counts['repaired']} repaired, {counts['dropped']} without area and"
-        f" {counts['unlabelled']} unlabelled skipped, {counts['overlapping']} overlapping others cut or left out;"
-        f" {counts['skipped']} layers skipped as loaded before;"
-        f" {counts['pieces']} pieces derived."
-    )
-    if stale:
-        click.echo(stale)

@@ -14,7 +14,8 @@ from psycopg import sql
 
 import pgearth.loaders.models.encode
 from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
-from pgearth.loaders.models.encode import WITHOUT_EMBEDDING, WITHOUT_SEGMENT_CODES, pending_patches, store_codes
+from pgearth.loaders.models.encode import store_codes
+from pgearth.loaders.models.pending import WITHOUT_EMBEDDING, WITHOUT_SEGMENT_CODES, pending_patches
 from pgearth.loaders.models.versions import register
 from pgearth.loaders.reference.corine import load_corine
 from pgearth.loaders.reference.nuts import load_nuts
