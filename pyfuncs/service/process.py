@@ -39,7 +39,10 @@ def own_folder(folder: Path) -> None:
         except BlockingIOError:
             time.sleep(0.05)
     else:
-        raise PgearthError(f"The encoder process is running already: process {os.read(lock, 20).decode()}.")
+        raise PgearthError(
+            f"The encoder process is running already: process {os.read(lock, 20).decode()}.",
+            hint="To start another, stop it first: pgearth encoder stop",
+        )
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
 

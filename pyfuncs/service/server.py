@@ -19,7 +19,9 @@ from pgearth import pyfuncs
 from pgearth.pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, PgearthError
 from pgearth.pyfuncs.service.cache import EncoderCache
 from pgearth.pyfuncs.service.protocol import (
+    LOG_SAYS_MORE,
     LONGEST_PACKET,
+    START_ANEW,
     Kind,
     map_memory,
     peer_user,
@@ -173,7 +175,7 @@ class EncoderServer:
         except Exception as error:
             log.exception("could not read a request")
             text = f"the encoder process failed: {error}"
-            self._reply(connection, write_error(PgearthError(text, sqlstate=SYSTEM_ERROR)))
+            self._reply(connection, write_error(PgearthError(text, LOG_SAYS_MORE, sqlstate=SYSTEM_ERROR)))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -181,10 +183,12 @@ class EncoderServer:
     def _answer(self, connection: socket.socket, packet: bytes, descriptors: Sequence[int], flags: int) -> bytes | None:
         """What to reply to a packet at once, None for a request that was queued."""
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise PgearthError("malformed request: too long", sqlstate=PROTOCOL_VIOLATION)
+            raise PgearthError("malformed request: too long", START_ANEW, sqlstate=PROTOCOL_VIOLATION)
         content = read_request(packet)
         if len(descriptors) != (content is not None):
-            raise PgearthError(f"malformed request: {len(descriptors)} memories", sqlstate=PROTOCOL_VIOLATION)
+            raise PgearthError(
+                f"malformed request: {len(descriptors)} memories", START_ANEW, sqlstate=PROTOCOL_VIOLATION
+            )
         if content is None:
             return write_reply(Kind.DONE, self.status())
         request = Request(connection, content, map_memory(descriptors[0], content))

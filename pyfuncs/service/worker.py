@@ -10,7 +10,7 @@ import numpy as np
 from pgearth.pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, DeviceFailedError, PgearthError
 from pgearth.pyfuncs.models.encoder import encode_batch
 from pgearth.pyfuncs.service.cache import EncoderCache, UnknownEncoderError
-from pgearth.pyfuncs.service.protocol import Kind, write_error, write_reply
+from pgearth.pyfuncs.service.protocol import LOG_SAYS_MORE, START_ANEW, Kind, write_error, write_reply
 from pgearth.pyfuncs.service.queue import Queue, Request
 
 GPU_BATCH = 64
@@ -62,7 +62,7 @@ class Worker:
                     self.counts["failed"] += len(requests)
                     log.exception("could not encode")
                     text = f"the encoder process failed: {error}"
-                    reply = write_error(PgearthError(text, sqlstate=SYSTEM_ERROR, hint="Its log says more."))
+                    reply = write_error(PgearthError(text, LOG_SAYS_MORE, sqlstate=SYSTEM_ERROR))
                 self._queue.done()
                 self._finish(requests, reply)
                 requests.clear()  # what they map is not held until the next come
@@ -82,6 +82,7 @@ class Worker:
             raise PgearthError(
                 f"malformed request: {len(shared.bands)} bands and {shared.dimension} dimensions for encoder"
                 f" {encoder.name}:{encoder.version} with {len(encoder.bands)} and {encoder.dimension}",
+                START_ANEW,
                 sqlstate=PROTOCOL_VIOLATION,
             )
         *pixels, answers = zip(*(request.content.arrays(request.memory) for request in requests), strict=True)
