@@ -149,7 +149,7 @@ def export_part(part: Part) -> int:
     # On a cluster: of a process that was given up for lost, and is not.
     busy = f"{part.destination}: another process writes part {part.number}"
     order = manifest_of(part.destination)["order"]
-    counts: Counter[str] = Counter({"patches": 0, "patches without pixels": 0})
+    bands = [row["bands"] for row in manifest_rows(part.destination, part.number, ["bands"])]
     files: dict[str, tuple[str, int]] = {}
     with (
         lock(part.destination / PARTS, begins, shared=True),
@@ -157,7 +157,7 @@ def export_part(part: Part) -> int:
         rasterio.Env(),
         connect(autocommit=True) as connection,
         # After an error, the COPY that it is in must end before the connection can.
-        closing(files_of_part(connection, part, order, counts)) as units,
+        closing(files_of_part(connection, part, order)) as units,
     ):
         if order["pack"] in SUFFIXES:
             name = f"shard-{part.number:05}{SUFFIXES[order['pack']]}"
@@ -172,8 +172,9 @@ def export_part(part: Part) -> int:
                 sync(part.destination / product)
             sync(part.destination)
         with new_file(record_path(part.destination, part.number)) as path:
+            counts = {"patches": len(bands), "patches without pixels": sum(not names for names in bands)}
             path.write_text(json.dumps({**counts, "files": files}))
-    return counts["patches"]
+    return len(bands)
 
 
 def write_unit(destination: Path, unit: list[File]) -> None:
@@ -204,9 +205,7 @@ def read_record(destination: Path, number: int) -> dict[str, Any] | None:
     return record
 
 
-def files_of_part(
-    connection: Connection, part: Part, order: Mapping[str, Any], counts: Counter[str]
-) -> Generator[list[File], None, None]:
+def files_of_part(connection: Connection, part: Part, order: Mapping[str, Any]) -> Generator[list[File], None, None]:
     """The files of a part, those of a patch together, after the document of its product.
 
     In a folder the product's document goes with its first patch; every shard has those of all its products.
@@ -232,8 +231,6 @@ def files_of_part(
                 crs = reference_systems[row["srid"]]
                 files, described = raster_files(name, rasters, order["format"], crs)
                 files.insert(0, (document_name(name), dump(patch_document(row, crs.to_wkt(), described))))
-                counts["patches"] += 1
-                counts["patches without pixels"] += not rasters
                 yield [(f"{product}/{name}/{file}", content) for file, content in files]
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path, PurePosixPath
 
 import rasterio
@@ -137,17 +137,12 @@ def load_files(connection: Connection, source: Source, ids: Mapping[str, int]) -
             if PurePosixPath(name).name != product_document_name(product) or name.count("/") != 1:
                 raise PgearthError(f"the document of product {product} is missing before its patches", AGAIN)
             write_products(connection, products_of_document(parse_json(content)))
-        counts: Counter[str] = Counter()
+        read, stored = count(), 0
         for patch_source, patches in groupby(read_patches(source.path, files, ids), key=lambda found: found[0]):
-            counts["stored"] += write_patches(connection, patch_source, counted(patches, counts))
-        yield counts["read"], counts["stored"]
-
-
-def counted(patches: Iterator[tuple[str, Patch]], counts: Counter[str]) -> Iterator[Patch]:
-    """The patches without their sources, counted as they pass."""
-    for _, patch in patches:
-        counts["read"] += 1
-        yield patch
+            # Each patch takes a number as it passes; the next one is how many there were.
+            numbered = zip(patches, read, strict=False)
+            stored += write_patches(connection, patch_source, (patch for (_, patch), _ in numbered))
+        yield next(read), stored
 
 
 def read_patches(path: Path, files: Iterator[File], ids: Mapping[str, int]) -> Iterator[tuple[str, Patch]]:

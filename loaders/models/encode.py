@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,16 +33,16 @@ HASH_BITS = 128
 HASH_SEED = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoded:
     """What a run of `encode_archive` stored, which patches it left out, and what searches use since then."""
 
-    embeddings: int = 0
-    codes: int = 0
-    segment_codes: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
+    embeddings: int
+    codes: int
+    segment_codes: int
+    left_out: Mapping[str, int]
     """Patches whose pixels lack some of an encoder's bands, by encoder."""
-    made_current: list[str] = field(default_factory=list)
+    made_current: Sequence[str]
 
 
 def encode_archive(
@@ -68,34 +68,40 @@ def encode_archive(
     """
     register_vector(connection)
     with encoding_alone(connection):
-        result = Encoded()
         named = [newest_version(connection, text) for text in encoders]
         work: list[tuple[Encoder, Encoder | None]] = [
             (version, None) if version.bits is None else (parent(connection, version), version) for version in named
         ]
         if not named:
-            encoder = spectral_version(connection)
-            store_embeddings(connection, reading, encoder, batch_size, result)
-            work = [(encoder, lsh_version(connection, encoder))]
+            work = [(spectral_version(connection), None)]
         elif segments and all(hashing is None for _, hashing in work):
             raise PgearthError("Only a hash function makes codes of segments.", "Name one by --encoder.")
-        hash_functions = []
+        embeddings = codes = segment_codes = 0
+        left_out: dict[str, int] = {}
+        hash_functions, made_current = [], []
         for encoder, hashing in work:
-            if version_name(encoder) not in result.left_out:
-                store_embeddings(connection, reading, encoder, batch_size, result)
+            name = version_name(encoder)
+            if name not in left_out:
+                stored, left_out[name] = store_embeddings(connection, reading, encoder, batch_size)
+                embeddings += stored
+                if make_current_once(connection, encoder):
+                    made_current.append(name)
+            if not named:
+                hashing = lsh_version(connection, encoder)
             if hashing is None:
                 continue
             hash_functions.append(hashing)
-            result.codes += store_codes(connection, encoder, hashing)
+            codes += store_codes(connection, encoder, hashing)
             if segments:
                 cut = parse_segmentation(segments, encoder.bands)
-                result.segment_codes += store_segment_codes(connection, reading, encoder, hashing, cut)
+                segment_codes += store_segment_codes(connection, reading, encoder, hashing, cut)
         # At the end: codes of one hash function are a change to what is packed of the others.
         for hashing in hash_functions:
             if not is_packed(connection, hashing):
                 build_code_index(connection, version_name(hashing))
-            make_current_once(connection, hashing, result)
-        return result
+            if make_current_once(connection, hashing):
+                made_current.append(version_name(hashing))
+        return Encoded(embeddings, codes, segment_codes, left_out, made_current)
 
 
 @contextmanager
@@ -119,8 +125,11 @@ def is_packed(connection: Connection, hashing: Encoder) -> bool:
     return row is not None
 
 
-def make_current_once(connection: Connection, version: Encoder, result: Encoded) -> None:
-    """Make a version current that has now encoded the whole archive, unless it was before or encoded nothing."""
+def make_current_once(connection: Connection, version: Encoder) -> bool:
+    """Make a version current that has now encoded the whole archive, unless it was before or encoded nothing.
+
+    Returns whether it was made current.
+    """
     row = connection.execute(
         """
         select current_since is null
@@ -133,7 +142,7 @@ def make_current_once(connection: Connection, version: Encoder, result: Encoded)
     ).fetchone()
     if row == (True,):
         connection.execute("select eo.make_current(%s)", (version_name(version),))
-        result.made_current.append(version_name(version))
+    return row == (True,)
 
 
 def spectral_version(connection: Connection) -> Encoder:
@@ -182,12 +191,11 @@ def lsh_version(connection: Connection, encoder: Encoder) -> Encoder | None:
     )
 
 
-def store_embeddings(
-    connection: Connection, reading: Connection, encoder: Encoder, batch_size: int, result: Encoded
-) -> None:
-    """Encode the patches that lack a vector by an encoder, which is then current; count them in `result`."""
+def store_embeddings(connection: Connection, reading: Connection, encoder: Encoder, batch_size: int) -> tuple[int, int]:
+    """Encode the patches that lack a vector by an encoder; return how many, and how many lack some of its bands."""
     name = version_name(encoder)
-    patch_ids, result.left_out[name] = pending_patches(connection, WITHOUT_EMBEDDING, encoder, encoder)
+    stored = 0
+    patch_ids, left_out = pending_patches(connection, WITHOUT_EMBEDDING, encoder, encoder)
     with closing(read_pixels(reading, patch_ids, encoder.bands, f"encoding by {name}")) as chunks:
         for chunk in chunks:
             try:
@@ -206,8 +214,8 @@ def store_embeddings(
                 copy.set_types(["int8", "int2", "text", "vector"])
                 for (patch_id, cell, _), vector in zip(chunk, vectors, strict=True):
                     copy.write_row((patch_id, encoder.encoder_id, cell, vector))
-            result.embeddings += len(chunk)
-    make_current_once(connection, encoder, result)
+            stored += len(chunk)
+    return stored, left_out
 
 
 WITHOUT_CODE = """

@@ -54,7 +54,11 @@ def load_nuts(
                 "copy eo.nuts (nuts_id, level, country_code, name, geom) from stdin (format binary)"
             ) as copy:
                 copy.set_types(["text", "int2", "text", "text", "bytea"])
-                for polygon in polygon_layer.polygons(4326, item.details):
+                for polygon in polygon_layer.polygons(4326):
+                    item.details["repaired"] += polygon.repaired
+                    item.details["dropped"] += polygon.ewkb is None
+                    if polygon.ewkb is None:
+                        continue
                     feature = f"{path}: layer {polygon_layer.name}, feature {polygon.feature_id}"
                     place = checked(polygon.attributes, countries, feature)
                     if place[0] in stored:
