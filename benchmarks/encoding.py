@@ -24,7 +24,8 @@ from psycopg.sql import SQL, Identifier
 from benchmarks.archive import migrate
 from benchmarks.harness import Archive, Stopwatch, arguments, connect, conninfo, progress, report, table
 from pgearth.loaders.demo.synthetic.archive import load_synthetic
-from pgearth.loaders.models.encode import WITHOUT_EMBEDDING, encode_archive, pending_patches, read_pixels
+from pgearth.loaders.models.encode import encode_archive
+from pgearth.loaders.models.pending import WITHOUT_EMBEDDING, pending_patches, read_pixels
 from pgearth.loaders.models.versions import register, version_name
 from pgearth.loaders.reference.nomenclature import load_nomenclature
 from pgearth.pyfuncs.models import spectral

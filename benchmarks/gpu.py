@@ -42,9 +42,10 @@ from pgearth.pyfuncs.models import inference, weights
 from pgearth.pyfuncs.models.encoder import Batch, Encoder, encode_batch
 from pgearth.pyfuncs.models.resnet import ResNet, weights_of
 from pgearth.pyfuncs.service import client as encoder_client
-from pgearth.pyfuncs.service import server
+from pgearth.pyfuncs.service import process as service_process
 from pgearth.pyfuncs.service.client import NotServedError
 from pgearth.pyfuncs.training import classifier as training
+from pgearth.pyfuncs.training import loop
 from pgearth.pyfuncs.training import milan as milan_training
 
 GPU = torch.cuda.is_available()
@@ -399,7 +400,7 @@ def trainings(sizes: Sizes) -> list[str]:
                 again, resumed = trained(settings, data), broken_off(settings, data)
                 same.append([network.name, equality(found, again), equality(found, resumed)])
     return [
-        f"**Training of encoders** by `networks.training.train` on {sizes.training:,} images, a dataset in memory in"
+        f"**Training of encoders** by `training.classifier.train` on {sizes.training:,} images, a dataset in memory in"
         f" place of ArchiveDataset, {sizes.epochs} epochs, validated on {sizes.validation:,}. Patches per second from"
         " the second batch of the last epoch to its end, validation not counted, with no process that reads and with"
         " two. Bare: forward, backward and AdamW over one batch in the GPU's memory, which is neither read nor turned;"
@@ -438,13 +439,13 @@ def broken_off(settings: training.Settings, data: tuple[Images, Images]) -> trai
     """A training that wrote its state in the middle of the last epoch, was killed a batch later, and went on."""
     written, killed = len(data[0]) // 2, len(data[0]) // 2 + 1
 
-    def on_batch(position: training.Position) -> None:
+    def on_batch(position: loop.Position) -> None:
         place = (position.epoch, position.batches)
-        training.SECONDS_BETWEEN_CHECKPOINTS = 0.0 if place == (settings.epochs - 1, written) else 1e9
+        loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0 if place == (settings.epochs - 1, written) else 1e9
         if place == (settings.epochs - 1, killed):
             raise BrokenOffError
 
-    seconds = training.SECONDS_BETWEEN_CHECKPOINTS
+    seconds = loop.SECONDS_BETWEEN_CHECKPOINTS
     with tempfile.TemporaryDirectory(prefix="pgearth-gpu-") as folder:
         state = Path(folder) / "state.safetensors"
         try:
@@ -452,7 +453,7 @@ def broken_off(settings: training.Settings, data: tuple[Images, Images]) -> trai
         except BrokenOffError:
             pass
         finally:
-            training.SECONDS_BETWEEN_CHECKPOINTS = seconds
+            loop.SECONDS_BETWEEN_CHECKPOINTS = seconds
         return trained(settings, data, state=state)
 
 
@@ -496,10 +497,10 @@ def milan(sizes: Sizes) -> list[str]:
     vectors = (labels @ random.normal(0, 1, (CLASSES, 512)) + random.normal(0, 0.7, (5000, 512))).astype(np.float32)
     settings = milan_training.Settings(bits=BITS, steps=sizes.steps, steps_per_evaluation=sizes.steps // 4)
 
-    def train(**options: Any) -> milan_training.Trained:
+    def train(**options: Any) -> loop.Trained:
         return milan_training.train(settings, vectors, labels, lambda _weights: 0.0, **options)
 
-    def same(one: milan_training.Trained, other: milan_training.Trained) -> str:
+    def same(one: loop.Trained, other: loop.Trained) -> str:
         bits = all(value.tobytes() == other.weights[name].tobytes() for name, value in one.weights.items())
         return "equal to the bit" if bits and one.history == other.history else "differs"
 
@@ -512,8 +513,8 @@ def milan(sizes: Sizes) -> list[str]:
             with tempfile.TemporaryDirectory(prefix="pgearth-gpu-") as folder:
                 state = Path(folder) / "state.safetensors"
 
-                def stop(position: milan_training.Position) -> None:
-                    if position.step == sizes.steps // 2 + 5:
+                def stop(step: int) -> None:
+                    if step == sizes.steps // 2 + 5:
                         raise BrokenOffError
 
                 try:
@@ -523,7 +524,7 @@ def milan(sizes: Sizes) -> list[str]:
         losses = " ".join(f"{each['loss']:.4f}" for each in found.history)
         rows.append([name, f"{sizes.steps / watch.seconds:,.0f}", losses, same(found, again), same(found, resumed)])
     return [
-        f"**Training of MiLaN** by `milan_training.train`: {BITS} bits of 5,000 vectors of 512 dimensions with 300 sets"
+        f"**Training of MiLaN** by `training.milan.train`: {BITS} bits of 5,000 vectors of 512 dimensions with 300 sets"
         f" of labels, {sizes.steps:,} steps, nothing evaluated in between.",
         table(["device", "steps/s", "loss of each quarter", "again", "broken off"], rows),
     ]
@@ -554,8 +555,8 @@ class FileReader:
 
 def serve() -> None:
     """The encoder process, but for where it reads encoders."""
-    server.ArchiveReader = FileReader  # type: ignore[assignment, misc]
-    server.main()
+    service_process.ArchiveReader = FileReader  # type: ignore[assignment, misc]
+    service_process.main()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pyarrow import flight
 from benchmarks.harness import arguments, measure, milliseconds, ratio, report, table
 from pgearth.pyfuncs.models.encoder import Encoder
 from pgearth.pyfuncs.service import client as encoder_client
-from pgearth.pyfuncs.service import server as encoder_server
+from pgearth.pyfuncs.service import worker as encoder_worker
 from pgearth.pyfuncs.service.cache import EncoderCache
 from pgearth.pyfuncs.service.server import EncoderServer
 
@@ -46,7 +46,7 @@ def vectors(count: int) -> NDArray[np.float32]:
 
 
 def serve_memory(folder: Path, ready: Any) -> None:
-    encoder_server.encode_batch = lambda _, batch: vectors(len(batch[BANDS[0]]))
+    encoder_worker.encode_batch = lambda _, batch: vectors(len(batch[BANDS[0]]))
     server = EncoderServer(folder, EncoderCache(lambda *_: ENCODER, 1), max_wait=0)
     ready.set()
     server.serve()

@@ -42,12 +42,12 @@ class TopicGroup(click.Group):
         "server": "pgearth.loaders.server.commands:server",
         "migrate": "pgearth.loaders.server.migrate_command:migrate",
         "load": "pgearth.cli:load",
-        "annotate": "pgearth.loaders.reference.annotate:annotate",
+        "annotate": "pgearth.loaders.reference.commands:annotate",
         "train": "pgearth.cli:train",
         "encoder": "pgearth.cli:encoder",
-        "encode": "pgearth.loaders.models.encode:encode",
+        "encode": "pgearth.loaders.models.commands:encode",
         "index": "pgearth.cli:index",
-        "export": "pgearth.loaders.export.export:export",
+        "export": "pgearth.loaders.export.commands:export",
         "demo": "pgearth.loaders.demo.demo:demo",
         "synthetic": "pgearth.loaders.demo.synthetic.commands:synthetic",
     },
@@ -64,12 +64,12 @@ def pgearth() -> None:
 @click.group(
     cls=TopicGroup,
     topics={
-        "nomenclature": "pgearth.loaders.reference.nomenclature:nomenclature",
-        "corine": "pgearth.loaders.reference.corine:corine",
-        "nuts": "pgearth.loaders.reference.nuts:nuts",
+        "nomenclature": "pgearth.loaders.reference.commands:nomenclature",
+        "corine": "pgearth.loaders.reference.commands:corine",
+        "nuts": "pgearth.loaders.reference.commands:nuts",
         "bigearthnet": "pgearth.loaders.datasets.bigearthnet.commands:bigearthnet",
         "bigearthnet-metadata": "pgearth.loaders.datasets.bigearthnet.commands:bigearthnet_metadata",
-        "export": "pgearth.loaders.export.load:load_export",
+        "export": "pgearth.loaders.export.commands:load_export",
         "product": "pgearth.loaders.products.commands:product",
     },
 )
@@ -80,8 +80,8 @@ def load() -> None:
 @click.group(
     cls=TopicGroup,
     topics={
-        "encoder": "pgearth.loaders.models.train_encoder:encoder",
-        "hash": "pgearth.loaders.models.train_hash:hash_function",
+        "encoder": "pgearth.loaders.models.training_commands:encoder",
+        "hash": "pgearth.loaders.models.training_commands:hash_function",
     },
 )
 def train() -> None:
@@ -91,9 +91,9 @@ def train() -> None:
 @click.group(
     cls=TopicGroup,
     topics={
-        "add": "pgearth.loaders.models.versions:add",
-        "list": "pgearth.loaders.models.versions:list_versions",
-        "retire": "pgearth.loaders.models.versions:retire",
+        "add": "pgearth.loaders.models.commands:add",
+        "list": "pgearth.loaders.models.commands:list_versions",
+        "retire": "pgearth.loaders.models.commands:retire",
         "start": "pgearth.loaders.server.encoder_commands:start",
         "stop": "pgearth.loaders.server.encoder_commands:stop",
         "status": "pgearth.loaders.server.encoder_commands:status",
@@ -106,8 +106,8 @@ def encoder() -> None:
 @click.group(
     cls=TopicGroup,
     topics={
-        "codes": "pgearth.loaders.models.code_index:codes",
-        "vectors": "pgearth.loaders.models.vector_index:vectors",
+        "codes": "pgearth.loaders.models.commands:codes",
+        "vectors": "pgearth.loaders.models.commands:vectors",
     },
 )
 def index() -> None:

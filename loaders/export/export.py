@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import closing
@@ -19,13 +18,10 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import click
 import rasterio
 from psycopg import Connection
 
-from pgearth.loaders.archive.filters import filter_options, parse_filters
 from pgearth.loaders.export.documents import (
-    PIXEL_FORMATS,
     StoredRaster,
     document_name,
     dump,
@@ -57,13 +53,12 @@ from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.ledger import file_checksum
 from pgearth.loaders.work.locks import lock
 from pgearth.loaders.work.progress import progress
-from pgearth.loaders.work.run import engine_options, run_tasks
+from pgearth.loaders.work.run import run_tasks
 from pgearth.loaders.work.task import Engine
 from pgearth.pyfuncs.errors import PgearthError
 
 PARTS = ".parts"
 PATCHES_PER_QUERY = 16
-SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -154,7 +149,7 @@ def export_part(part: Part) -> int:
     # On a cluster: of a process that was given up for lost, and is not.
     busy = f"{part.destination}: another process writes part {part.number}"
     order = manifest_of(part.destination)["order"]
-    counts: Counter[str] = Counter({"patches": 0, "patches without pixels": 0})
+    bands = [row["bands"] for row in manifest_rows(part.destination, part.number, ["bands"])]
     files: dict[str, tuple[str, int]] = {}
     with (
         lock(part.destination / PARTS, begins, shared=True),
@@ -162,7 +157,7 @@ def export_part(part: Part) -> int:
         rasterio.Env(),
         connect(autocommit=True) as connection,
         # After an error, the COPY that it is in must end before the connection can.
-        closing(files_of_part(connection, part, order, counts)) as units,
+        closing(files_of_part(connection, part, order)) as units,
     ):
         if order["pack"] in SUFFIXES:
             name = f"shard-{part.number:05}{SUFFIXES[order['pack']]}"
@@ -177,8 +172,9 @@ def export_part(part: Part) -> int:
                 sync(part.destination / product)
             sync(part.destination)
         with new_file(record_path(part.destination, part.number)) as path:
+            counts = {"patches": len(bands), "patches without pixels": sum(not names for names in bands)}
             path.write_text(json.dumps({**counts, "files": files}))
-    return counts["patches"]
+    return len(bands)
 
 
 def write_unit(destination: Path, unit: list[File]) -> None:
@@ -209,9 +205,7 @@ def read_record(destination: Path, number: int) -> dict[str, Any] | None:
     return record
 
 
-def files_of_part(
-    connection: Connection, part: Part, order: Mapping[str, Any], counts: Counter[str]
-) -> Generator[list[File], None, None]:
+def files_of_part(connection: Connection, part: Part, order: Mapping[str, Any]) -> Generator[list[File], None, None]:
     """The files of a part, those of a patch together, after the document of its product.
 
     In a folder the product's document goes with its first patch; every shard has those of all its products.
@@ -237,8 +231,6 @@ def files_of_part(
                 crs = reference_systems[row["srid"]]
                 files, described = raster_files(name, rasters, order["format"], crs)
                 files.insert(0, (document_name(name), dump(patch_document(row, crs.to_wkt(), described))))
-                counts["patches"] += 1
-                counts["patches without pixels"] += not rasters
                 yield [(f"{product}/{name}/{file}", content) for file, content in files]
 
 
@@ -294,59 +286,3 @@ def keys_of(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 def changed(name: str) -> PgearthError:
     """What to tell of a patch that is not as it was listed."""
     return PgearthError(f"Patch {name} is gone or has other bands since it was listed.", "Export into an empty folder.")
-
-
-# The command
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 1GB, 500MB or 64MiB. Raises PgearthError for any other text."""
-    match = SIZE.fullmatch(text.strip())
-    if match is None:
-        raise PgearthError(f"{text!r} is no size", "Give one such as 1GB, 500MB or 64MiB.")
-    power = "kMGT".lower().find(match[2].lower()) + 1 if match[2] else 0
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-@click.command("export")
-@click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
-@filter_options
-@click.option("--collection", "collections", multiple=True, help="Only patches of this collection. May be repeated.")
-@click.option(
-    "--format",
-    "file_format",
-    type=click.Choice([*PIXEL_FORMATS, "geoparquet"]),
-    default="bigearthnet",
-    show_default=True,
-    help="One GeoTIFF per band, one COG per resolution, or only the table of patches.",
-)
-@click.option(
-    "--pack",
-    type=click.Choice(["folder", *SUFFIXES]),
-    default="folder",
-    show_default=True,
-    help="A folder per patch, or archives of many.",
-)
-@click.option("--shard-size", help="Of zip and tar.zst: no archive is larger. [default: 1GB]")
-@engine_options
-def export(
-    destination: Path,
-    collections: tuple[str, ...],
-    file_format: str,
-    pack: str,
-    shard_size: str | None,
-    engine: Engine,
-    **filters: Any,
-) -> None:
-    """Write the patches that pass the filters into the folder DESTINATION.
-
-    Without filters, all patches. Interrupted, run the same command again: it does what is missing. SHA256SUMS, written
-    last, is for sha256sum -c; metadata.parquet is a GeoParquet table of all patches.
-    """
-    if pack not in SUFFIXES and shard_size is not None:
-        raise click.UsageError("--shard-size is of --pack zip and --pack tar.zst only.")
-    if file_format not in PIXEL_FORMATS and pack != "folder":
-        raise click.UsageError("--format geoparquet is one file, and needs no --pack.")
-    order = Order(parse_filters(filters), list(collections) or None, file_format, pack, parse_size(shard_size or "1GB"))
-    counts = export_patches(destination, order, engine)
-    click.echo(", ".join(f"{number:,} {name}" for name, number in counts.items()))

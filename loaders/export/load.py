@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import click
 import rasterio
 from psycopg import Connection
 
@@ -37,7 +35,6 @@ from pgearth.loaders.export.packs import (
     read_shard,
     reading_order,
 )
-from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.explain import reason_of
 from pgearth.loaders.work.ledger import file_checksum, load_item
 from pgearth.loaders.work.progress import progress
@@ -140,17 +137,12 @@ def load_files(connection: Connection, source: Source, ids: Mapping[str, int]) -
             if PurePosixPath(name).name != product_document_name(product) or name.count("/") != 1:
                 raise PgearthError(f"the document of product {product} is missing before its patches", AGAIN)
             write_products(connection, products_of_document(parse_json(content)))
-        counts: Counter[str] = Counter()
+        read, stored = count(), 0
         for patch_source, patches in groupby(read_patches(source.path, files, ids), key=lambda found: found[0]):
-            counts["stored"] += write_patches(connection, patch_source, counted(patches, counts))
-        yield counts["read"], counts["stored"]
-
-
-def counted(patches: Iterator[tuple[str, Patch]], counts: Counter[str]) -> Iterator[Patch]:
-    """The patches without their sources, counted as they pass."""
-    for _, patch in patches:
-        counts["read"] += 1
-        yield patch
+            # Each patch takes a number as it passes; the next one is how many there were.
+            numbered = zip(patches, read, strict=False)
+            stored += write_patches(connection, patch_source, (patch for (_, patch), _ in numbered))
+        yield next(read), stored
 
 
 def read_patches(path: Path, files: Iterator[File], ids: Mapping[str, int]) -> Iterator[tuple[str, Patch]]:
@@ -193,12 +185,3 @@ def faults_of(path: Path, name: str) -> Iterator[None]:
             f"{path}: {name}: it is no document of an export: {reason_of(error)}",
             "Take this file from the export again.",
         ) from error
-
-
-@click.command("export")
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
-def load_export(path: Path) -> None:
-    """Load what `pgearth export` wrote: PATH is its folder, one shard, or a folder that shards were unpacked in."""
-    with connect(autocommit=True) as connection:
-        counts: Mapping[str, Any] = load_exported(connection, path)
-    click.echo(", ".join(f"{number:,} {name}" for name, number in counts.items()))

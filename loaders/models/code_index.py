@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import click
 from psycopg import Connection
-
-from pgearth.loaders.server.connection import connect
 
 
 def build_code_index(connection: Connection, encoder: str | None = None) -> str:
@@ -40,15 +37,3 @@ def without_codes(connection: Connection, encoder: str | None = None) -> str | N
         (encoder,),
     ).fetchone()
     return f"The archive has no codes of {row[0]} to index: pgearth encode --encoder {row[0]}" if row else None
-
-
-@click.command()
-@click.option("--encoder", help="Hash function, NAME or NAME:VERSION.  [default: the current one]")
-def codes(encoder: str | None) -> None:
-    """Pack the codes of a hash function into a file that searches map into memory.
-
-    On a server without PL/Python, build B-trees for plain SQL instead. Searches are exact without either, or with a
-    file that is out of date, only slower; `pgearth encode` does the same at its end.
-    """
-    with connect(autocommit=True) as connection:
-        click.echo(without_codes(connection, encoder) or f"{build_code_index(connection, encoder)}.")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
+from dataclasses import dataclass
 from typing import Any
 
-import click
 import numpy as np
-from numpy.typing import NDArray
 from pgvector.psycopg import register_vector
 from psycopg import Connection
-from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
 from pgearth.loaders.models.code_index import build_code_index
+from pgearth.loaders.models.pending import WITHOUT_EMBEDDING, WITHOUT_SEGMENT_CODES, pending_patches, read_pixels
 from pgearth.loaders.models.versions import newest_version, parent, register, stored_encoder, version_name
-from pgearth.loaders.server.connection import connect, planner, session_lock
+from pgearth.loaders.server.connection import planner, session_lock
 from pgearth.loaders.work.progress import progress
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.hashing import lsh
@@ -29,10 +24,8 @@ from pgearth.pyfuncs.models import spectral
 from pgearth.pyfuncs.models.encoder import BATCH_SIZE, Encoder, hash_codes
 from pgearth.pyfuncs.models.encoder import encode as encode_patches
 from pgearth.pyfuncs.models.weights import dump
-from pgearth.pyfuncs.pixels.rasters import bands_from_wkb
 from pgearth.pyfuncs.pixels.segments import cut_segments, parse_segmentation, same_cut
 
-PATCHES_PER_TRANSACTION = 512
 CODES_PER_TRANSACTION = 10_000
 PATCHES_CUT_AT_ONCE = 64
 HASH_SAMPLE = 100_000
@@ -40,16 +33,16 @@ HASH_BITS = 128
 HASH_SEED = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Encoded:
     """What a run of `encode_archive` stored, which patches it left out, and what searches use since then."""
 
-    embeddings: int = 0
-    codes: int = 0
-    segment_codes: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
+    embeddings: int
+    codes: int
+    segment_codes: int
+    left_out: Mapping[str, int]
     """Patches whose pixels lack some of an encoder's bands, by encoder."""
-    made_current: list[str] = field(default_factory=list)
+    made_current: Sequence[str]
 
 
 def encode_archive(
@@ -75,34 +68,40 @@ def encode_archive(
     """
     register_vector(connection)
     with encoding_alone(connection):
-        result = Encoded()
         named = [newest_version(connection, text) for text in encoders]
         work: list[tuple[Encoder, Encoder | None]] = [
             (version, None) if version.bits is None else (parent(connection, version), version) for version in named
         ]
         if not named:
-            encoder = spectral_version(connection)
-            store_embeddings(connection, reading, encoder, batch_size, result)
-            work = [(encoder, lsh_version(connection, encoder))]
+            work = [(spectral_version(connection), None)]
         elif segments and all(hashing is None for _, hashing in work):
             raise PgearthError("Only a hash function makes codes of segments.", "Name one by --encoder.")
-        hash_functions = []
+        embeddings = codes = segment_codes = 0
+        left_out: dict[str, int] = {}
+        hash_functions, made_current = [], []
         for encoder, hashing in work:
-            if version_name(encoder) not in result.left_out:
-                store_embeddings(connection, reading, encoder, batch_size, result)
+            name = version_name(encoder)
+            if name not in left_out:
+                stored, left_out[name] = store_embeddings(connection, reading, encoder, batch_size)
+                embeddings += stored
+                if make_current_once(connection, encoder):
+                    made_current.append(name)
+            if not named:
+                hashing = lsh_version(connection, encoder)
             if hashing is None:
                 continue
             hash_functions.append(hashing)
-            result.codes += store_codes(connection, encoder, hashing)
+            codes += store_codes(connection, encoder, hashing)
             if segments:
                 cut = parse_segmentation(segments, encoder.bands)
-                result.segment_codes += store_segment_codes(connection, reading, encoder, hashing, cut)
+                segment_codes += store_segment_codes(connection, reading, encoder, hashing, cut)
         # At the end: codes of one hash function are a change to what is packed of the others.
         for hashing in hash_functions:
             if not is_packed(connection, hashing):
                 build_code_index(connection, version_name(hashing))
-            make_current_once(connection, hashing, result)
-        return result
+            if make_current_once(connection, hashing):
+                made_current.append(version_name(hashing))
+        return Encoded(embeddings, codes, segment_codes, left_out, made_current)
 
 
 @contextmanager
@@ -126,8 +125,11 @@ def is_packed(connection: Connection, hashing: Encoder) -> bool:
     return row is not None
 
 
-def make_current_once(connection: Connection, version: Encoder, result: Encoded) -> None:
-    """Make a version current that has now encoded the whole archive, unless it was before or encoded nothing."""
+def make_current_once(connection: Connection, version: Encoder) -> bool:
+    """Make a version current that has now encoded the whole archive, unless it was before or encoded nothing.
+
+    Returns whether it was made current.
+    """
     row = connection.execute(
         """
         select current_since is null
@@ -140,7 +142,7 @@ def make_current_once(connection: Connection, version: Encoder, result: Encoded)
     ).fetchone()
     if row == (True,):
         connection.execute("select eo.make_current(%s)", (version_name(version),))
-        result.made_current.append(version_name(version))
+    return row == (True,)
 
 
 def spectral_version(connection: Connection) -> Encoder:
@@ -189,90 +191,11 @@ def lsh_version(connection: Connection, encoder: Encoder) -> Encoder | None:
     )
 
 
-PENDING = SQL(
-    """
-with lacking as materialized (
-    select r.patch_id, count(distinct band) filter (where band = any (%(bands)s::text[])) = %(count)s as complete
-    from eo.patch_raster r, unnest(r.bands) as band
-    where not exists (select from {} v
-                      where v.patch_id = r.patch_id and v.cell = r.cell and v.encoder_id = %(encoder_id)s)
-    group by r.patch_id
-)
-select coalesce(string_agg(int8send(patch_id), ''::bytea order by patch_id) filter (where complete), ''),
-       count(*) filter (where not complete)
-from lacking
-"""
-)
-WITHOUT_EMBEDDING = PENDING.format(SQL("eo.embedding"))
-WITHOUT_SEGMENT_CODES = PENDING.format(SQL("(select * from eo.patch_bucket where segment > 0)"))
-# In the order of patch_id, so that pixels come as they lie; the coarsest bands first, so that the finest prevail. What
-# is outside of the subquery is done as rows are sent, not before they are sorted.
-PIXELS = """
-copy (
-    select s.patch_id, s.cell, s.bands, ST_AsWKB(s.rast, true)
-    from (
-        select r.patch_id, r.cell, r.bands, r.rast
-        from unnest(%(patch_ids)s::bigint[]) as wanted (patch_id)
-        join eo.patch p on p.patch_id = wanted.patch_id
-        join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell and r.bands && %(bands)s::text[]
-        order by r.patch_id, r.resolution desc
-        offset 0
-    ) s
-) to stdout (format binary)
-"""
-PatchPixels = tuple[int, str, dict[str, np.ndarray]]
-"""patch_id, cell and bands (name to pixels)."""
-
-
-def pending_patches(
-    connection: Connection, pending: Composed, encoder: Encoder, version: Encoder
-) -> tuple[NDArray[np.int64], int]:
-    """Patches without a row of `version` that have all bands of `encoder`, by patch_id, and how many lack some."""
-    parameters = {"bands": list(encoder.bands), "count": len(encoder.bands), "encoder_id": version.encoder_id}
-    with planner(connection, enable_nestloop="off"):
-        row = connection.execute(pending, parameters).fetchone()
-    assert row is not None
-    return np.frombuffer(row[0], ">i8").astype(np.int64), row[1]
-
-
-def read_pixels(
-    reading: Connection, patch_ids: NDArray[np.int64], bands: Sequence[str], description: str
-) -> Generator[list[PatchPixels], None, None]:
-    """Yield patches as many at a time as are stored in a transaction, and show progress.
-
-    A thread of their own reads the next ones while the caller works on these.
-    """
-
-    def read(start: int) -> list[PatchPixels]:
-        chosen = patch_ids[start : start + PATCHES_PER_TRANSACTION].tolist()
-        with reading.cursor().copy(PIXELS, {"patch_ids": chosen, "bands": list(bands)}) as copy:
-            copy.set_types(["int8", "text", "text[]", "bytea"])
-            patches = []
-            for (patch_id, cell), rasters in groupby(copy.rows(), key=itemgetter(0, 1)):
-                pixels: dict[str, np.ndarray] = {}
-                for _, _, names, wkb in rasters:
-                    pixels.update(bands_from_wkb(wkb, names))
-                patches.append((patch_id, cell, pixels))
-            return patches
-
-    with (
-        progress(range(0), description, "patches", total=len(patch_ids)) as bar,
-        ThreadPoolExecutor(1, "reading") as pool,
-    ):
-        following = pool.submit(read, 0)
-        for start in range(0, len(patch_ids), PATCHES_PER_TRANSACTION):
-            chunk = following.result()
-            following = pool.submit(read, start + PATCHES_PER_TRANSACTION)
-            yield chunk
-            bar.update(len(chunk))
-
-
-def store_embeddings(
-    connection: Connection, reading: Connection, encoder: Encoder, batch_size: int, result: Encoded
-) -> None:
-    """Encode the patches that lack a vector by an encoder, which is then current; count them in `result`."""
+def store_embeddings(connection: Connection, reading: Connection, encoder: Encoder, batch_size: int) -> tuple[int, int]:
+    """Encode the patches that lack a vector by an encoder; return how many, and how many lack some of its bands."""
     name = version_name(encoder)
-    patch_ids, result.left_out[name] = pending_patches(connection, WITHOUT_EMBEDDING, encoder, encoder)
+    stored = 0
+    patch_ids, left_out = pending_patches(connection, WITHOUT_EMBEDDING, encoder, encoder)
     with closing(read_pixels(reading, patch_ids, encoder.bands, f"encoding by {name}")) as chunks:
         for chunk in chunks:
             try:
@@ -291,8 +214,8 @@ def store_embeddings(
                 copy.set_types(["int8", "int2", "text", "vector"])
                 for (patch_id, cell, _), vector in zip(chunk, vectors, strict=True):
                     copy.write_row((patch_id, encoder.encoder_id, cell, vector))
-            result.embeddings += len(chunk)
-    make_current_once(connection, encoder, result)
+            stored += len(chunk)
+    return stored, left_out
 
 
 WITHOUT_CODE = """
@@ -384,44 +307,3 @@ def store_segment_codes(
                 )
             stored += len(codes)
     return stored
-
-
-@click.command()
-@click.option(
-    "--encoder",
-    "encoders",
-    multiple=True,
-    metavar="NAME[:VERSION]",
-    help="Encoder or hash function, by default its newest version; may be repeated.  [default: spectral, lsh]",
-)
-@click.option(
-    "--segments",
-    metavar="METHOD:NUMBER",
-    help="Also hash segments of each patch, for eo.similar_segments: grid:2, windows of a grid of 2 by 2 (quadrants);"
-    " slic:9, about 9 superpixels.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, PATCHES_PER_TRANSACTION),
-    default=BATCH_SIZE,
-    show_default=True,
-    help="Patches that go through an encoder at once; a GPU is faster with a few hundred.",
-)
-def encode(encoders: tuple[str, ...], segments: str | None, batch_size: int) -> None:
-    """Compute vectors by encoders and hash codes of all patches that lack them.
-
-    Patches that lack bands of an encoder are left out. Once an encoder or hash function has gone through the whole
-    archive for the first time, searches use it unless they name another one; older versions can still be named. It may
-    be interrupted and run again.
-    """
-    if segments:
-        parse_segmentation(segments, ())  # before anything is encoded
-    with connect(autocommit=True) as connection, connect(autocommit=True) as reading:
-        result = encode_archive(connection, reading, encoders, segments=segments, batch_size=batch_size)
-    message = f"{result.embeddings:,} patches encoded, {result.codes:,} hashed"
-    click.echo(message + (f", {result.segment_codes:,} segments hashed." if segments else "."))
-    for name, number in result.left_out.items():
-        if number:
-            click.echo(f"{number:,} patches were left out, whose pixels lack some bands of {name}.")
-    if result.made_current:
-        click.echo(f"Searches use {', '.join(result.made_current)} from now on.")

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 from psycopg import Connection
 
-from pgearth.loaders.archive.filters import filter_options, parse_filters
+from pgearth.loaders.models.training_folder import training_folder
 from pgearth.loaders.models.training_patches import choose_patches, require_writer, software
 from pgearth.loaders.models.versions import check_definition, register, stored_units
-from pgearth.loaders.option_types import LEVEL, Names, Number
 from pgearth.loaders.server.connection import connect, dsn
-from pgearth.loaders.work.locks import lock
 from pgearth.loaders.work.progress import progress
 from pgearth.pyfuncs.errors import PgearthError
-from pgearth.pyfuncs.models import spectral
 from pgearth.pyfuncs.models.encoder import Encoder
 from pgearth.pyfuncs.models.weights import dump
 
 if TYPE_CHECKING:
-    from pgearth.pyfuncs.training.classifier import Metrics, Position, Settings
+    from pgearth.pyfuncs.training.classifier import Settings
     from pgearth.pyfuncs.training.dataset import ArchiveDataset
+    from pgearth.pyfuncs.training.loop import Metrics, Position
 
-PLAN = "plan.safetensors"
-STATE = "state.safetensors"
 # A band that a patch has in several resolutions counts in its finest, as in training.
 STATISTICS = """
 select s.band, sum(s.pixels), sum(s.pixels * s.mean), sum(s.pixels * (s.std ^ 2 + s.mean ^ 2))
@@ -89,23 +83,22 @@ class Data:
 def train_encoder(name: str, order: Order, workers: int = 0, folder: Path | None = None) -> Encoder:
     """Train an encoder and store it, when it is done, as the next version of `name`.
 
-    With `folder` the training keeps there, until it is done, what it needs to go on after it was killed: its patches
-    and statistics (PLAN), which stay as they were when it began, and how far it is (STATE). Raises PgearthError for
-    data that cannot be trained on, and where the folder has the training of another order.
+    With `folder` the training goes on, after it was killed, with its patches and statistics as they were when it began.
+    Raises PgearthError for data that cannot be trained on, and where the folder has the training of another order.
     """
-    from pgearth.pyfuncs.training import classifier as training
+    from pgearth.pyfuncs.training import classifier
 
     settings = order.settings
     with connect(autocommit=True) as connection:
         require_writer(connection)
         check_definition(connection, name, settings.architecture, bands=order.bands, dimension=1)
-    with locked(folder):
-        data = read_plan(folder / PLAN, order) if folder and (folder / PLAN).exists() else None
+    with training_folder(folder) as (plan, state):
+        data = read_plan(plan, order) if plan and plan.exists() else None
         if data is None:
             with connect(autocommit=True) as connection:
                 data = settle(connection, order)
-            if folder:
-                write_plan(folder / PLAN, order, data)
+            if plan:
+                write_plan(plan, order, data)
         patches = len(data.training.patch_ids)
         with progress(range(0), "training", "patches", patches * settings.epochs) as bar:
 
@@ -115,13 +108,13 @@ def train_encoder(name: str, order: Order, workers: int = 0, folder: Path | None
             def on_epoch(epoch: int, metrics: Metrics) -> None:
                 bar.write(f"epoch {epoch + 1} of {settings.epochs}: {in_words(metrics)}")
 
-            trained = training.train(
+            trained = classifier.train(
                 settings,
                 data.training,
                 data.validation,
                 data.normalisation,
                 workers=workers,
-                state=folder / STATE if folder else None,
+                state=state,
                 on_batch=on_batch,
                 on_epoch=on_epoch,
             )
@@ -137,20 +130,7 @@ def train_encoder(name: str, order: Order, workers: int = 0, folder: Path | None
                 training=training_record(order, data, trained.best_epoch, trained.history),
                 units=stored_units(connection, order.bands),
             )
-        if folder:
-            # The plan last: a state without its plan would be taken for that of the next training.
-            (folder / STATE).unlink(missing_ok=True)
-            (folder / PLAN).unlink()
     return encoder
-
-
-@contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
-    """Hold a lock on the folder of a training, if there is one; it is made."""
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder, f"{folder}: another training keeps its state in this folder") if folder else nullcontext():
-        yield
 
 
 def settle(connection: Connection, order: Order) -> Data:
@@ -294,97 +274,4 @@ def in_words(metrics: Metrics) -> str:
     return (
         f"loss {metrics['loss']:.4f}; validation mAP {metrics['map_micro']:.3f} (macro {metrics['map_macro']:.3f}),"
         f" F1 {metrics['f1_micro']:.3f} (macro {metrics['f1_macro']:.3f})"
-    )
-
-
-@click.command("encoder")
-@click.argument("name")
-@click.option(
-    "--architecture",
-    type=click.Choice(["resnet18", "resnet50"]),
-    default="resnet18",
-    show_default=True,
-    help="Kind of network.",
-)
-@click.option(
-    "--width",
-    type=click.IntRange(1, 128),
-    default=64,
-    show_default=True,
-    help="Channels of the first stage; vectors have 8 times as many dimensions, of resnet50 32 times.",
-)
-@click.option(
-    "--bands",
-    type=Names(),
-    default=",".join(spectral.BANDS),
-    show_default=True,
-    help="Bands, comma-separated, in this order.",
-)
-@click.option("--scheme", default="ben19", show_default=True, help="Nomenclature of the labels that are learned.")
-@click.option("--level", type=LEVEL, help="Level of the nomenclature; default: its deepest.")
-@click.option(
-    "--validation-fraction",
-    type=Number(0, 1, min_open=True, max_open=True),
-    help="Validate on this share of the places, at random, instead of on the split validation.",
-)
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="Epochs at most.")
-@click.option(
-    "--patience",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="End after so many epochs that have not raised the validation mAP.",
-)
-@click.option("--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Patches per step.")
-@click.option(
-    "--learning-rate",
-    type=Number(0, min_open=True),
-    default=1e-3,
-    show_default=True,
-    help="Greatest learning rate.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is random.")
-@click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that read.")
-@click.option(
-    "--checkpoint",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of a state from which the same command goes on after an interruption; without it, it begins anew.",
-)
-@filter_options
-def encoder(
-    name: str,
-    architecture: str,
-    width: int,
-    bands: list[str],
-    scheme: str,
-    level: int | None,
-    validation_fraction: float | None,
-    epochs: int,
-    patience: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    workers: int,
-    checkpoint: Path | None,
-    **filters: Any,
-) -> None:
-    """Train a network on labelled patches and store it as the next version of the encoder NAME.
-
-    It learns from the patches of the split train that pass the filters, and is kept as it was when it did best on those
-    of the split validation. It is stored when it is done, or not at all; then: pgearth encode --encoder NAME
-    """
-    from pgearth.pyfuncs.training.classifier import Settings
-
-    order = Order(
-        Settings(architecture, width, epochs, batch_size, learning_rate, patience, seed),
-        bands,
-        scheme,
-        level,
-        parse_filters(filters),
-        validation_fraction,
-    )
-    stored = train_encoder(name, order, workers, checkpoint)
-    click.echo(
-        f"Encoder {stored.name}:{stored.version}: {stored.architecture}, {len(stored.bands)} bands,"
-        f" {stored.dimension} dimensions. To use it: pgearth encode --encoder {stored.name}:{stored.version}"
     )

@@ -8,16 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from pgvector.psycopg import register_vector
 from psycopg import Connection
 
-from pgearth.loaders.archive.filters import filter_options, parse_filters
-from pgearth.loaders.models.train_encoder import locked
+from pgearth.loaders.models.training_folder import training_folder
 from pgearth.loaders.models.training_patches import choose_patches, require_writer, software
 from pgearth.loaders.models.versions import check_definition, find, register, version_name
-from pgearth.loaders.option_types import LEVEL, Number
 from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.progress import progress
 from pgearth.pyfuncs.errors import PgearthError
@@ -27,12 +24,11 @@ from pgearth.pyfuncs.models.encoder import Encoder
 from pgearth.pyfuncs.models.weights import dump
 
 if TYPE_CHECKING:
-    from pgearth.pyfuncs.training.milan import Position, Settings
+    from pgearth.pyfuncs.training.milan import Settings
 
 METHODS = {"milan": milan, "kslsh": kslsh, "itq": itq, "lsh": lsh, "sign": sign, "trivial": trivial}
 SUPERVISED = ("milan", "kslsh")
 LIBRARIES = {"itq": "faiss-cpu", "kslsh": "scipy"}
-STATE = "state.safetensors"
 DEFAULT_BITS = 128
 MOST_VALIDATED = 2000
 """Validation patches at most that are looked at: each is compared with all others, time and again."""
@@ -81,17 +77,17 @@ class Sample:
 def train_hash(name: str, order: Order, folder: Path | None = None) -> tuple[Encoder, dict[str, Any]]:
     """Train a hash function and store it, when it is done, as the next version of `name`; return it and its record.
 
-    With `folder` MiLaN keeps there, until it is done, what it needs to go on after it was killed. Raises PgearthError
-    for data that cannot be trained on, and where the folder has the state of a training with other settings or data.
+    With `folder` MiLaN goes on after it was killed. Raises PgearthError for data that cannot be trained on, and where
+    the folder has the state of a training with other settings or data.
     """
-    with locked(folder):
+    with training_folder(folder) as (_, state):
         with connect(autocommit=True) as connection:
             require_writer(connection)
             parent = find(connection, order.encoder, hashing=False)
             bits = bits_of(order, parent)
             check_definition(connection, name, order.method, bits=bits, parent_id=parent.encoder_id)
             training, validation = read_samples(connection, order, parent)
-        weights, how = fit(order, bits, training, validation, folder / STATE if folder else None)
+        weights, how = fit(order, bits, training, validation, state)
         record = {
             "method": order.method,
             "encoder": version_name(parent),
@@ -115,8 +111,6 @@ def train_hash(name: str, order: Order, folder: Path | None = None) -> tuple[Enc
             hashing = register(
                 connection, name, order.method, dump(weights), bits=bits, parent_id=parent.encoder_id, training=record
             )
-        if folder:
-            (folder / STATE).unlink(missing_ok=True)
     return hashing, record
 
 
@@ -221,11 +215,11 @@ def fit_milan(
 
     with progress(range(0), "training", "steps", settings.steps) as bar:
 
-        def on_step(position: Position) -> None:
-            bar.update(position.step - bar.n)
+        def on_step(step: int) -> None:
+            bar.update(step - bar.n)
 
         trained = train(settings, training.vectors, training.labels, evaluate, state=state, on_step=on_step)
-    return trained.weights, {"parameters": asdict(settings), "history": trained.history, "best": trained.best}
+    return trained.weights, {"parameters": asdict(settings), "history": trained.history, "best": trained.best_epoch}
 
 
 def measure(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -244,77 +238,3 @@ def measure(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         )
         metrics |= {name: metric.value for name, metric in found.items()}
     return metrics
-
-
-@click.command(name="hash")
-@click.argument("name")
-@click.option("--method", type=click.Choice(list(METHODS)), default="milan", show_default=True)
-@click.option("--encoder", help="Encoder, NAME or NAME:VERSION, whose vectors it hashes; default: the current one.")
-@click.option(
-    "--bits", type=click.IntRange(min=8, max=512), help="Length of the codes; default: 128, sign: a bit per feature."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**31 - 1),
-    default=0,
-    show_default=True,
-    help="The same seed and data give the same codes.",
-)
-@click.option("--scheme", default="ben19", show_default=True, help="Nomenclature whose labels say what is alike.")
-@click.option("--level", type=LEVEL, help="Level of the nomenclature; default: its deepest.")
-@click.option(
-    "--validation-fraction",
-    type=Number(0, 1, min_open=True, max_open=True),
-    help="Validate on this share of the places instead of on the split validation.",
-)
-@click.option("--steps", type=click.IntRange(min=1), help="milan: batches to train with at most; default: 10,000.")
-@click.option("--patience", type=click.IntRange(min=1), help="milan: end after so many evaluations without a rise.")
-@click.option("--learning-rate", type=Number(min=0, min_open=True), help="milan: default 0.0001.")
-@click.option(
-    "--balance",
-    type=click.Choice(["bit", "sample"]),
-    help="milan: balance each bit over the batch, or each sample over its bits.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="milan: folder for the state of the training: run again, it goes on from there.",
-)
-@filter_options
-def hash_function(
-    name: str,
-    method: str,
-    encoder: str | None,
-    bits: int | None,
-    seed: int,
-    scheme: str,
-    level: int | None,
-    validation_fraction: float | None,
-    checkpoint: Path | None,
-    **options: Any,
-) -> None:
-    """Train a hash function on an encoder's vectors; it becomes the next version of NAME.
-
-    It learns from the patches of the split train that pass the filters, and is measured on those of the split
-    validation. milan and kslsh learn from labels, too: patches are alike that share one.
-    """
-    milan_options = {option: options.pop(option) for option in ("steps", "patience", "learning_rate", "balance")}
-    given = {option: value for option, value in milan_options.items() if value is not None}
-    if method != "milan" and (given or checkpoint):
-        raise click.UsageError(
-            "--steps, --patience, --learning-rate, --balance and --checkpoint are of --method milan."
-        )
-    order = Order(method, encoder, bits, seed, scheme, level, parse_filters(options), validation_fraction, given)
-    hashing, record = train_hash(name, order, checkpoint)
-    data, metrics = record["data"], record["metrics"]
-    stored = version_name(hashing)
-    left_out = [
-        f"{data[f'without_{what}']:,} without {what}" for what in ("vectors", "labels") if data[f"without_{what}"]
-    ]
-    click.echo(
-        f"{stored}, {hashing.bits} bits of {record['encoder']}, was trained on {data['training']:,} patches. On"
-        f" {data['validation']:,} others: {metrics['distinct_codes']:,} distinct codes"
-        + (f", mAP@{RESULTS} {metrics['map']:.3f}, nDCG@{RESULTS} {metrics['ndcg']:.3f}" if "map" in metrics else "")
-        + (f". Left out: {', '.join(left_out)}" if left_out else "")
-        + f".\nTo encode the archive with it: pgearth encode --encoder {stored}"
-    )

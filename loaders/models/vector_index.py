@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import click
 from psycopg import Connection
-
-from pgearth.loaders.server.connection import connect
 
 
 def build_vector_index(connection: Connection, encoder: str | None = None, memory: str | None = None) -> str:
@@ -33,22 +30,3 @@ def without_vectors(connection: Connection, encoder: str | None = None) -> str |
         (encoder,),
     ).fetchone()
     return f"The archive has no vectors of {row[0]} to index: pgearth encode --encoder {row[0]}" if row else None
-
-
-@click.command()
-@click.option("--encoder", help="Encoder, NAME or NAME:VERSION.  [default: the current one]")
-@click.option("--memory", metavar="SIZE", help="Memory for the build, such as 2GB.  [default: maintenance_work_mem]")
-def vectors(encoder: str | None, memory: str | None) -> None:
-    """Build the HNSW index that eo.similar_to_vector uses when it is asked for approximate results.
-
-    It is fastest when the graph fits into --memory: about 1.1 kB for each vector of 128 dimensions. Other sessions see
-    how far it is in pg_stat_progress_create_index. They can search meanwhile, but not store vectors of this encoder.
-    An interrupted build leaves nothing behind; run the command again.
-    """
-    with connect(autocommit=True) as connection:
-        # pgvector tells by a notice when the graph outgrows the memory, from where on the build is slow.
-        connection.add_notice_handler(lambda notice: click.echo(notice.message_primary, err=True))
-        click.echo(
-            without_vectors(connection, encoder)
-            or f"The index {build_vector_index(connection, encoder, memory)} stands."
-        )

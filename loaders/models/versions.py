@@ -1,4 +1,4 @@
-"""Versions of encoders and hash functions in the archive; `pgearth encoder add`, `list` and `retire`."""
+"""Versions of encoders and hash functions in the archive."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from psycopg import Connection, errors
 from psycopg.rows import dict_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from pgearth.loaders.option_types import Names, Number, Numbers
-from pgearth.loaders.server.connection import connect
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.models import spectral
 from pgearth.pyfuncs.models.encoder import Encoder
@@ -234,77 +231,10 @@ def check_bands(connection: Connection, bands: Sequence[str]) -> None:
         )
 
 
-@click.command()
-@click.argument("name")
-@click.option(
-    "--onnx",
-    "file",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The model: one input, images float32 (n, bands, height, width); an output (n, dimension).",
-)
-@click.option("--bands", required=True, type=Names(), help="Bands that it reads, in its order: B02,B03,...")
-@click.option("--mean", required=True, type=Numbers(), help="Mean of each band, which is subtracted: 429.9,614.2,...")
-@click.option("--std", required=True, type=Numbers(), help="Standard deviation of each band, by which is divided.")
-@click.option(
-    "--scale",
-    type=Number(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="What stored numbers are multiplied by before: 0.0001 where mean and deviation are of reflectances.",
-)
-@click.option("--size", required=True, type=click.IntRange(1, 4096), help="Pixels along each side of its images.")
-@click.option(
-    "--units",
-    type=Names(repeat=True),
-    help="Units of the stored numbers, which uploaded images have to be in, of all bands or of each, comma-separated:"
-    " reflectance10000, reflectance, decibels. Default: those of Sentinel-1 and 2 in an archive of these, else not"
-    " declared.",
-)
-@click.option("--output", help="Output to take, where several are (n, dimension).")
-def add(
-    name: str,
-    file: Path,
-    bands: list[str],
-    mean: list[float],
-    std: list[float],
-    scale: float,
-    size: int,
-    units: list[str] | None,
-    output: str | None,
-) -> None:
-    """Store an ONNX model as the next version of the encoder NAME, after trying it out.
-
-    Patches are resampled to the model's size. Pixels without data become 0 after normalisation.
-    """
-    with connect(autocommit=True) as connection:
-        encoder = add_onnx(
-            connection,
-            name,
-            file,
-            bands,
-            mean,
-            std,
-            size,
-            scale=scale,
-            output=output,
-            units=units,
-        )
-    click.echo(
-        f"{version_name(encoder)} makes vectors of {encoder.dimension:,} numbers from {len(encoder.bands)} bands."
-        f" Encode the archive with it: pgearth encode --encoder {version_name(encoder)}"
-    )
-
-
-@click.command(name="list")
-def list_versions() -> None:
-    """Show all versions of encoders and hash functions, and how many patches have their vectors or codes.
-
-    default: what searches use that name none. current: what they use of its name.
-    """
-    with connect(autocommit=True) as connection:
-        rows = connection.execute(
-            """
+def listed_versions(connection: Connection) -> list[tuple[str, ...]]:
+    """All versions by name: what each is, its architecture, what it makes, of how many patches, and its state."""
+    return connection.execute(
+        """
             select e.name || ':' || e.version,
                    coalesce('hash of ' || p.name || ':' || p.version, 'encoder'),
                    e.architecture,
@@ -322,19 +252,14 @@ def list_versions() -> None:
             left join (select encoder_id, count(*) as patches from eo.patch_bucket where segment = 0
                        group by encoder_id) b on b.encoder_id = e.encoder_id
             order by e.name collate "C", e.version
-            """
-        ).fetchall()
-    lines = [("version", "kind", "architecture", "makes", "patches", "state"), *rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        """
+    ).fetchall()
 
 
-@click.command()
-@click.argument("version", metavar="NAME:VERSION")
-def retire(version: str) -> None:
-    """Retire a version: remove its vectors or codes. Its row stays, but no search can name it any longer."""
-    with connect(autocommit=True) as connection, refusals_reported():
+def retire_version(connection: Connection, version: str) -> int:
+    """Retire NAME:VERSION; return how many vectors or codes were removed. Raises PgearthError where there is none."""
+    with refusals_reported():
         row = connection.execute("select eo.retire_encoder(%s)", (version,)).fetchone()
     assert row is not None
-    click.echo(f"{version} is retired; {row[0]:,} vectors or codes were removed.")
+    removed: int = row[0]
+    return removed

@@ -14,8 +14,9 @@ from pgearth.loaders.products.files import Given, parse_time
 from pgearth.loaders.products.grids import parse_grid
 from pgearth.loaders.products.load import Options, Task, load_task
 from pgearth.loaders.products.patches import Nodata
+from pgearth.loaders.work.options import engine_options
 from pgearth.loaders.work.progress import progress
-from pgearth.loaders.work.run import engine_options, run_tasks
+from pgearth.loaders.work.run import run_tasks
 from pgearth.loaders.work.task import Engine
 from pgearth.pyfuncs.errors import PgearthError
 

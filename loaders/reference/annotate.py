@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import click
 from psycopg import Connection
 
-from pgearth.loaders.option_types import Number
 from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.progress import progress
-from pgearth.loaders.work.run import engine_options, run_tasks
+from pgearth.loaders.work.run import run_tasks
 from pgearth.loaders.work.task import Engine
 from pgearth.pyfuncs.errors import PgearthError
 
@@ -93,43 +91,3 @@ def annotate_archive(annotation: Annotation, engine: Engine) -> tuple[int, int]:
             changed += result
             bar.update(piece.patches)
     return visited, changed
-
-
-@click.command()
-@click.option("--land-cover", is_flag=True, help="Labels and their shares, from CORINE.")
-@click.option("--country", is_flag=True, help="Countries and places, from NUTS.")
-@click.option("--scene-classes", is_flag=True, help="Scene classes, clouds and snow, from stored SCL bands.")
-@click.option(
-    "--rule",
-    type=click.Choice(RULES),
-    default="overlap",
-    show_default=True,
-    help="Which classes are labels: those that share area with the patch, or BigEarthNet v2's pixels of 10 m.",
-)
-@click.option(
-    "--minimal-overlap",
-    type=Number(0, 1),
-    default=0.0,
-    help="With --rule overlap: the share of the patch that a class must cover.",
-)
-@click.option("--source", help="Only patches of this source.")
-@click.option("--replace", "anew", is_flag=True, help="Also patches that are annotated already.")
-@engine_options
-def annotate(
-    land_cover: bool,
-    country: bool,
-    scene_classes: bool,
-    rule: str,
-    minimal_overlap: float,
-    source: str | None,
-    anew: bool,
-    engine: Engine,
-) -> None:
-    """Annotate the patches that are not yet, with all there is data for or with what is named.
-
-    It may be interrupted and run again: patches that are done are not read again.
-    """
-    chosen = {"land_cover": land_cover, "country": country, "scene_classes": scene_classes}
-    what = tuple(name for name, is_chosen in chosen.items() if is_chosen) or None
-    visited, changed = annotate_archive(Annotation(what, rule, minimal_overlap, source, anew), engine)
-    click.echo(f"{visited:,} patches visited, {changed:,} changed.")

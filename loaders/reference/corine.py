@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import click
 from psycopg import Connection
 
-from pgearth.loaders.reference.editions import make_room, require_year, stale_annotation, the_year
-from pgearth.loaders.reference.polygons import Attribute, PolygonLayer, find_polygon_layer
-from pgearth.loaders.server.connection import connect, planner
-from pgearth.loaders.work.ledger import LoadItem, load_item
+from pgearth.loaders.reference.editions import make_room, require_year, the_year
+from pgearth.loaders.reference.polygons import Attribute, Polygon, PolygonLayer, find_polygon_layer
+from pgearth.loaders.server.connection import planner
+from pgearth.loaders.work.ledger import load_item
 from pgearth.pyfuncs.errors import PgearthError
 
 CLASS_CODE = Attribute("CORINE class code", r"(clc|(clc_?)?code)_?(\d\d|\d{4})|(clc_?)?code", "Code_18")
@@ -53,9 +53,11 @@ def load_corine(
             make_room(connection, "corine", edition, polygon_layer.source, replace)
             # Where the ledger does not tell of an earlier load, its polygons are not stored twice.
             connection.execute("delete from eo.corine where source = %s", (polygon_layer.source,))
-            polygons = labelled_polygons(polygon_layer, label_ids, item.details)
-            item.rows = store_polygons(connection, polygon_layer.source, polygons)
-            leave_out_what_is_covered(connection, polygon_layer.source, item)
+            stored, item.details = store_layer(connection, polygon_layer, label_ids)
+            removed, overlapping = leave_out_what_is_covered(connection, polygon_layer.source)
+            item.rows = stored - removed
+            if overlapping:
+                item.details["overlapping"] = overlapping
             counts["polygons"] = item.rows
             counts += item.details
     (counts["pieces"],) = connection.execute("select eo.derive_corine_parts()").fetchone() or (0,)
@@ -72,10 +74,11 @@ def own_edition(layer: PolygonLayer) -> str:
     )
 
 
-def leave_out_what_is_covered(connection: Connection, source: str, item: LoadItem) -> None:
+def leave_out_what_is_covered(connection: Connection, source: str) -> tuple[int, int]:
     """Cut from the polygons of a source what those of others cover: files of one edition may overlap, its classes not.
 
-    Raises PgearthError where the others are the synthetic archive's.
+    Returns how many are gone, and how many were covered in whole or in part. Raises PgearthError where the others are
+    the synthetic archive's.
     """
     with planner(connection, enable_seqscan="off"):
         # The polygons around each, by index.
@@ -125,9 +128,7 @@ def leave_out_what_is_covered(connection: Connection, source: str, item: LoadIte
             f"{source}: the archive has land cover of {synthetic} in the same place",
             "Load it into a database of its own: PGEARTH_DSN names it.",
         )
-    item.rows -= removed
-    if overlapping:
-        item.details["overlapping"] = overlapping
+    return removed, overlapping
 
 
 def class_label_ids(connection: Connection) -> dict[str, int]:
@@ -140,25 +141,37 @@ def class_label_ids(connection: Connection) -> dict[str, int]:
     return label_ids
 
 
-def labelled_polygons(
-    layer: PolygonLayer, label_ids: dict[str, int], counts: Counter[str]
-) -> Iterator[tuple[int, bytes]]:
-    """Label id and geometry (EWKB, EPSG:3035) of the layer's polygons; unlabelled ones are left out and counted.
+def store_layer(connection: Connection, layer: PolygonLayer, label_ids: dict[str, int]) -> tuple[int, Counter[str]]:
+    """Store the layer's polygons in eo.corine; return how many, and counts of those repaired, dropped and unlabelled.
 
     Raises PgearthError for a code that is no class.
     """
-    for polygon in layer.polygons(3035, counts):
-        (code,) = polygon.attributes
-        if code in UNLABELLED:
-            counts["unlabelled"] += 1
-        elif code in label_ids:
-            yield label_ids[code], polygon.ewkb
-        else:
-            raise PgearthError(
-                f"{layer.path}: layer {layer.name}, feature {polygon.feature_id}: {code or 'null'} in"
-                f" field {layer.fields[0]} is no class of CORINE Land Cover",
-                "The codes of level 3 are expected, 111 to 523; --code-field names another field.",
-            )
+    stored = 0
+    counts: Counter[str] = Counter(repaired=0, dropped=0)
+    with storing(connection, layer.source) as store:
+        for polygon in layer.polygons(3035):
+            (code,) = polygon.attributes
+            counts["repaired"] += polygon.repaired
+            if polygon.ewkb is None:
+                counts["dropped"] += 1
+            elif code in UNLABELLED:
+                counts["unlabelled"] += 1
+            else:
+                store(label_id_of(layer, polygon, label_ids), polygon.ewkb)
+                stored += 1
+    return stored, counts
+
+
+def label_id_of(layer: PolygonLayer, polygon: Polygon, label_ids: dict[str, int]) -> int:
+    """Label id of a polygon's class. Raises PgearthError for a code that is no class."""
+    (code,) = polygon.attributes
+    if code not in label_ids:
+        raise PgearthError(
+            f"{layer.path}: layer {layer.name}, feature {polygon.feature_id}: {code or 'null'} in"
+            f" field {layer.fields[0]} is no class of CORINE Land Cover",
+            "The codes of level 3 are expected, 111 to 523; --code-field names another field.",
+        )
+    return label_ids[code]
 
 
 def store_polygons(connection: Connection, source: str, polygons: Iterable[tuple[int, bytes]]) -> int:
@@ -167,33 +180,16 @@ def store_polygons(connection: Connection, source: str, polygons: Iterable[tuple
     Runs inside the caller's transaction; pieces for the patches are derived by eo.derive_corine_parts.
     """
     stored = 0
-    with connection.cursor().copy("copy eo.corine (source, label_id, geom) from stdin (format binary)") as copy:
-        copy.set_types(["text", "int2", "bytea"])
+    with storing(connection, source) as store:
         for label_id, ewkb in polygons:
-            copy.write_row((source, label_id, ewkb))
+            store(label_id, ewkb)
             stored += 1
     return stored
 
 
-@click.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option("--layer", help="Layer to load, where several could be meant.")
-@click.option("--code-field", help="Field with the class code, where it is not named as in the official packages.")
-@click.option("--edition", help="Year of the land cover, where the names of file and fields do not tell it.")
-@click.option("--replace", is_flag=True, help="Put it in place of all polygons that were loaded, of whatever edition.")
-def corine(file: Path, layer: str | None, code_field: str | None, edition: str | None, replace: bool) -> None:
-    """Load CORINE Land Cover polygons from a vector FILE in any reference system: one edition, in one file or several.
-
-    Where files overlap, what is in the archive stays, and the rest is added.
-    """
-    with connect(autocommit=True) as connection:
-        counts = load_corine(connection, file, layer, code_field, edition, replace)
-        stale = stale_annotation(connection, "corine") if replace else None
-    click.echo(
-        f"{counts['polygons']} polygons loaded, {counts['repaired']} repaired, {counts['dropped']} without area and"
-        f" {counts['unlabelled']} unlabelled skipped, {counts['overlapping']} overlapping others cut or left out;"
-        f" {counts['skipped']} layers skipped as loaded before;"
-        f" {counts['pieces']} pieces derived."
-    )
-    if stale:
-        click.echo(stale)
+@contextmanager
+def storing(connection: Connection, source: str) -> Iterator[Callable[[int, bytes], None]]:
+    """Give a function that stores a label id and a geometry (EWKB of a MultiPolygon in EPSG:3035) in eo.corine."""
+    with connection.cursor().copy("copy eo.corine (source, label_id, geom) from stdin (format binary)") as copy:
+        copy.set_types(["text", "int2", "bytea"])
+        yield lambda label_id, ewkb: copy.write_row((source, label_id, ewkb))

@@ -13,10 +13,8 @@ import csv
 from difflib import get_close_matches
 from importlib.resources import files
 
-import click
 from psycopg import Connection
 
-from pgearth.loaders.server.connection import connect
 from pgearth.pyfuncs.errors import PgearthError
 
 
@@ -110,10 +108,3 @@ def label_ids_by_name(connection: Connection, scheme: str) -> LabelIds:
     if not rows:
         raise PgearthError(f"The nomenclature {scheme} is not in the archive", "Run `pgearth load nomenclature`.")
     return LabelIds(scheme, dict(rows))
-
-
-@click.command()
-def nomenclature() -> None:
-    """Load the nomenclatures: CORINE Land Cover, BigEarthNet, Sentinel-2 scene classes, NLCD."""
-    with connect(autocommit=True) as connection:
-        click.echo(f"{load_nomenclature(connection)} labels are in the archive.")

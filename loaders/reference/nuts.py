@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Set
 from pathlib import Path
 
-import click
 from psycopg import Connection
 
-from pgearth.loaders.reference.editions import make_room, require_year, stale_annotation, the_year
+from pgearth.loaders.reference.editions import make_room, require_year, the_year
 from pgearth.loaders.reference.polygons import Attribute, find_polygon_layer
-from pgearth.loaders.server.connection import connect
 from pgearth.loaders.work.ledger import load_item
 from pgearth.pyfuncs.errors import PgearthError
 
@@ -56,7 +54,11 @@ def load_nuts(
                 "copy eo.nuts (nuts_id, level, country_code, name, geom) from stdin (format binary)"
             ) as copy:
                 copy.set_types(["text", "int2", "text", "text", "bytea"])
-                for polygon in polygon_layer.polygons(4326, item.details):
+                for polygon in polygon_layer.polygons(4326):
+                    item.details["repaired"] += polygon.repaired
+                    item.details["dropped"] += polygon.ewkb is None
+                    if polygon.ewkb is None:
+                        continue
                     feature = f"{path}: layer {polygon_layer.name}, feature {polygon.feature_id}"
                     place = checked(polygon.attributes, countries, feature)
                     if place[0] in stored:
@@ -99,21 +101,3 @@ def checked(attributes: tuple[str | None, ...], countries: Set[str], feature: st
     if country not in countries:
         raise PgearthError(f"{feature}: place {nuts_id}: {code} is no country's code", hint)
     return nuts_id, int(level), country, name
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option("--layer", help="Layer to load, where several could be meant.")
-@click.option("--edition", help="Its year, where the file's name does not tell it.")
-@click.option("--replace", is_flag=True, help="Put it in place of all places that were loaded, of whatever edition.")
-def nuts(file: Path, layer: str | None, edition: str | None, replace: bool) -> None:
-    """Load NUTS units from a vector FILE in any reference system: one edition, in one file or several."""
-    with connect(autocommit=True) as connection:
-        counts = load_nuts(connection, file, layer, edition, replace)
-        stale = stale_annotation(connection, "nuts") if replace else None
-    click.echo(
-        f"{counts['places']} places loaded, {counts['repaired']} repaired, {counts['dropped']} without area skipped;"
-        f" {counts['skipped']} layers skipped as loaded before; {counts['pieces']} pieces derived."
-    )
-    if stale:
-        click.echo(stale)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,11 +38,15 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Polygon:
-    """A feature: its id in the file, its attributes as text (None: null), its geometry as EWKB of a MultiPolygon."""
+    """A feature: its id in the file, its attributes as text (None: null), its geometry as EWKB of a MultiPolygon.
+
+    `ewkb` is None where the geometry is null, empty or without area, also once it was `repaired`, being invalid.
+    """
 
     feature_id: int
     attributes: tuple[str | None, ...]
-    ewkb: bytes
+    ewkb: bytes | None
+    repaired: bool
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,18 @@ class PolygonLayer:
             parts += [part for suffix in (".dbf", ".prj") if (part := self.path.with_suffix(suffix)).exists()]
         return file_checksum(*parts)
 
-    def polygons(self, srid: int, counts: Counter[str]) -> Iterable[Polygon]:
+    def polygons(self, srid: int) -> Iterable[Polygon]:
         """Read all polygons, reprojected to EPSG:`srid`, showing progress.
 
-        Invalid geometries are repaired, null and empty ones (also those that repair to nothing) dropped; both are
-        added to `counts`. Curves come as OGR linearises them. In EPSG:4326 they are cut at the antimeridian, as all
-        outlines are. Memory is bounded by FEATURES_AT_ONCE. Raises PgearthError for a feature that is no polygon, has
-        no place on the globe, cannot be reprojected, or in another system crosses the antimeridian, and for a file that
-        breaks off.
+        Invalid geometries are repaired. Curves come as OGR linearises them. In EPSG:4326 they are cut at the
+        antimeridian, as all outlines are. Memory is bounded by FEATURES_AT_ONCE. Raises PgearthError for a feature that
+        is no polygon, has no place on the globe, cannot be reprojected, or in another system crosses the antimeridian,
+        and for a file that breaks off.
         """
         total = self.features if self.features >= 0 else None
-        return progress(self.read(srid, counts), self.source, "polygons", total)
+        return progress(self.read(srid), self.source, "polygons", total)
 
-    def read(self, srid: int, counts: Counter[str]) -> Iterator[Polygon]:
+    def read(self, srid: int) -> Iterator[Polygon]:
         """Read all polygons, as `polygons` says."""
         transformer = self.transformer(srid)
         read = 0
@@ -98,7 +100,8 @@ class PolygonLayer:
                     return_fids=True,
                 )
             values = dict(zip(meta["fields"], columns, strict=True))
-            geometries = outlines = self.parse(ids, wkb, counts)
+            outlines, closed = self.parse(ids, wkb)
+            geometries = outlines
             self.check_places(ids, outlines)
             if transformer is not None:
                 geometries = self.reproject(ids, outlines, transformer)
@@ -106,13 +109,11 @@ class PolygonLayer:
                 geometries = cut_at_antimeridian(geometries)
             else:
                 self.check_one_side(ids, outlines, geometries, CRS.from_epsg(srid))
-            geometries = repair(geometries, counts)
-            dropped = shapely.is_missing(geometries)
-            counts["dropped"] += int(dropped.sum())
+            geometries, mended = repair(geometries)
             ewkb = shapely.to_wkb(shapely.set_srid(geometries, srid), include_srid=True)
-            for row in np.flatnonzero(~dropped):
+            for row, repaired in enumerate((closed | mended).tolist()):
                 attributes = tuple(as_text(values[field][row]) for field in self.fields)
-                yield Polygon(int(ids[row]), attributes, ewkb[row])
+                yield Polygon(int(ids[row]), attributes, ewkb[row], repaired)
             read += len(ids)
             if len(ids) < FEATURES_AT_ONCE:
                 break
@@ -130,15 +131,15 @@ class PolygonLayer:
                 "Write a copy with the right one: ogr2ogr -a_srs EPSG:<code> COPY.gpkg FILE",
             ) from error
 
-    def parse(self, ids: np.ndarray, wkb: np.ndarray, counts: Counter[str]) -> np.ndarray:
-        """Geometries of one chunk, None where null or empty; unclosed rings are closed.
+    def parse(self, ids: np.ndarray, wkb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Geometries of one chunk, None where null or empty, and whose unclosed rings were closed.
 
         Raises PgearthError for a geometry that is no polygon.
         """
         geometries = shapely.from_wkb(wkb, on_invalid="ignore")
         unread = shapely.is_missing(geometries) & (wkb != None)  # noqa: E711 (elementwise)
         geometries[unread] = shapely.from_wkb(wkb[unread], on_invalid="fix")
-        counts["repaired"] += int((unread & ~shapely.is_empty(geometries)).sum())
+        closed = unread & ~shapely.is_empty(geometries)
         geometries[shapely.is_empty(geometries)] = None
         known = shapely.is_missing(geometries) | np.isin(
             shapely.get_type_id(geometries), [GeometryType.POLYGON, GeometryType.MULTIPOLYGON]
@@ -151,7 +152,7 @@ class PolygonLayer:
                 f"{self.path}: layer {self.name}, feature {ids[row]}: its geometry is {kind}",
                 "Only polygons can be loaded; take the others out of the layer.",
             )
-        return geometries
+        return geometries, closed
 
     def reproject(self, ids: np.ndarray, geometries: np.ndarray, transformer: Transformer) -> np.ndarray:
         """Vertices moved by `transformer`. Raises PgearthError for a feature that it has no place for."""
@@ -296,10 +297,12 @@ def reference_system(path: Path, layer: str, definition: str | None) -> CRS:
         ) from error
 
 
-def repair(geometries: np.ndarray, counts: Counter[str]) -> np.ndarray:
-    """Valid MultiPolygons with the area that the rings enclose (GEOS MakeValid, method structure); None for no area."""
+def repair(geometries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Valid MultiPolygons with the area that the rings enclose (GEOS MakeValid, method structure); None for no area.
+
+    Also tells which geometries were invalid.
+    """
     invalid = ~shapely.is_valid(geometries) & ~shapely.is_missing(geometries)
-    counts["repaired"] += int(invalid.sum())
     valid = geometries.copy()
     valid[invalid] = shapely.make_valid(geometries[invalid], method="structure", keep_collapsed=False)
     parts, rows = shapely.get_parts(valid, return_index=True)
@@ -308,7 +311,7 @@ def repair(geometries: np.ndarray, counts: Counter[str]) -> np.ndarray:
     multipolygons = np.full(len(geometries), None, dtype=object)
     if len(rows_with_parts):
         multipolygons[rows_with_parts] = shapely.multipolygons(parts[areal], indices=index)
-    return multipolygons
+    return multipolygons, invalid
 
 
 def as_text(value: Any) -> str | None:

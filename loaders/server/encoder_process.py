@@ -159,7 +159,7 @@ class EncoderProcess:
         return row is not None and row[0].startswith(f"pid {pid} ")
 
     def _command(self, options: Sequence[str]) -> list[str]:
-        return [str(self.interpreter), "-I", "-m", "pgearth.pyfuncs.service.server", str(self.folder), *options]
+        return [str(self.interpreter), "-I", "-m", "pgearth.pyfuncs.service.process", str(self.folder), *options]
 
     def _environment(self) -> dict[str, str]:
         """No more than it needs: no secrets but the connection's."""

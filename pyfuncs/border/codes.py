@@ -1,16 +1,14 @@
-"""The nearest codes and patches, from packed files; and how these are written."""
+"""The nearest codes and patches, from packed files; and what these are packed from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pgearth.pyfuncs import queries
 from pgearth.pyfuncs.border.session import Session, answer
 from pgearth.pyfuncs.errors import UNDEFINED_OBJECT, PgearthError
-
-PATCHES_AT_ONCE = 100_000
 
 
 @answer
@@ -78,69 +76,31 @@ def packed_patches(
 @answer
 def pack_codes(session: Session, encoder_id: int, version: str) -> tuple[int, int, int]:
     """Write a hash function's codes and patches into files of this version; return how many they are, and the bytes."""
-    import numpy as np
-
-    from pgearth.pyfuncs.search import code_file as files
-    from pgearth.pyfuncs.search.code_cache import read_words
-    from pgearth.pyfuncs.search.patch_file import write as write_patches
+    from pgearth.pyfuncs.search.build import build, remove_files
 
     state = code_state(session, encoder_id)
     if state.buckets == 0:
         return 0, 0, 0
-    path = packed_file(session, encoder_id, version, "codes")
+    codes, patches = (packed_file(session, encoder_id, version, kind) for kind in ("codes", "patches"))
     # Backends may still be about to open the files of the version that this one follows.
-    for old in path.parent.glob(f"{encoder_id}-*"):
-        if not (state.version and old.name.startswith(f"{encoder_id}-{state.version}.")):
-            old.unlink(missing_ok=True)
-    words = read_words(lambda first, end: read_codes(session, encoder_id, first, end), 0, state.buckets, state.bits)
-    columns, numbering = read_patches(session, encoder_id, state.buckets)
-    bucket_nos = columns.pop("bucket_nos")
-    members = np.bincount(bucket_nos, minlength=state.buckets).astype(np.int32)
-    order, size = files.write(path, words, members, state.bits, session.pause)
-    places = np.empty(state.buckets, np.int32)
-    places[order] = np.arange(state.buckets, dtype=np.int32)
-    columns["codes"] = places.take(bucket_nos)
-    patches = packed_file(session, encoder_id, version, "patches")
-    size += session.interruptibly(lambda _: write_patches(patches, columns, *numbering))
-    return state.buckets, len(columns["patch_ids"]), size
+    remove_files(codes.parent, encoder_id, kept=state.version)
+    count, size = build(
+        state,
+        codes,
+        patches,
+        lambda first, end: read_codes(session, encoder_id, first, end),
+        lambda after, most: read_patches(session, encoder_id, after, most, state.buckets),
+        session.pause,
+    )
+    return state.buckets, count, size
 
 
 @answer
 def remove_packed_files(session: Session, encoder_id: int) -> int:
     """Remove what was packed of a hash function; return how many files that were."""
-    files = list(packed_file(session, encoder_id, "", "").parent.glob(f"{encoder_id}-*"))
-    for file in files:
-        file.unlink(missing_ok=True)
-    return len(files)
+    from pgearth.pyfuncs.search.build import remove_files
 
-
-def read_patches(
-    session: Session, encoder_id: int, buckets: int
-) -> tuple[dict[str, Any], tuple[Iterable[str], Iterable[str]]]:
-    """Read what filters read of the patches of a hash function: columns by patch_id, label sets and kinds.
-
-    Patches in later buckets than the first so many are left out: their change is later, too, than what the build saw.
-    """
-    import numpy as np
-
-    from pgearth.pyfuncs.search import patch_file as files
-
-    types = {"patch_ids": ">i8", "bucket_nos": ">i4", "times": ">i8", **dict.fromkeys(files.BOUNDS, ">f8")}
-    parts: dict[str, list[Any]] = {name: [] for name in (*types, "label_sets", "kinds")}
-    numbering = {"label_sets": files.Numbering(), "kinds": files.Numbering()}
-    types_of_query = ("smallint", "bigint", "integer", "integer")
-    row = session.row(queries.PATCHES_QUERY, types_of_query, [encoder_id, -1, PATCHES_AT_ONCE, buckets])
-    while row["patches"]:
-        for name, dtype in types.items():
-            parts[name].append(np.frombuffer(row[name], dtype))
-        for name, numbers in numbering.items():
-            parts[name].append(np.array(numbers.numbers(row[name]), np.int32))
-        row = session.row(queries.PATCHES_QUERY, types_of_query, [encoder_id, row["last"], PATCHES_AT_ONCE, buckets])
-    columns = {name: np.concatenate(part) if part else np.empty(0, np.int32) for name, part in parts.items()}
-    columns["bucket_nos"] = columns["bucket_nos"].astype(np.int32)
-    for name in ("patch_ids", "times"):
-        columns[name] = columns[name].astype(np.int64)
-    return columns, (numbering["label_sets"].texts, numbering["kinds"].texts)
+    return remove_files(packed_file(session, encoder_id, "", "").parent, encoder_id)
 
 
 def check_search(
@@ -191,3 +151,13 @@ def read_codes(session: Session, encoder_id: int, first: int, end: int) -> bytes
     types = ("smallint", "integer", "integer")
     codes: bytes = session.row(queries.CODES_QUERY, types, [encoder_id, first, end])["codes"]
     return codes
+
+
+def read_patches(session: Session, encoder_id: int, after: int, most: int, buckets: int) -> Any:
+    """What filters read of the first patches after a patch_id (see search.build.ReadPatches).
+
+    Those in later buckets than the first so many are left out: their change is later, too, than what a build saw.
+    """
+    return session.row(
+        queries.PATCHES_QUERY, ("smallint", "bigint", "integer", "integer"), [encoder_id, after, most, buckets]
+    )

@@ -19,7 +19,9 @@ def checked_sample(vectors: np.ndarray) -> np.ndarray:
     if sample.ndim != 2 or not sample.size:
         raise PgearthError(f"cannot fit a hash to vectors of shape {sample.shape}", hint="Encode some patches first.")
     if not np.isfinite(sample).all():
-        raise PgearthError("cannot fit a hash to vectors that are not finite")
+        raise PgearthError(
+            "cannot fit a hash to vectors that are not finite", hint="Leave out the vectors that have NaN or infinity."
+        )
     return sample
 
 

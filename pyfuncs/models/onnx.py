@@ -38,7 +38,10 @@ def encode_batch(encoder: Encoder, batch: Batch, options: RunOptions | None = No
             for start in range(0, len(images), at_once)
         ]
     except Exception as error:  # onnxruntime's own have no other class in common
-        raise PgearthError(f"the model of {encoder.name}:{encoder.version} fails: {error}") from error
+        raise PgearthError(
+            f"the model of {encoder.name}:{encoder.version} fails: {error}",
+            hint="Use another version, or add a model that takes these images: pgearth encoder add",
+        ) from error
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 

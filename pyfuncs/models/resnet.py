@@ -118,16 +118,17 @@ class ResNet(nn.Module):
         return features.mean((2, 3))
 
 
-def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
-    """Weights and running statistics of a network by name, copied to the CPU.
+def learned(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and running statistics of a network by name, as they lie in it.
 
     Without the counters of batches, which BatchNorm2d uses only where its momentum is None.
     """
-    return {
-        name: value.detach().cpu().numpy().copy()
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    return {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
+    """What a network has learned, copied to the CPU."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in learned(model).items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:

@@ -45,7 +45,10 @@ def rgb_picture(red: np.ndarray, green: np.ndarray, blue: np.ndarray, nodata: fl
     not finite in any band are black. Raises PgearthError when the bands differ in shape.
     """
     if not red.shape == green.shape == blue.shape:
-        raise PgearthError(f"bands of one picture differ in shape: {red.shape}, {green.shape}, {blue.shape}")
+        raise PgearthError(
+            f"bands of one picture differ in shape: {red.shape}, {green.shape}, {blue.shape}",
+            hint="Choose bands of one resolution, or resample them first.",
+        )
     bands = np.stack([red, green, blue], axis=-1).astype(np.float64)
     valid = (np.isfinite(bands) & (bands != nodata)).all(axis=-1)
     picture = np.zeros(bands.shape, np.uint8)
@@ -157,7 +160,7 @@ def layer_limits(rasters: Sequence[Raster]) -> tuple[np.ndarray, np.ndarray]:
     """Return `stretch_limits` of all valid pixels of rasters that have the same bands; raises PgearthError for none."""
     pixels = np.concatenate([bands[valid] for bands, valid in map(valid_pixels, rasters)])
     if not len(pixels):
-        raise PgearthError("the rasters hold no data")
+        raise PgearthError("the rasters hold no data", hint="Choose patches, or bands, with valid pixels.")
     return stretch_limits(pixels)
 
 

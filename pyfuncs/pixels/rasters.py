@@ -44,9 +44,12 @@ class Raster:
 
     def __post_init__(self) -> None:
         if not self.bands:
-            raise PgearthError("a raster without bands holds no pixels")
+            raise PgearthError("a raster without bands holds no pixels", hint="Give a raster of one band at least.")
         if len(self.nodata) != len(self.bands):
-            raise PgearthError(f"{len(self.nodata)} nodata values for {len(self.bands)} bands")
+            raise PgearthError(
+                f"{len(self.nodata)} nodata values for {len(self.bands)} bands",
+                hint="Give each band a nodata value, or None.",
+            )
         shapes = {band.shape for band in self.bands}
         shape = self.bands[0].shape
         if len(shapes) > 1 or len(shape) != 2 or min(shape) < 1 or max(shape) > 0xFFFF:
@@ -201,5 +204,8 @@ def bands_from_wkb(wkb: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Read the bands of a raster by their names, each with its nodata value replaced as `Raster.filled` does."""
     bands = from_wkb(wkb).filled()
     if len(bands) != len(names):
-        raise PgearthError(f"a raster of {len(bands)} bands cannot have the names {', '.join(names)}")
+        raise PgearthError(
+            f"a raster of {len(bands)} bands cannot have the names {', '.join(names)}",
+            hint="Give as many names as the raster has bands.",
+        )
     return dict(zip(names, bands, strict=True))

@@ -37,6 +37,8 @@ MOST_PATCHES = 1024
 LARGEST_MEMORY = 256 << 20
 """Bytes of pixels and vectors of a request."""
 ALIGNMENT = 64
+START_ANEW = "Run: pgearth encoder stop, then pgearth encoder start"
+LOG_SAYS_MORE = "Its log says more."
 DTYPES = tuple(np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 VECTOR_DTYPE = np.dtype("f4")
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -123,6 +125,7 @@ def map_memory(descriptor: int, request: EncodeRequest) -> mmap.mmap:
     if seals & (SEALS | fcntl.F_SEAL_WRITE) != SEALS or size < request.memory_bytes:
         raise PgearthError(
             f"malformed request: memory of {size} bytes with seals {seals} for one of {request.memory_bytes} bytes",
+            hint=START_ANEW,
             sqlstate=PROTOCOL_VIOLATION,
         )
     return mmap.mmap(descriptor, request.memory_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE)
@@ -159,7 +162,7 @@ def read_request(packet: bytes) -> EncodeRequest | None:
             raise PgearthError(
                 f"the encoder process is of pgearth {pyfuncs.__version__}, the session of {version.decode('ascii')!r}",
                 sqlstate=OBJECT_NOT_IN_PREREQUISITE_STATE,
-                hint="Run: pgearth encoder stop, then pgearth encoder start",
+                hint=START_ANEW,
             )
         rest = packet[_HEADER.size :]
         if kind == Kind.STATUS and not rest:
@@ -178,7 +181,7 @@ def read_request(packet: bytes) -> EncodeRequest | None:
         if not all(height and width for _, height, width in bands) or request.memory_bytes > LARGEST_MEMORY:
             raise ValueError(f"{request.memory_bytes} bytes of pixels and vectors")
     except (struct.error, ValueError, IndexError) as error:
-        raise PgearthError(f"malformed request: {error}", sqlstate=PROTOCOL_VIOLATION) from error
+        raise PgearthError(f"malformed request: {error}", START_ANEW, sqlstate=PROTOCOL_VIOLATION) from error
     return request
 
 
@@ -204,7 +207,9 @@ def read_reply(packet: bytes) -> tuple[Kind, dict[str, Any]]:
         if kind == Kind.FAILED:
             failure = PgearthError(content["message"], content["hint"], sqlstate=content["sqlstate"])
     except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise PgearthError(f"malformed reply of the encoder process: {error}", sqlstate=PROTOCOL_VIOLATION) from error
+        raise PgearthError(
+            f"malformed reply of the encoder process: {error}", START_ANEW, sqlstate=PROTOCOL_VIOLATION
+        ) from error
     if failure:
         raise failure
     return kind, content

@@ -1,21 +1,11 @@
-"""The encoder process: it owns the device, reads encoders from the database and encodes for all sessions.
-
-`pgearth encoder start` runs it as the server's OS user, as a module with FOLDER as its argument, with the connection
-string in PGEARTH_DSN. FOLDER, below the server's data folder, gets the socket, and a lock file with the process's
-number, held as long as it lives. One thread does all talking, another all computing; between them is the queue, from
-which requests of several sessions are taken together.
-"""
+"""What the encoder process says to sessions: it listens, queues what they ask, and answers when the worker is done."""
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import logging
 import os
 import selectors
-import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -25,15 +15,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
-
 from pgearth import pyfuncs
-from pgearth.pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, DeviceFailedError, PgearthError
-from pgearth.pyfuncs.models.encoder import BATCH_SIZE, encode_batch
-from pgearth.pyfuncs.models.memory import keep_freed_memory
-from pgearth.pyfuncs.service.cache import MEGABYTE, ArchiveReader, EncoderCache, UnknownEncoderError
+from pgearth.pyfuncs.errors import PROTOCOL_VIOLATION, SYSTEM_ERROR, PgearthError
+from pgearth.pyfuncs.service.cache import EncoderCache
 from pgearth.pyfuncs.service.protocol import (
+    LOG_SAYS_MORE,
     LONGEST_PACKET,
+    START_ANEW,
     Kind,
     map_memory,
     peer_user,
@@ -42,10 +30,10 @@ from pgearth.pyfuncs.service.protocol import (
     write_reply,
 )
 from pgearth.pyfuncs.service.queue import Queue, Request
+from pgearth.pyfuncs.service.worker import GPU_BATCH, Worker
 
 MOST_CONNECTIONS = 400
 """Each takes two descriptors of the 1,024 that a process commonly may have; what is more waits to be accepted."""
-GPU_BATCH = 64
 SECONDS_TO_ASK = 5.0
 SECONDS_BETWEEN_CHECKS = 1.0
 SECONDS_TO_DRAIN = 0.05
@@ -93,11 +81,10 @@ class EncoderServer:
         self._listener.listen(MOST_CONNECTIONS)
         self._cache = cache
         self._queue = Queue(max_batch, max_wait)
-        self._max_batch = max_batch
+        self._worker = Worker(self._queue, cache, max_batch, self._finish, self.stop)
         self._device = device
         self._started = datetime.now(UTC)
         self._stopping = False
-        self.device_failed = False
         self._waiting: dict[socket.socket, float] = {}  # connections that have asked nothing yet, and since when
         self._asked: dict[socket.socket, Request] = {}
         self._finished: deque[tuple[Request, bytes]] = deque()
@@ -107,22 +94,21 @@ class EncoderServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_receiver, selectors.EVENT_READ, self._wake_up)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._counts = dict.fromkeys(
-            ("requests", "batches", "patches", "failed", "cancelled", "refused", "busy", "declined"), 0
-        )
+        self._counts = dict.fromkeys(("cancelled", "refused", "busy"), 0)
+
+    @property
+    def device_failed(self) -> bool:
+        """Whether the GPU failed, which ends `serve`: sessions do better without it."""
+        return self._worker.device_failed
 
     def stop(self) -> None:
         """Make `serve` return when the batch that is being encoded is done; may be called by a signal."""
         self._stopping = True
-        with suppress(BlockingIOError):
-            self._wake_sender.send(b"\0")
+        self._wake()
 
     def serve(self) -> None:
-        """Answer; what is in the queue at the end is left to the sessions that asked.
-
-        Where the GPU fails that is the end, too, and `device_failed` is true: sessions do better without it.
-        """
-        worker = Thread(target=self._work, name="encoding", daemon=True)
+        """Answer; what is in the queue at the end is left to the sessions that asked."""
+        worker = Thread(target=self._worker.run, name="encoding", daemon=True)
         worker.start()
         try:
             checked = time.monotonic()
@@ -150,8 +136,6 @@ class EncoderServer:
         for key, _ in ready:
             key.data(key.fileobj)
         return bool(ready)
-
-    # Talking
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -191,7 +175,7 @@ class EncoderServer:
         except Exception as error:
             log.exception("could not read a request")
             text = f"the encoder process failed: {error}"
-            self._reply(connection, write_error(PgearthError(text, sqlstate=SYSTEM_ERROR)))
+            self._reply(connection, write_error(PgearthError(text, LOG_SAYS_MORE, sqlstate=SYSTEM_ERROR)))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -199,10 +183,12 @@ class EncoderServer:
     def _answer(self, connection: socket.socket, packet: bytes, descriptors: Sequence[int], flags: int) -> bytes | None:
         """What to reply to a packet at once, None for a request that was queued."""
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise PgearthError("malformed request: too long", sqlstate=PROTOCOL_VIOLATION)
+            raise PgearthError("malformed request: too long", START_ANEW, sqlstate=PROTOCOL_VIOLATION)
         content = read_request(packet)
         if len(descriptors) != (content is not None):
-            raise PgearthError(f"malformed request: {len(descriptors)} memories", sqlstate=PROTOCOL_VIOLATION)
+            raise PgearthError(
+                f"malformed request: {len(descriptors)} memories", START_ANEW, sqlstate=PROTOCOL_VIOLATION
+            )
         if content is None:
             return write_reply(Kind.DONE, self.status())
         request = Request(connection, content, map_memory(descriptors[0], content))
@@ -225,6 +211,15 @@ class EncoderServer:
         connection.close()
         if self._listener not in self._selector.get_map():
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _finish(self, requests: Sequence[Request], packet: bytes) -> None:
+        """Take the worker's answer to requests, in its thread, and have them answered in ours."""
+        self._finished.extend((request, packet) for request in requests)
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # enough wake-ups are under way
+            self._wake_sender.send(b"\0")
 
     def _wake_up(self, receiver: socket.socket) -> None:
         with suppress(BlockingIOError):
@@ -269,138 +264,6 @@ class EncoderServer:
             "started": self._started.isoformat(timespec="seconds"),
             "memory": resident,
             "queue": self._queue.status(),
-            "counts": self._counts,
+            "counts": {**self._worker.counts, **self._counts},
             **self._cache.status(),
         }
-
-    # Computing
-
-    def _work(self) -> None:
-        try:
-            while requests := self._queue.take():
-                try:
-                    self._encode(requests)
-                    reply = write_reply(Kind.DONE)
-                    self._counts["requests"] += len(requests)
-                    self._counts["patches"] += sum(request.content.patches for request in requests)
-                except UnknownEncoderError:
-                    self._counts["declined"] += len(requests)
-                    reply = write_reply(Kind.DECLINED)
-                except PgearthError as error:
-                    self._counts["failed"] += len(requests)
-                    reply = write_error(error)
-                    if isinstance(error, DeviceFailedError):
-                        log.exception("could not encode, and never will: start the process again")
-                        self.device_failed = True
-                except Exception as error:
-                    self._counts["failed"] += len(requests)
-                    log.exception("could not encode")
-                    text = f"the encoder process failed: {error}"
-                    reply = write_error(PgearthError(text, sqlstate=SYSTEM_ERROR, hint="Its log says more."))
-                self._queue.done()
-                self._finished.extend((request, reply) for request in requests)
-                requests.clear()  # what they map is not held until the next come
-                with suppress(BlockingIOError):  # enough wake-ups are under way
-                    self._wake_sender.send(b"\0")
-                if self.device_failed:
-                    self.stop()
-                    return
-        except BaseException:
-            log.exception("encoding ended")
-            self.stop()
-            raise
-
-    def _encode(self, requests: Sequence[Request]) -> None:
-        """Encode requests of one group and put the vectors into their memories."""
-        shared = requests[0].content
-        encoder = self._cache.get(shared.encoder_id)
-        if (len(encoder.bands), encoder.dimension) != (len(shared.bands), shared.dimension):
-            raise PgearthError(
-                f"malformed request: {len(shared.bands)} bands and {shared.dimension} dimensions for encoder"
-                f" {encoder.name}:{encoder.version} with {len(encoder.bands)} and {encoder.dimension}",
-                sqlstate=PROTOCOL_VIOLATION,
-            )
-        *pixels, answers = zip(*(request.content.arrays(request.memory) for request in requests), strict=True)
-        # What nothing is to be joined to is computed on where it lies.
-        joined = [arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in pixels]
-        batch = dict(zip(encoder.bands, joined, strict=True))
-        count = sum(request.content.patches for request in requests)
-        vectors = np.concatenate(
-            [
-                encode_batch(encoder, {band: array[start : start + self._max_batch] for band, array in batch.items()})
-                for start in range(0, count, self._max_batch)
-            ]
-        )
-        self._counts["batches"] += -(-count // self._max_batch)
-        if vectors.shape != (count, shared.dimension):
-            raise ValueError(f"vectors of shape {vectors.shape} for {count} patches")
-        start = 0
-        for answer in answers:
-            answer[:] = vectors[start : start + len(answer)]
-            start += len(answer)
-
-
-def own_folder(folder: Path) -> None:
-    """Make the process's folder, for its OS user alone, and hold its lock. Raises PgearthError where another does."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # open, and held, to the end
-    for _ in range(20):  # somebody may just be looking whether it is held
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            time.sleep(0.05)
-    else:
-        raise PgearthError(f"The encoder process is running already: process {os.read(lock, 20).decode()}.")
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
-
-
-def main() -> None:
-    """Run the process until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="pgearth.pyfuncs.service.server", description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--memory-limit", type=int, default=2048, help="megabytes")
-    parser.add_argument("--max-batch", type=int, help="patches")
-    parser.add_argument("--max-wait", type=float, default=2, help="milliseconds")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        own_folder(given.folder)
-        reader = ArchiveReader(os.environ.get("PGEARTH_DSN", ""))
-        reader.check_version()
-        # OpenMP's threads would spin while they wait; the sessions, which prepare what is next, need the cores, too.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        keep_freed_memory()
-        import torch
-
-        device, batch = f"cpu, {torch.get_num_threads()} threads", BATCH_SIZE
-        if torch.cuda.is_available():
-            device, batch = torch.cuda.get_device_name(), GPU_BATCH
-        cache = EncoderCache(reader.load, given.memory_limit * MEGABYTE)
-        # PostgreSQL's own folder of the database, unless that is in another tablespace.
-        data = given.folder.parents[2]
-        database = data / "base" / given.folder.parent.name
-        server = EncoderServer(
-            given.folder,
-            cache,
-            given.max_batch or batch,
-            given.max_wait / 1000,
-            device,
-            database if database.exists() else None,
-            data / "postmaster.pid",
-        )
-    except PgearthError as error:
-        sys.exit(str(error))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    log.info("serving on %s: pid %d, %s", given.folder, os.getpid(), device)
-    server.serve()
-    log.info("stopped")
-    if server.device_failed:
-        sys.exit(1)  # a service manager starts it again
-
-
-if __name__ == "__main__":
-    main()

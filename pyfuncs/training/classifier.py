@@ -1,16 +1,13 @@
-"""Training of encoders as multi-label classifiers of the archive's patches.
+"""Training of encoders as multi-label classifiers of the archive's patches (see `loop`).
 
-Whatever is random is a function of the seed and the position (epoch and batch): the order of the patches, how each is
-turned, the learning rate. So a position, the weights and the optimiser's moments are all that a checkpoint holds, and a
-training that goes on from one does the same, on a CPU to the bit, as one that was never broken off.
+Whatever is random is a function of the seed, the epoch and the batch: the order of the patches, how each is turned.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,20 +19,16 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
-from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.models.memory import keep_freed_memory, memory_errors
-from pgearth.pyfuncs.models.resnet import ResNet, load_weights, weights_of
-from pgearth.pyfuncs.training import checkpoint
+from pgearth.pyfuncs.models.resnet import ResNet, learned, weights_of
+from pgearth.pyfuncs.training import loop
 from pgearth.pyfuncs.training.dataset import ArchiveDataset
+from pgearth.pyfuncs.training.loop import Metrics, Position
 
 WEIGHT_DECAY = 0.01
 WARM_UP = 0.05  # share of all steps in which the learning rate rises
-SECONDS_BETWEEN_CHECKPOINTS = 300.0
 ORIENTATIONS = 8
 LESS_MEMORY = "Train with a smaller --batch-size or --width, or end what else uses the GPU (nvidia-smi shows it)."
-
-Weights = dict[str, np.ndarray]
-Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,30 +48,11 @@ class Settings:
     seed: int
 
 
-@dataclass
-class Position:
-    """How far a training is: the epoch, what is done of it, and what epochs before it reached."""
-
-    epoch: int = 0
-    batches: int = 0
-    patches: int = 0
-    loss: float = 0.0  # summed over these patches
-    history: list[Metrics] = field(default_factory=list)
-    best_epoch: int = -1
-
-    def ended(self, settings: Settings) -> bool:
-        """Whether all epochs are done, or too many have brought nothing."""
-        return self.epoch >= settings.epochs or self.epoch - 1 - self.best_epoch >= settings.patience
-
-
 @dataclass(frozen=True)
-class Trained:
+class Trained(loop.Trained):
     """Weights of the encoder as they were after its best epoch (from 0), and the metrics of every epoch."""
 
-    weights: Weights
     dimension: int
-    best_epoch: int
-    history: list[Metrics]
 
 
 class Classifier(nn.Module):
@@ -113,9 +87,8 @@ def train(
     (Loshchilov and Hutter 2019), on the GPU, where there is one, in bfloat16 where that suffices, else on the CPU in
     float32. The learning rate rises, then falls as a cosine to 0. Patches are flipped and turned by quarters.
 
-    With `state` the training goes on from that file, where there is one, and writes it every epoch and every few
-    minutes. `on_batch` hears of the position after each batch, `on_epoch` of each epoch's metrics.
-    Raises PgearthError when the loss is no longer finite, and where a GPU has too little memory.
+    `state`, `on_batch`, `on_epoch`: see loop.run. Raises PgearthError as that does, and where a GPU has too little
+    memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory()
@@ -125,9 +98,6 @@ def train(
         model = Classifier(encoder, len(training.classes)).to(device)
         model = model.to(memory_format=layout(device))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
-    position, best = Position(), weights_of(model)
-    if state is not None and (found := load_state(state, model, optimizer)) is not None:
-        position, best = found
     steps = settings.epochs * len(training)
     loaders = [
         DataLoader(
@@ -140,36 +110,29 @@ def train(
         )
         for dataset in (training, validation)
     ]
-    written = time.monotonic()
-    while not position.ended(settings):
-        training.set_epoch(position.epoch)
-        loss = torch.tensor(position.loss, dtype=torch.float64, device=device)
+
+    def descend_epoch(epoch: int, first: int) -> Iterator[tuple[Tensor, int]]:
+        training.set_epoch(epoch)
         model.train()
-        for images, labels in batches(islice(loaders[0], position.batches, None), device):
-            images = turned(images, np.random.default_rng([settings.seed, position.epoch, position.batches]))
-            rate = learning_rate(settings.learning_rate, position.epoch * len(training) + position.batches, steps)
-            loss += len(images) * descend(model, optimizer, images, labels, rate)
-            position.batches += 1
-            position.patches += len(images)
-            on_batch(position)
-            if state is not None and time.monotonic() - written >= SECONDS_BETWEEN_CHECKPOINTS:
-                position.loss = finite(loss, position)
-                save_state(state, model, optimizer, position, best)
-                written = time.monotonic()
-        metrics = {"loss": finite(loss, position) / position.patches}
-        metrics |= evaluate(model, batches(loaders[1], device))
-        if position.best_epoch < 0 or metrics["map_micro"] > position.history[position.best_epoch]["map_micro"]:
-            position.best_epoch = position.epoch
-            best = weights_of(model)
-        on_epoch(position.epoch, metrics)
-        position.history.append(metrics)
-        position.epoch, position.batches, position.patches, position.loss = position.epoch + 1, 0, 0, 0.0
-        if state is not None:
-            save_state(state, model, optimizer, position, best)
-            written = time.monotonic()
+        for number, (images, labels) in enumerate(batches(islice(loaders[0], first, None), device), first):
+            images = turned(images, np.random.default_rng([settings.seed, epoch, number]))
+            rate = learning_rate(settings.learning_rate, epoch * len(training) + number, steps)
+            yield descend(model, optimizer, images, labels, rate), len(images)
+
+    course = loop.Training(
+        epochs=settings.epochs,
+        patience=settings.patience,
+        score="map_micro",
+        tensors=learned(model),
+        optimizer=optimizer,
+        descend=descend_epoch,
+        evaluate=lambda _position: evaluate(model, batches(loaders[1], device)),
+        weights=lambda: weights_of(model),
+    )
+    trained = loop.run(course, state, on_batch, on_epoch)
     prefix = "encoder."
-    weights = {name.removeprefix(prefix): value for name, value in best.items() if name.startswith(prefix)}
-    return Trained(weights, encoder.dimension, position.best_epoch, position.history)
+    weights = {name.removeprefix(prefix): value for name, value in trained.weights.items() if name.startswith(prefix)}
+    return Trained(weights, trained.best_epoch, trained.history, encoder.dimension)
 
 
 def batches(loader: Iterable[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -231,16 +194,6 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def finite(loss: Tensor, position: Position) -> float:
-    """The loss as a number; raises PgearthError when it is none."""
-    if not loss.isfinite():
-        raise PgearthError(
-            f"the training diverged: its loss in epoch {position.epoch + 1} is {loss.item()}",
-            hint="Lower the learning rate.",
-        )
-    return loss.item()
-
-
 def evaluate(model: nn.Module, data: Iterator[tuple[Tensor, Tensor]]) -> Metrics:
     """Metrics of a classifier, see `metrics_of`."""
     model.eval()
@@ -265,43 +218,3 @@ def metrics_of(truth: np.ndarray, logits: np.ndarray) -> Metrics:
         metrics[f"{name}_micro"] = float(score(truth.ravel(), logits.ravel()))
         metrics[f"{name}_macro"] = float(np.mean([score(truth[:, number], logits[:, number]) for number in classes]))
     return metrics
-
-
-def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, best: Weights
-) -> None:
-    """Write all that the rest of a training depends on."""
-    tensors = {f"model/{name}": value for name, value in weights_of(model).items()}
-    tensors |= {f"best/{name}": value for name, value in best.items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{name}": value.cpu().numpy() for name, value in moments.items()}
-    checkpoint.write(path, tensors, asdict(position))
-
-
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Position, Weights] | None:
-    """Read what `save_state` wrote into the model and the optimiser, and return the rest; None where there is no file.
-
-    Raises PgearthError where the file is no state of such a training.
-    """
-    found = checkpoint.read(path)
-    if found is None:
-        return None
-    tensors, record = found
-    kinds: dict[str, Weights] = {"model": {}, "best": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        kind, _, name = key.partition("/")
-        kinds[kind][name] = value
-    load_weights(model, kinds["model"])
-    parameters = list(model.parameters())
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in kinds["optimizer"].items():
-        place, _, name = key.partition("/")
-        number = int(place)
-        # As the parameters lie in memory: only where they lie alike does AdamW take all at once on a GPU.
-        moments.setdefault(number, {})[name] = (
-            torch.tensor(value.item())
-            if name == "step"
-            else torch.empty_like(parameters[number]).copy_(torch.from_numpy(value))
-        )
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return Position(**record), kinds["best"]

@@ -91,7 +91,9 @@ class ArchiveDataset(IterableDataset[Sample]):
         if isinstance(bands, str) or not bands or len(set(bands)) < len(bands):
             raise PgearthError(f"{bands!r} is no list of different bands", hint="Pass such as ['B04', 'B03', 'B02'].")
         if size < 1 or (batch_size is not None and batch_size < 1):
-            raise PgearthError(f"size {size} and batch_size {batch_size} are not both at least 1")
+            raise PgearthError(
+                f"size {size} and batch_size {batch_size} are not both at least 1", hint="Give numbers above 0."
+            )
         if (rank is None) != (world_size is None) or not 0 <= (rank or 0) < (world_size or 1):
             raise PgearthError(f"there is no rank {rank} of {world_size}", hint="Ranks are 0 to world_size - 1.")
         self.bands = tuple(bands)

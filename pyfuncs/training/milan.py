@@ -1,8 +1,6 @@
-"""Training of MiLaN (see `milan`) on vectors and labels. Importing this module imports torch.
+"""Training of MiLaN (see `hashing.milan`) on vectors and labels (see `loop`). Importing this module imports torch.
 
-Whatever is random is a function of the seed and the step. So the step, the weights and the optimiser's moments are all
-that a checkpoint holds, and a training that goes on from one does the same, on a CPU to the bit, as one that was never
-broken off.
+Whatever is random is a function of the seed and the step.
 """
 
 from __future__ import annotations
@@ -10,28 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear, normalize
 
-from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.hashing.milan import HIDDEN, LAYERS, NEGATIVE_SLOPE
 from pgearth.pyfuncs.hashing.projection import checked_sample, standardisation, standardise
-from pgearth.pyfuncs.training import checkpoint
+from pgearth.pyfuncs.training import loop
+from pgearth.pyfuncs.training.loop import Metrics, Position, Trained, Weights
 from pgearth.pyfuncs.training.triplets import TripletSampler
 
 BETAS = (0.5, 0.9)
 BALANCE = 1.0
 QUANTISATION = 0.001
-
-Weights = dict[str, np.ndarray]
-Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,28 +50,6 @@ class Settings:
     seed: int = 0
 
 
-@dataclass
-class Position:
-    """How far a training is: the steps done, all evaluations, and which of them was the best."""
-
-    step: int = 0
-    history: list[Metrics] = field(default_factory=list)
-    best: int = -1
-
-    def ended(self, settings: Settings) -> bool:
-        """Whether all steps are done, or too many evaluations have brought nothing."""
-        return self.step >= settings.steps or len(self.history) - 1 - self.best >= settings.patience
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Weights (see `milan.hash_codes`) as they were at the best evaluation, its number and the metrics of all."""
-
-    weights: Weights
-    best: int
-    history: list[Metrics]
-
-
 def train(
     settings: Settings,
     vectors: np.ndarray,
@@ -84,13 +57,13 @@ def train(
     evaluate: Callable[[Weights], float],
     *,
     state: Path | None = None,
-    on_step: Callable[[Position], object] = lambda _position: None,
+    on_step: Callable[[int], object] = lambda _step: None,
 ) -> Trained:
     """Train MiLaN on vectors (n, d) and labels, bool (n, classes); keep it as it was when `evaluate` gave the most.
 
-    Minimised is `loss`, by Adam, on the GPU, where there is one, else on the CPU. With `state` the training goes on
-    from that file, where there is one, and writes it at every evaluation. Raises PgearthError for vectors of which no
-    triplets can be made, for a state of another training, and when the loss is no longer finite.
+    Minimised is `loss`, by Adam, on the GPU, where there is one, else on the CPU. `state`: see loop.run; `on_step` is
+    told the number of steps done. The weights are those of `milan.hash_codes`. Raises PgearthError as loop.run does,
+    and for vectors of which no triplets can be made.
     """
     scaling = standardisation(checked_sample(vectors))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,35 +71,39 @@ def train(
     sampler = TripletSampler(labels)
     parameters = initial_parameters(inputs.shape[1], settings, device)
     optimizer = torch.optim.Adam(list(parameters.values()), settings.learning_rate, BETAS)
-    fingerprint = _fingerprint(settings, vectors, labels)
-    position, best = (state and load_state(state, fingerprint, parameters, optimizer)) or (Position(), {})
-    losses = []
-    while not position.ended(settings):
-        triplets = sampler.draw(np.random.default_rng([settings.seed, position.step]), settings.triplets)
-        batch = inputs[torch.from_numpy(np.concatenate(triplets)).to(device)]
-        value = loss(activations(parameters, batch), settings)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        losses.append(value.detach())
-        position.step += 1
-        on_step(position)
-        if position.step % settings.steps_per_evaluation == 0 or position.step == settings.steps:
-            mean_loss = torch.stack(losses).mean().item()
-            losses.clear()
-            if not math.isfinite(mean_loss):
-                raise PgearthError(
-                    f"the training diverged: its loss at step {position.step:,} is {mean_loss}",
-                    hint="Lower the learning rate.",
-                )
-            weights = scaling | {name: value.detach().cpu().numpy().copy() for name, value in parameters.items()}
-            metrics = {"step": position.step, "loss": mean_loss, "validation": evaluate(weights)}
-            if position.best < 0 or metrics["validation"] > position.history[position.best]["validation"]:
-                position.best, best = len(position.history), weights
-            position.history.append(metrics)
-            if state:
-                save_state(state, fingerprint, parameters, optimizer, position, best)
-    return Trained(best, position.best, position.history)
+
+    def descend(epoch: int, first: int) -> Iterator[tuple[Tensor, int]]:
+        start = epoch * settings.steps_per_evaluation
+        for step in range(start + first, min(start + settings.steps_per_evaluation, settings.steps)):
+            triplets = sampler.draw(np.random.default_rng([settings.seed, step]), settings.triplets)
+            batch = inputs[torch.from_numpy(np.concatenate(triplets)).to(device)]
+            value = loss(activations(parameters, batch), settings)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            yield value.detach(), settings.triplets
+
+    def weights() -> Weights:
+        return scaling | {name: value.detach().cpu().numpy().copy() for name, value in parameters.items()}
+
+    def steps(position: Position) -> int:
+        return position.epoch * settings.steps_per_evaluation + position.batches
+
+    def measure(position: Position) -> Metrics:
+        return {"step": steps(position), "validation": evaluate(weights())}
+
+    course = loop.Training(
+        epochs=math.ceil(settings.steps / settings.steps_per_evaluation),
+        patience=settings.patience,
+        score="validation",
+        tensors=parameters,
+        optimizer=optimizer,
+        descend=descend,
+        evaluate=measure,
+        weights=weights,
+        fingerprint=_fingerprint(settings, vectors, labels),
+    )
+    return loop.run(course, state, lambda position: on_step(steps(position)))
 
 
 def initial_parameters(dimension: int, settings: Settings, device: torch.device) -> dict[str, Tensor]:
@@ -170,50 +147,3 @@ def _fingerprint(settings: Settings, *data: np.ndarray) -> str:
     for array in data:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def save_state(
-    path: Path,
-    fingerprint: str,
-    parameters: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    position: Position,
-    best: Weights,
-) -> None:
-    """Write all that the rest of a training depends on."""
-    tensors = {f"parameters/{name}": value.detach().cpu().numpy() for name, value in parameters.items()}
-    tensors |= {f"best/{name}": value for name, value in best.items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{name}": value.cpu().numpy() for name, value in moments.items()}
-    checkpoint.write(path, tensors, {"fingerprint": fingerprint, "position": asdict(position)})
-
-
-def load_state(
-    path: Path, fingerprint: str, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> tuple[Position, Weights] | None:
-    """Read what `save_state` wrote into parameters and optimiser, and return the rest; None where there is no file.
-
-    Raises PgearthError where the file is of another training, or of none.
-    """
-    found = checkpoint.read(path)
-    if found is None:
-        return None
-    tensors, record = found
-    if record.get("fingerprint") != fingerprint:
-        raise PgearthError(
-            f"{path} is the checkpoint of a training with other settings or other data",
-            hint="Train with the same, or remove the file to train from the beginning.",
-        )
-    kinds: dict[str, Weights] = {"parameters": {}, "best": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        kind, _, name = key.partition("/")
-        kinds[kind][name] = value
-    with torch.no_grad():
-        for name, value in kinds["parameters"].items():
-            parameters[name].copy_(torch.from_numpy(value))
-    moments: dict[int, dict[str, Any]] = {}
-    for key, value in kinds["optimizer"].items():
-        number, _, name = key.partition("/")
-        moments.setdefault(int(number), {})[name] = torch.tensor(value.item() if name == "step" else value)
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return Position(**record["position"]), kinds["best"]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from zipfile import BadZipFile
 
@@ -28,7 +29,7 @@ import sqlalchemy.exc
 from click.testing import Result
 from psycopg import errors, sql
 
-from pgearth import cli, loaders
+from pgearth import cli, loaders, pyfuncs
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
 from pgearth.loaders.work import explain
 from pgearth.loaders.work.explain import TRACEBACK, explained
@@ -37,6 +38,8 @@ from pgearth.pyfuncs.errors import PgearthError
 COMMAND = [sys.executable, "-c", "from pgearth.cli import main; main()"]
 # A superuser may read and write anything; without capabilities, permissions count for it, too.
 UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+ERRORS = ("PgearthError", "BusyError", "DeviceFailedError")
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +287,7 @@ def test_an_interrupted_command(number: int) -> None:
     """Ctrl-C reaches the command's own processes, too; what a supervisor sends reaches the command alone."""
     script = """
 from time import sleep
-from pgearth import cli, loaders
+from pgearth import cli, loaders, pyfuncs
 from pgearth.loaders.work.run import run_tasks
 from pgearth.loaders.work.task import Engine
 cli.pgearth.main = lambda standalone_mode: list(run_tasks(sleep, [600, 600, 600], Engine(jobs=2)))
@@ -421,15 +424,16 @@ def test_a_downgrade_to_nowhere(filled: psycopg.Connection, run_pgearth: Callabl
         assert "--down needs a REVISION" in result.output
 
 
-def test_every_error_of_the_command_has_a_hint() -> None:
+@pytest.mark.parametrize(("package", "least"), [(loaders, 200), (pyfuncs, 100)])
+def test_every_error_has_a_hint(package: ModuleType, least: int) -> None:
     """What goes wrong is half of what a user needs to know."""
     calls = [
         (file.name, node)
-        for file in sorted(Path(loaders.__file__).parent.rglob("*.py"))
+        for file in sorted(Path(str(package.__file__)).parent.rglob("*.py"))
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("PgearthError", "BusyError")
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ERRORS
     ]
-    assert len(calls) > 200
+    assert len(calls) > least
     without = [
         f"{name}:{node.lineno}"
         for name, node in calls

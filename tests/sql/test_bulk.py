@@ -14,7 +14,8 @@ from psycopg import sql
 
 import pgearth.loaders.models.encode
 from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
-from pgearth.loaders.models.encode import WITHOUT_EMBEDDING, WITHOUT_SEGMENT_CODES, pending_patches, store_codes
+from pgearth.loaders.models.encode import store_codes
+from pgearth.loaders.models.pending import WITHOUT_EMBEDDING, WITHOUT_SEGMENT_CODES, pending_patches
 from pgearth.loaders.models.versions import register
 from pgearth.loaders.reference.corine import load_corine
 from pgearth.loaders.reference.nuts import load_nuts
@@ -144,7 +145,7 @@ def test_encoding_in_bulk(encoded: tuple[psycopg.Connection, Encoder], monkeypat
 def test_packing(encoded: tuple[psycopg.Connection, Encoder]) -> None:
     archive, encoder = encoded
     archive.execute(
-        "do language plpython3u $$ from pgearth.pyfuncs.border import codes; from pgearth.pyfuncs.search import code_cache; codes.PATCHES_AT_ONCE = code_cache.READ_AT_ONCE = 50 $$"
+        "do language plpython3u $$ from pgearth.pyfuncs.search import build, code_cache; build.PATCHES_AT_ONCE = code_cache.READ_AT_ONCE = 50 $$"
     )
     works = {}
     for size in SIZES:

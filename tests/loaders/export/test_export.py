@@ -556,7 +556,7 @@ def test_several_processes_write_the_same_bytes(
 
 
 def test_only_one_run_at_a_time(stored: psycopg.Connection, tmp_path: Path, dsn: None) -> None:
-    from pgearth.loaders.export.export import lock
+    from pgearth.loaders.work.locks import lock
 
     order = Order({"patch_ids": [1]})
     with lock(tmp_path, "busy"), pytest.raises(PgearthError, match="another export is writing into this folder"):
@@ -751,7 +751,7 @@ def test_bad_options(
     ("text", "size"), [("1GB", 10**9), ("64MiB", 2**26), ("1.5 kB", 1500), ("700KB", 700_000), ("12B", 12)]
 )
 def test_sizes(text: str, size: int) -> None:
-    from pgearth.loaders.export.export import parse_size
+    from pgearth.loaders.export.commands import parse_size
 
     assert parse_size(text) == size
 

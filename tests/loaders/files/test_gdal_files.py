@@ -9,7 +9,6 @@ import sqlite3
 import tarfile
 import threading
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,7 +321,7 @@ def test_a_geopackage_that_reads_elsewhere(statement: str, bait: Bait, tmp_path:
     seen = []
     try:
         layer = find_polygon_layer(file, [], "far")
-        seen = list(layer.read(4326, Counter()))
+        seen = list(layer.read(4326))
     except PgearthError:
         pass
     assert "4242" not in str(seen)

@@ -14,6 +14,7 @@ from psycopg import errors
 from rasterio.io import MemoryFile
 
 import pgearth.loaders.models.encode
+import pgearth.loaders.models.pending
 from pgearth.loaders.datasets.bigearthnet.images import load_bigearthnet
 from pgearth.loaders.models.encode import encode_archive
 from pgearth.pyfuncs.convert import bit_string
@@ -131,7 +132,7 @@ def test_a_run_that_broke_off_is_taken_up(archive: psycopg.Connection, monkeypat
     assert encode(archive, 2) == 44
     complete = stored(archive)
     archive.execute("select eo.drop_segment_codes()")
-    monkeypatch.setattr(pgearth.loaders.models.encode, "PATCHES_PER_TRANSACTION", 3)
+    monkeypatch.setattr(pgearth.loaders.models.pending, "PATCHES_PER_TRANSACTION", 3)
     hash_codes = pgearth.loaders.models.encode.hash_codes
     calls = 0
 

@@ -19,10 +19,11 @@ from click.testing import Result
 from psycopg.rows import dict_row
 
 from pgearth.loaders.demo.synthetic.archive import load_synthetic
-from pgearth.loaders.export.export import lock
-from pgearth.loaders.models.train_encoder import PLAN, STATE, band_statistics
+from pgearth.loaders.models.train_encoder import band_statistics
+from pgearth.loaders.models.training_folder import PLAN, STATE
 from pgearth.loaders.models.training_patches import choose_patches, require_writer
 from pgearth.loaders.models.versions import find
+from pgearth.loaders.work.locks import lock
 from pgearth.pyfuncs.errors import BusyError, PgearthError
 from pgearth.pyfuncs.models.encoder import encode
 from pgearth.pyfuncs.pixels.rasters import bands_from_wkb

@@ -201,19 +201,19 @@ def test_the_splits_and_the_filters_decide(archive: psycopg.Connection, data: tu
 def test_a_training_that_was_killed_goes_on(
     archive: psycopg.Connection, run_pgearth: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pgearth.pyfuncs.training import milan as milan_training
+    from pgearth.pyfuncs.training import loop
 
     settings = {"steps": 30, "learning_rate": 0.001, "steps_per_evaluation": 10}
     order = Order("milan", "toy", bits=16, seed=5, milan=settings)
     unbroken, _ = train_hash("unbroken", order)
-    whole = milan_training.save_state
+    whole = loop.save_state
 
     def killed(*arguments: Any) -> None:
         whole(*arguments)
-        if arguments[4].step == 20:
+        if arguments[2].epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(milan_training, "save_state", killed)
+    monkeypatch.setattr(loop, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
         train_hash("broken", order, tmp_path / "state")
     assert archive.execute("select count(*) from eo.encoder where name = 'broken'").fetchone() == (0,)

@@ -293,7 +293,8 @@ def test_a_killed_run_is_taken_up_and_nothing_is_current_before_the_end(
     encode(archive, "own:1")
     script = f"""
 import os, signal, psycopg, pgearth.loaders.models.encode as encode
-encode.PATCHES_PER_TRANSACTION = 3
+from pgearth.loaders.models import pending
+pending.PATCHES_PER_TRANSACTION = 3
 calls, encode_patches = [], encode.encode_patches
 def killed_at_the_third(*arguments, **options):
     calls.append(1)

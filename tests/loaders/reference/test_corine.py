@@ -468,8 +468,8 @@ from pgearth.loaders.reference import corine
 from pgearth.loaders.server import connection as database
 from pgearth.loaders.reference import polygons as vectors
 read = vectors.PolygonLayer.read
-def half(self, srid, counts):
-    for number, polygon in enumerate(read(self, srid, counts)):
+def half(self, srid):
+    for number, polygon in enumerate(read(self, srid)):
         if number == 600:
             print("half", flush=True)
             time.sleep(600)

@@ -22,7 +22,7 @@ from psycopg import errors
 from sklearn.neighbors import NearestNeighbors
 
 from pgearth.loaders.archive.write import Patch, Product, write_patches, write_products
-from pgearth.loaders.models.vector_index import vectors as index_command
+from pgearth.loaders.models.commands import vectors as index_command
 from tests.stand_ins import NO_WEIGHTS
 
 START = datetime(2018, 1, 1, tzinfo=UTC)

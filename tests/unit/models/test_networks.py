@@ -1,4 +1,4 @@
-"""Networks against published numbers of parameters and slow oracles; trainings that break off against unbroken ones."""
+"""Networks against published numbers of parameters and slow oracles, on the CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from pgearth.pyfuncs.errors import DeviceFailedError, PgearthError
 from pgearth.pyfuncs.hashing import lsh
 from pgearth.pyfuncs.models import inference, weights
 from pgearth.pyfuncs.models.encoder import Encoder, encode
-from pgearth.pyfuncs.models.resnet import ARCHITECTURES, ResNet, load_weights, weights_of
+from pgearth.pyfuncs.models.resnet import ARCHITECTURES, ResNet, weights_of
 from pgearth.pyfuncs.pixels.rasters import NODATA, resample
-from pgearth.pyfuncs.training import checkpoint
-from pgearth.pyfuncs.training import classifier as training
-from pgearth.pyfuncs.training.classifier import Classifier, Position, Settings, Trained, metrics_of, train, turned
+from pgearth.pyfuncs.training.classifier import Classifier
+from tests.unit.training.images import settings, trained
 
 SENTINEL_2 = {
     **dict.fromkeys(("B02", "B03", "B04", "B08"), 1),
@@ -318,241 +314,6 @@ def test_a_gpu_that_fails_is_no_common_error(monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.sqlstate == "58000"
 
 
-def test_a_training_that_is_too_large_for_the_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "descend", raising(OUT_OF_MEMORY))
-    with pytest.raises(PgearthError, match="too little memory") as caught:
-        trained(settings())
-    assert caught.value.sqlstate == "53000"
-    assert "--batch-size" in (caught.value.hint or "")
-
-
-def test_moments_from_a_checkpoint_lie_as_the_parameters_do(tmp_path: Path) -> None:
-    """Else AdamW takes them one by one."""
-
-    def made() -> tuple[Classifier, torch.optim.AdamW]:
-        model = Classifier(ResNet("resnet18", *NORMALISATION.values(), width=4), 3)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model, torch.optim.AdamW(model.parameters())
-
-    model, optimizer = made()
-    for number, parameter in enumerate(model.parameters()):
-        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-    optimizer.step()
-    training.save_state(tmp_path / "state", model, optimizer, Position(), {})
-    restored, other = made()
-    training.load_state(tmp_path / "state", restored, other)
-    for one, two in zip(model.parameters(), restored.parameters(), strict=True):
-        assert torch.equal(one, two)
-        for name in ("exp_avg", "exp_avg_sq"):
-            assert torch.equal(optimizer.state[one][name], other.state[two][name])
-            assert other.state[two][name].stride() == two.stride()
-            assert not other.state[two][name].requires_grad
-
-
-# Training
-
-
-class Images(IterableDataset[dict[str, Tensor]]):
-    """Images of 16 x 16 in memory with the interface of ArchiveDataset; the labels say how many quadrants are bright."""
-
-    classes = ("a quadrant", "two quadrants", "three or four")
-
-    def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool) -> None:
-        random = np.random.default_rng(seed)
-        bright = random.random((count, 2, 2)) < 0.4
-        self.images = torch.from_numpy(
-            (1000 + 800 * np.kron(bright, np.ones((8, 8)))[:, None] + random.normal(0, 90, (count, 2, 16, 16))).astype(
-                np.float32
-            )
-        )
-        self.images[::5, 1, :3] = torch.nan
-        number = bright.sum((1, 2))
-        self.labels = torch.from_numpy(np.stack([number == 1, number == 2, number > 2], 1).astype(np.float32))
-        self.batch_size, self.shuffle, self.epoch = batch_size, shuffle, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        order = np.arange(len(self.images))
-        if self.shuffle:
-            order = np.random.default_rng(self.epoch).permutation(order)
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            yield {"image": self.images[chosen], "label": self.labels[chosen]}
-
-
-NORMALISATION = {"mean": [1250.0, 1250.0], "std": [400.0, 400.0]}
-
-
-def settings(**changes: Any) -> Settings:
-    return Settings(**{
-        "architecture": "resnet18", "width": 4, "epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "patience": 9,
-        "seed": 7, **changes,
-    })  # fmt: skip
-
-
-def trained(chosen: Settings, state: Path | None = None, count: int = 22, **hooks: Any) -> Trained:
-    data = (Images(count, 8, 1, True), Images(21, 8, 2, False))
-    return train(chosen, *data, NORMALISATION, state=state, **hooks)  # type: ignore[arg-type]
-
-
-def assert_same(one: Trained, other: Trained) -> None:
-    assert one.history == other.history
-    assert one.best_epoch == other.best_epoch
-    assert one.weights.keys() == other.weights.keys()
-    for name, value in one.weights.items():
-        assert value.tobytes() == other.weights[name].tobytes(), name
-
-
-def test_it_fits_a_few_images() -> None:
-    torch.manual_seed(0)
-    model = Classifier(ResNet("resnet18", *NORMALISATION.values(), width=8), 3)
-    optimizer = torch.optim.AdamW(model.parameters())
-    (batch,) = Images(16, 16, 1, False)
-    losses = [
-        training.descend(model, optimizer, batch["image"], batch["label"], training.learning_rate(0.01, step, 30))
-        for step in range(30)
-    ]
-    assert losses[-1] < 0.05 < 0.5 < losses[0]
-    truth = batch["label"].numpy() > 0
-    assert training.evaluate(model, iter([(batch["image"], batch["label"])]))["map_macro"] > 0.95
-    assert metrics_of(truth, truth - 0.5) == dict.fromkeys(("map_micro", "f1_micro", "map_macro", "f1_macro"), 1.0)
-
-
-def test_the_best_epoch_is_kept(whole: Trained) -> None:
-    assert whole.best_epoch == int(np.argmax([metrics["map_micro"] for metrics in whole.history]))
-    model = ResNet("resnet18", *NORMALISATION.values(), width=4)
-    load_weights(model, whole.weights)
-    assert whole.dimension == model.dimension == 32
-
-
-@pytest.fixture(scope="module")
-def whole() -> Trained:
-    """Three epochs of three batches, never broken off."""
-    torch.set_num_threads(1)
-    return trained(settings())
-
-
-class BrokenOffError(Exception):
-    """The training was broken off."""
-
-
-@pytest.mark.parametrize("breaks", [[1, 5], [9]])
-def test_what_goes_on_from_a_checkpoint_ends_as_if_it_had_never_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Trained, breaks: list[int]
-) -> None:
-    """Broken off after these batches; the file is written after every batch."""
-    state = tmp_path / "state.safetensors"
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
-    for number in breaks:
-
-        def break_off(position: Position, number: int = number) -> None:
-            if position.epoch * 3 + position.batches == number:
-                raise BrokenOffError
-
-        with pytest.raises(BrokenOffError):
-            trained(settings(), state, on_batch=break_off)
-        assert state.exists() == (number > 1), "the file is written after on_batch"
-    heard: list[int] = []
-    result = trained(settings(), state, on_batch=lambda position: heard.append(position.epoch * 3 + position.batches))
-    assert_same(whole, result)
-    assert heard == list(range(breaks[-1], 10)), "what was done is not done again"
-    heard.clear()
-    assert_same(whole, trained(settings(), state, on_batch=heard.append))
-    assert heard == []
-
-
-def test_epochs_alone_are_checkpoints_too(tmp_path: Path, whole: Trained) -> None:
-    state = tmp_path / "state.safetensors"
-
-    def break_off(position: Position) -> None:
-        if (position.epoch, position.batches) == (2, 2):
-            raise BrokenOffError
-
-    with pytest.raises(BrokenOffError):
-        trained(settings(), state, on_batch=break_off)
-    found = checkpoint.read(state)
-    assert found is not None
-    assert (found[1]["epoch"], found[1]["batches"]) == (2, 0)
-    assert_same(whole, trained(settings(), state))
-
-
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    state = tmp_path / "state.safetensors"
-    trained(settings(epochs=1), state)
-    whole = state.read_bytes()
-    for content in (b"", b"garbage" * 99, whole[: len(whole) // 2], weights.dump({"model/x": np.zeros(3)})):
-        state.write_bytes(content)
-        with pytest.raises(PgearthError, match=r"state\.safetensors: not a checkpoint") as caught:
-            trained(settings(), state)
-        assert "Remove the file" in (caught.value.hint or "")
-    state.write_bytes(whole)
-    with pytest.raises(PgearthError, match="do not fit the network"):
-        trained(settings(width=6), state)
-
-
-def test_training_ends_when_it_brings_nothing() -> None:
-    result = trained(settings(epochs=99, patience=2))
-    assert len(result.history) == result.best_epoch + 3 < 99
-    assert not Position(epoch=2, best_epoch=0).ended(settings(patience=2, epochs=9))
-    assert Position(epoch=3, best_epoch=0).ended(settings(patience=2, epochs=9))
-    assert Position(epoch=3, best_epoch=2).ended(settings(patience=2, epochs=3))
-
-
-def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
-    with pytest.raises(PgearthError, match="diverged: its loss in epoch 1 is") as caught:
-        trained(settings(learning_rate=1e30), tmp_path / "state")
-    assert "learning rate" in (caught.value.hint or "")
-    assert not (tmp_path / "state").exists()
-
-
-def test_images_are_turned_in_all_eight_ways() -> None:
-    image = torch.arange(9.0).reshape(1, 3, 3)
-    ways = {
-        tuple(np.rot90(side, turns).ravel()) for side in (image[0].numpy(), image[0].numpy().T) for turns in range(4)
-    }
-    assert len(ways) == 8
-    result = turned(image.expand(400, 2, 3, 3), np.random.default_rng(0))
-    assert torch.equal(result[:, 0], result[:, 1]), "all bands alike"
-    last = image.expand(9, 2, 3, 3).contiguous(memory_format=torch.channels_last)
-    assert turned(last, np.random.default_rng(0)).is_contiguous(memory_format=torch.channels_last)
-    found = [tuple(each.flatten().tolist()) for each in result[:, 0]]
-    assert set(found) == ways
-    assert all(25 < found.count(way) < 75 for way in ways)
-
-
-def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [training.learning_rate(0.5, step, 200) for step in range(200)]
-    assert rates[:10] == pytest.approx([0.05 * step for step in range(1, 11)])
-    assert rates[10] == pytest.approx(0.5)
-    assert rates[105] == pytest.approx(0.25)
-    assert all(one > other > 0 for one, other in pairwise(rates[10:]))
-    assert training.learning_rate(0.5, 0, 1) == 0.5
-
-
-def test_metrics_are_those_of_their_definitions() -> None:
-    truth = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]], bool)
-    logits = np.array([[2.0, -1, -3, -2], [1.0, 3, -4, -5], [0.5, -2.5, 2.5, -6], [-1.0, -3.5, -5.5, -7]])
-    ranks = {0: [1, 3], 1: [1, 3], 3: [4]}  # of the patches that bear the class
-    average = {c: np.mean([(place + 1) / rank for place, rank in enumerate(places)]) for c, places in ranks.items()}
-    metrics = metrics_of(truth, logits)
-    assert metrics["map_macro"] == pytest.approx(np.mean(list(average.values())))
-    order = np.argsort(-logits.ravel())
-    hits = truth.ravel()[order]
-    assert metrics["map_micro"] == pytest.approx(np.sum(np.cumsum(hits) / np.arange(1, 17) * hits) / hits.sum())
-    # Class by class true positives, false positives and false negatives: 2 1 0, 1 0 1, 0 1 0, 0 0 1.
-    assert metrics["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 2 + 2))
-    assert metrics["f1_macro"] == pytest.approx(np.mean([4 / 5, 2 / 3, 0]))
-    for number in (0, 1):  # a single class is a class, too
-        alone = metrics_of(truth[:, [number]], logits[:, [number]])
-        assert alone["map_macro"] == alone["map_micro"] == pytest.approx(average[number])
-        assert alone["f1_macro"] == alone["f1_micro"] == pytest.approx([4 / 5, 2 / 3][number])
-
-
 # On a GPU
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -651,22 +412,3 @@ for _ in range(2):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "the GPU failed: CUDA error: device-side assert triggered\n" * 2
-
-
-@on_a_gpu
-def test_a_training_on_a_gpu_learns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16. A GPU does not promise the same sums again, so the losses are only to be near."""
-    chosen = settings(width=16, epochs=4)
-    unbroken = trained(chosen, count=64)
-    losses = [metrics["loss"] for metrics in unbroken.history]
-    assert losses[-1] < 0.7 * losses[0]
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
-
-    def break_off(position: Position) -> None:
-        if (position.epoch, position.batches) == (2, 5):
-            raise BrokenOffError
-
-    with pytest.raises(BrokenOffError):
-        trained(chosen, tmp_path / "state", count=64, on_batch=break_off)
-    resumed = trained(chosen, tmp_path / "state", count=64)
-    assert [metrics["loss"] for metrics in resumed.history] == pytest.approx(losses, rel=0.02)

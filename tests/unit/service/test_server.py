@@ -2,301 +2,38 @@
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 import random
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pgearth import pyfuncs
-from pgearth.pyfuncs.errors import SYSTEM_ERROR, DeviceFailedError, PgearthError
+from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.models.encoder import Encoder, encode_batch
 from pgearth.pyfuncs.models.spectral import BANDS, DIMENSION
-from pgearth.pyfuncs.service import client, protocol
+from pgearth.pyfuncs.service import client
 from pgearth.pyfuncs.service import queue as encoder_queue
 from pgearth.pyfuncs.service import server as encoder_server
-from pgearth.pyfuncs.service.cache import EncoderCache, UnknownEncoderError
 from pgearth.pyfuncs.service.client import NotServedError
 from pgearth.pyfuncs.service.protocol import (
-    LARGEST_MEMORY,
     LONGEST_PACKET,
     EncodeRequest,
     Kind,
     SharedMemory,
-    map_memory,
     read_reply,
-    read_request,
-    write_error,
-    write_reply,
     write_request,
 )
-from pgearth.pyfuncs.service.queue import Queue, Request
-from pgearth.pyfuncs.service.server import EncoderServer
+from tests.unit.service.serving import SMALL, U2, Archive, ask, hung_up, no_pause, pixels, serving, spectral, status
 from tests.waiting import PATIENCE, wait_for
-
-U2 = np.dtype("u2")
-SMALL = EncodeRequest(1, 2, 4, ((U2, 6, 6), (np.dtype("f4"), 3, 2)))
-
-
-def spectral(encoder_id: int, weights: int = 0) -> Encoder:
-    return Encoder(
-        encoder_id, "spectral", encoder_id, "spectral", BANDS, None, DIMENSION, None,
-        {"unused": np.zeros(weights, np.uint8)},
-    )  # fmt: skip
-
-
-def pixels(count: int, side: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
-    numbers = np.random.default_rng(seed)
-    return {band: numbers.integers(1, 4000, (count, side, side)).astype(np.uint16) for band in BANDS}
-
-
-def no_pause() -> None:
-    pass
-
-
-class Archive:
-    """Has the `spectral` encoder under each id below 98; reads none while it is `locked`."""
-
-    def __init__(self) -> None:
-        self.unlocked = threading.Event()
-        self.unlocked.set()
-        self.asked: list[int] = []
-        self.read: list[int] = []
-
-    def load(self, encoder_id: int, make_room: Callable[[int], None]) -> Encoder:
-        self.asked.append(encoder_id)
-        self.unlocked.wait(PATIENCE)
-        if encoder_id >= 100:
-            raise UnknownEncoderError
-        if encoder_id == 98:
-            raise DeviceFailedError("the GPU is lost", sqlstate=SYSTEM_ERROR)
-        if encoder_id == 99:
-            raise RuntimeError("the disk is on fire")
-        make_room(1000 * encoder_id)
-        self.read.append(encoder_id)
-        return spectral(encoder_id, 1000 * encoder_id)
-
-
-@contextmanager
-def serving(archive: Archive, memory_limit: int = 1 << 30, **options: Any) -> Iterator[EncoderServer]:
-    """A server in a thread that does not wait for batches to fill."""
-    with tempfile.TemporaryDirectory(prefix="pgearth-") as folder:
-        server = EncoderServer(Path(folder), EncoderCache(archive.load, memory_limit), **{"max_wait": 0, **options})
-        thread = threading.Thread(target=server.serve)
-        thread.start()
-        try:
-            yield server
-        finally:
-            archive.unlocked.set()
-            server.stop()
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
-
-
-@pytest.fixture
-def archive() -> Archive:
-    return Archive()
-
-
-@pytest.fixture
-def path(archive: Archive) -> Iterator[Path]:
-    with serving(archive) as server:
-        yield server._path
-
-
-def ask(path: Path, packet: bytes, *memories: int) -> bytes:
-    """Send a packet as it is; what comes back, empty where the server hangs up."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(PATIENCE)
-        connection.connect(str(path))
-        socket.send_fds(connection, [packet], list(memories))
-        try:
-            return connection.recv(LONGEST_PACKET)
-        except ConnectionError:
-            return b""
-
-
-def hung_up(connection: socket.socket) -> bool:
-    """Whether the server ends a connection without a word."""
-    connection.settimeout(PATIENCE)
-    try:
-        return connection.recv(1) == b""
-    except ConnectionError:
-        return True
-
-
-def status(path: Path) -> dict[str, Any]:
-    return client.status(path, no_pause)
-
-
-# Messages
-
-
-def test_messages_are_read_as_written() -> None:
-    assert read_request(write_request(SMALL)) == SMALL
-    assert read_request(write_request(None)) is None
-    assert SMALL.memory_bytes == 192 + 64 + 64, "whole blocks of 64 bytes"
-    assert read_reply(write_reply(Kind.DONE, {"pid": 7})) == (Kind.DONE, {"pid": 7})
-    with pytest.raises(PgearthError, match=r"^too large\n") as caught:
-        read_reply(write_error(PgearthError("too large", sqlstate="54000", hint="Cut it.")))
-    assert (caught.value.sqlstate, caught.value.hint) == ("54000", "Cut it.")
-    long = write_error(PgearthError("ä" * 1_000_000))
-    assert len(long) < LONGEST_PACKET
-    with pytest.raises(PgearthError, match=r"^ä+$"):
-        read_reply(long)
-
-
-@given(st.binary(max_size=200))
-@settings(max_examples=300)
-def test_garbage_is_no_message(packet: bytes) -> None:
-    for read in (read_request, read_reply):
-        with pytest.raises(PgearthError, match="malformed") as caught:
-            read(packet)
-        assert caught.value.sqlstate == "08P01"
-
-
-@given(st.data())
-@settings(max_examples=300)
-def test_damaged_requests_are_refused_or_within_limits(data: st.DataObject) -> None:
-    """Bytes changed, cut off, inserted after the header: an error, or a request that the limits allow."""
-    packet = bytearray(write_request(SMALL))
-    for _ in range(data.draw(st.integers(1, 4))):
-        packet[data.draw(st.integers(24, len(packet) - 1))] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(packet)))
-    packet = bytearray(packet[:cut] + data.draw(st.sampled_from([b"", b"\0", bytes(9), bytes(packet[cut:])])))
-    try:
-        request = read_request(bytes(packet))
-    except PgearthError as error:
-        assert error.sqlstate == "08P01"
-        return
-    assert request is None or 0 < request.memory_bytes <= LARGEST_MEMORY
-    assert request is None or read_request(write_request(request)) == request
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        EncodeRequest(1, 0, 4, ((U2, 6, 6),)),
-        EncodeRequest(1, 1025, 4, ((U2, 6, 6),)),
-        EncodeRequest(1, 1, 0, ((U2, 6, 6),)),
-        EncodeRequest(1, 1, 4, ()),
-        EncodeRequest(1, 1, 4, ((U2, 0, 6),)),
-        EncodeRequest(1, 1, 4, ((U2, 6, 6),) * 1025),
-        EncodeRequest(1, 1000, 4, ((U2, 1 << 20, 1 << 20),)),
-        EncodeRequest(1, 1, 4, ((U2, 0xFFFFFFFF, 0xFFFFFFFF),)),
-        EncodeRequest(1, 64, 0xFFFFFFFF, ((U2, 6, 6),)),
-    ],
-)
-def test_requests_beyond_the_limits_are_refused(request_: EncodeRequest) -> None:
-    with pytest.raises(PgearthError, match="malformed request"):
-        read_request(write_request(request_))
-
-
-def test_a_request_of_another_version_says_what_to_do(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    packet = write_request(SMALL).replace(pyfuncs.__version__.encode().ljust(16, b"\0"), b"99.9".ljust(16, b"\0"))
-    with pytest.raises(PgearthError, match=rf"pgearth {pyfuncs.__version__}, the session of '99\.9'") as caught:
-        read_reply(ask(path, packet))
-    assert caught.value.sqlstate == "55000"
-    assert "pgearth encoder stop" in caught.value.hint
-
-
-# Memory
-
-
-def test_both_ends_find_the_arrays_in_the_memory() -> None:
-    memory = SharedMemory(SMALL.memory_bytes + 1000)
-    expected = [np.arange(72).reshape(2, 6, 6), np.arange(12).reshape(2, 3, 2) + 0.5, np.arange(8).reshape(2, 4)]
-    for array, values in zip(SMALL.arrays(memory.map), expected, strict=True):
-        array[:] = values
-    found = SMALL.arrays(map_memory(memory.descriptor, SMALL))
-    del memory
-    assert [array.dtype.str for array in found] == ["<u2", "<f4", "<f4"]
-    assert all(array.flags.aligned and array.flags.writeable for array in found)
-    for array, values in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(array, values)
-
-
-def test_the_size_of_memory_is_settled() -> None:
-    memory = SharedMemory(100)
-    for size in (99, 101):
-        with pytest.raises(PermissionError):
-            os.ftruncate(memory.descriptor, size)
-
-
-def unsealed() -> int:
-    memory = os.memfd_create("test", os.MFD_ALLOW_SEALING)
-    os.ftruncate(memory, SMALL.memory_bytes)
-    return memory
-
-
-def half_sealed() -> int:
-    memory = unsealed()
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return memory
-
-
-def read_only() -> int:
-    memory = unsealed()
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, protocol.SEALS | fcntl.F_SEAL_WRITE)
-    return memory
-
-
-def too_small() -> int:
-    memory = SharedMemory(SMALL.memory_bytes - 1)
-    return os.dup(memory.descriptor)
-
-
-def file() -> int:
-    with tempfile.TemporaryFile() as opened:
-        opened.truncate(SMALL.memory_bytes)
-        return os.dup(opened.fileno())
-
-
-def pipe() -> int:
-    reading, writing = os.pipe()
-    os.close(writing)
-    return reading
-
-
-OTHER_MEMORIES = [
-    unsealed,
-    half_sealed,
-    read_only,
-    file,
-    pipe,
-    lambda: os.open("/dev/zero", os.O_RDWR),
-    lambda: os.open("/", os.O_RDONLY),
-    too_small,
-    lambda: os.memfd_create("empty"),
-]
-
-
-@pytest.mark.parametrize("make", OTHER_MEMORIES)
-def test_other_memory_is_refused(make: Callable[[], int], path: Path) -> None:
-    memory = make()
-    try:
-        with pytest.raises(PgearthError, match="malformed request: memory"):
-            map_memory(memory, SMALL)
-        with pytest.raises(PgearthError, match="malformed request: memory"):
-            read_reply(ask(path, write_request(SMALL), memory))
-    finally:
-        os.close(memory)
-
 
 # The server and honest clients
 
@@ -644,68 +381,3 @@ else:
             process.kill()
             process.wait()
             process.stdout.close() if process.stdout else None
-
-
-# Queue and cache by themselves
-
-
-def request(encoder_id: int = 1, patches: int = 1) -> Request:
-    return Request(socket.socket(), EncodeRequest(encoder_id, patches, 4, ((U2, 6, 6),)), mmap.mmap(-1, 1))
-
-
-def test_the_oldest_request_decides_what_is_taken_next() -> None:
-    queue = Queue(max_batch=4, max_wait=0)
-    requests = [request(1, 3), request(2), request(1, 2), request(1), request(2, 9), request(2)]
-    assert all(queue.put(each) for each in requests)
-    taken = [queue.take() for _ in range(4)]
-    assert taken == [[requests[0]], [requests[1]], requests[2:4], [requests[4]]], "no request is overtaken by its like"
-    assert queue.close() == [requests[5]]
-    assert queue.take() == []
-    assert not queue.put(request())
-
-
-def test_a_batch_waits_for_as_many_as_there_were() -> None:
-    queue = Queue(max_batch=16, max_wait=10 * PATIENCE)
-
-    def take(asking_again: int, max_wait: float = 10 * PATIENCE) -> int:
-        queue._max_wait = max_wait
-        with ThreadPoolExecutor(1) as pool:
-            taken = pool.submit(queue.take)
-            put(asking_again)
-            return len(taken.result(PATIENCE))
-
-    def put(count: int) -> None:
-        assert all(queue.put(request()) for _ in range(count))
-
-    assert take(asking_again=1) == 1, "nobody else was there"
-    put(2)  # while the first is being encoded
-    assert take(asking_again=1) == 3, "so many were there at a time"
-    assert take(asking_again=2, max_wait=0.1) == 2, "the third has not come"
-    assert take(asking_again=2) == 2, "and is not expected any more"
-
-
-def test_a_session_that_asks_again_at_once_is_alone_still() -> None:
-    """Its answer is on the way before the next batch is looked for; it must not be counted with what was answered."""
-    queue = Queue(max_batch=16, max_wait=10 * PATIENCE)
-    for _ in range(3):
-        assert queue.put(request())
-        with ThreadPoolExecutor(1) as pool:
-            assert len(pool.submit(queue.take).result(PATIENCE)) == 1
-        queue.done()
-
-
-def test_encoders_used_least_recently_are_dropped_first(archive: Archive) -> None:
-    cache = EncoderCache(archive.load, memory_limit=10_000)
-    for encoder_id in (3, 4, 3, 5, 4, 3):  # of as many thousand bytes
-        assert cache.get(encoder_id).encoder_id == encoder_id
-    assert archive.read == [3, 4, 5, 4, 3]
-    assert cache.status() == {
-        "loaded": ["spectral:3", "spectral:4"],
-        "loaded_bytes": 7000,
-        "memory_limit": 10_000,
-        "evicted": 3,
-    }
-    with pytest.raises(PgearthError, match="the encoder process may keep") as caught:
-        cache.get(11)
-    assert "--memory-limit" in caught.value.hint
-    assert cache.status()["loaded"] == ["spectral:3", "spectral:4"], "what cannot be kept displaces nothing"

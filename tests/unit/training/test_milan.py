@@ -13,16 +13,8 @@ from torch.nn import functional
 from pgearth.pyfuncs.errors import PgearthError
 from pgearth.pyfuncs.hashing import lsh, milan
 from pgearth.pyfuncs.hashing.projection import standardise
-from pgearth.pyfuncs.training.milan import (
-    Position,
-    Settings,
-    Trained,
-    Weights,
-    activations,
-    initial_parameters,
-    loss,
-    train,
-)
+from pgearth.pyfuncs.training.loop import Trained, Weights
+from pgearth.pyfuncs.training.milan import Settings, activations, initial_parameters, loss, train
 from pgearth.pyfuncs.training.triplets import TripletSampler
 
 SETTINGS = Settings(bits=32, steps=60, triplets=10, steps_per_evaluation=20, learning_rate=1e-3)
@@ -131,8 +123,8 @@ def test_it_learns(trained: Trained) -> None:
     baseline = precision(lsh.hash_codes(lsh.fit(VECTORS, 32), OTHERS))
     assert quality(trained.weights) > baseline + 0.1
     assert [metrics["step"] for metrics in trained.history] == [20, 40, 60]
-    assert trained.history[trained.best]["validation"] == quality(trained.weights)
-    assert trained.best == np.argmax([metrics["validation"] for metrics in trained.history])
+    assert trained.history[trained.best_epoch]["validation"] == quality(trained.weights)
+    assert trained.best_epoch == np.argmax([metrics["validation"] for metrics in trained.history])
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
     ones = milan.hash_codes(trained.weights, OTHERS).mean(axis=0)
     assert ones.min() > 0.05 and ones.max() < 0.95
@@ -173,8 +165,8 @@ def test_a_training_that_was_killed_ends_as_if_unbroken(trained: Trained, tmp_pa
     class Killed(BaseException):
         pass
 
-    def kill(position: Position) -> None:
-        if position.step == killed_at:
+    def kill(step: int) -> None:
+        if step == killed_at:
             raise Killed
 
     state = tmp_path / "state.safetensors"
@@ -182,10 +174,10 @@ def test_a_training_that_was_killed_ends_as_if_unbroken(trained: Trained, tmp_pa
         train(SETTINGS, VECTORS, LABELS, quality, state=state, on_step=kill)
     assert state.exists() == (killed_at > 20)
     steps: list[int] = []
-    resumed = train(SETTINGS, VECTORS, LABELS, quality, state=state, on_step=lambda at: steps.append(at.step))
+    resumed = train(SETTINGS, VECTORS, LABELS, quality, state=state, on_step=steps.append)
     assert steps[0] == (killed_at - 1) // 20 * 20 + 1
     assert same(resumed.weights, trained.weights)
-    assert (resumed.history, resumed.best) == (trained.history, trained.best)
+    assert (resumed.history, resumed.best_epoch) == (trained.history, trained.best_epoch)
     # and once more, from the state of a training that is done
     again = train(SETTINGS, VECTORS, LABELS, quality, state=state, on_step=kill)
     assert same(again.weights, trained.weights)
@@ -219,7 +211,7 @@ def test_it_ends_early_and_keeps_the_best() -> None:
 
     result = train(replace(SETTINGS, steps_per_evaluation=1, patience=3), VECTORS, LABELS, evaluate)
     assert [metrics["validation"] for metrics in result.history] == [0.1, 0.4, 0.3, 0.4, 0.2]
-    assert result.best == 1
+    assert result.best_epoch == 1
     assert same(result.weights, seen[1])
 
 
