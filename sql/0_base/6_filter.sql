@@ -295,6 +295,24 @@ end;
 comment on function eo.product_filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
 'Which products to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; levels: such as L2A; tiles: such as 33UUP; seasons: winter, spring, summer, autumn; max_cloud: 0 to 100 per cent; product_ids: only these. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
 
+-- A filter that was made by hand, as a row, has had none of its values looked at. Values that mean nothing find nothing, but an
+-- area in another reference system would be compared with footprints by its numbers, where PostGIS does not refuse it.
+create or replace function eo_internal.check_area(area public.geometry)
+returns boolean
+language plpgsql
+immutable parallel safe strict
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if public.ST_SRID(area) <> 4326 then
+        raise exception 'the filter''s area has the SRID %, not 4326', public.ST_SRID(area)
+            using errcode = 'invalid_parameter_value', hint = 'Make filters by eo.filter(area => ...) or eo.product_filter(area => ...), which transform areas.';
+    end if;
+    return true;
+end
+$$;
+
 -- True, where eo.patches is inlined, which the planner finds out: the argument, an attribute of the filter, is a constant
 -- then. Where it is not inlined, because a subquery is within the filter, no index would be used, which takes minutes.
 -- Words of a context are translated, but the name of the function and the number that ends the line are not.
