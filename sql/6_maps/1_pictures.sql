@@ -103,4 +103,4 @@ begin
 end
 $$;
 comment on function eo.contact_sheet(bigint[], double precision[], integer) is
-'PNG of up to 200 patches, drawn as by eo.rgb, in rows of so many columns, each with its rank (its place in patch_ids), its distance where distances are given, its name and its labels; a patch without pixels is a grey tile. As in select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank)) from eo.similar(''...''). Raises no_data_found for an unknown patch, program_limit_exceeded for none or too many.';
+'PNG of up to 200 patches, drawn as by eo.rgb, in rows of so many columns, each with its rank, its distance where distances are given, its name and its labels; a patch without pixels is a grey tile. Raises no_data_found for an unknown patch, program_limit_exceeded for none or too many.';

@@ -512,7 +512,7 @@ begin
 end
 $$;
 comment on function eo.make_raster_layer(text, text[], boolean, text) is
-'Makes a raster layer of a product for QGIS, or makes it anew: a table of aligned tiles in schema eo_layers with constraints, and overviews of a half, a quarter and so on until one has at most 512 pixels a side. Returns the name of the table: layer, or one made of the product''s name and number. bands: names of bands of one resolution, three to be shown in colour. stretch: values from the 2nd to the 98th percentile of each band become 1 to 255, 0 is no data; if false, the pixels as they are. Raises no_data_found for an unknown product or bands that it does not have at one resolution. (writer)';
+'Makes a raster layer of a product for QGIS, or makes it anew: a table in schema eo_layers, with overviews; returns its name. bands: names of bands of one resolution; stretch: from the 2nd to the 98th percentile to 1 to 255 (0: no data), or the pixels as they are. Raises no_data_found for an unknown product or bands that it does not have at one resolution. (writer)';
 
 create or replace function eo.drop_raster_layer(layer text)
 returns void
