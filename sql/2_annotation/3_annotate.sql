@@ -51,6 +51,62 @@ begin
 end
 $$;
 
+-- Parts of the annotations below, which are inlined there: they may neither be strict nor have settings.
+
+-- Bounds with the patches that have them in common, and whether any of these lacks land cover or places.
+create or replace function eo_internal.unannotated_places(cells text[], what text[], source text, "replace" boolean)
+returns table (
+    cell text, srid integer, west double precision, south double precision, east double precision, north double precision,
+    patch_ids bigint[], unlabelled boolean, unlocated boolean
+)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select p.cell, p.srid, p.west, p.south, p.east, p.north, array_agg(p.patch_id),
+           'land_cover' = any (what) and bool_or("replace" or p.label_ids is null),
+           'country' = any (what) and bool_or("replace" or p.nuts_ids is null)
+    from eo_internal.unannotated_in(cells, what, unannotated_places.source, "replace") p
+    group by p.cell, p.srid, p.west, p.south, p.east, p.north;
+end;
+
+-- Pieces of land cover near a cell. Bounds as numbers: compared a hundred times for each patch.
+create or replace function eo_internal.land_cover_near(srid integer, box public.geometry)
+returns table (
+    part_id bigint, label_id smallint, geom public.geometry, west double precision, south double precision, east double precision,
+    north double precision
+)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select c.part_id, c.label_id, c.geom, public.ST_XMin(c.geom::public.box3d), public.ST_YMin(c.geom::public.box3d),
+           public.ST_XMax(c.geom::public.box3d), public.ST_YMax(c.geom::public.box3d)
+    from eo_internal.corine_part c
+    where c.srid = land_cover_near.srid and c.geom operator(public.&&) box
+    offset 0;
+end;
+
+-- Pieces of NUTS units, cut to a cell. One mostly holds the whole cell; then nothing is left to clip.
+create or replace function eo_internal.units_in(srid integer, box public.geometry)
+returns table (nuts_id text, level smallint, country_code text, geom public.geometry, whole boolean)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select c.nuts_id, c.level, c.country_code, c.geom, public.ST_Area(c.geom) >= public.ST_Area(box) * (1 - 1e-12)
+    from (
+        select n.nuts_id, n.level, n.country_code, public.ST_ClipByBox2D(n.geom, box::public.box2d) as geom
+        from (
+            select d.nuts_id, d.level, d.country_code, d.geom
+            from eo_internal.nuts_part d
+            where d.srid = units_in.srid and d.geom operator(public.&&) box
+            offset 0
+        ) n
+    ) c
+    where public.ST_Area(c.geom) > 0;
+end;
+
 -- How many rows a step has, the planner cannot know: without nested loops nothing can go badly wrong. Joins that are to go
 -- through an index are lateral (offset 0).
 create or replace function eo_internal.annotations(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
@@ -68,20 +124,10 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    with patch as materialized (
-        select p.patch_id, p.cell, p.srid, p.west, p.south, p.east, p.north, p.label_ids, p.nuts_ids
-        from eo_internal.unannotated_in(cells, what, annotations.source, "replace") p
-    ),
-    place as materialized (
+    with place as materialized (
         select row_number() over () as place_id, p.*, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
                (p.east - p.west) * (p.north - p.south) as area
-        from (
-            select cell, srid, west, south, east, north, array_agg(patch_id) as patch_ids,
-                   'land_cover' = any (what) and bool_or("replace" or label_ids is null) as unlabelled,
-                   'country' = any (what) and bool_or("replace" or nuts_ids is null) as unlocated
-            from patch
-            group by cell, srid, west, south, east, north
-        ) p
+        from eo_internal.unannotated_places(cells, what, annotations.source, "replace") p
     ),
     block as materialized (
         select b.*, public.ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
@@ -92,17 +138,10 @@ begin
             group by cell, srid
         ) b
     ),
-    -- Bounds as numbers: compared a hundred times for each patch.
     cover as materialized (
         select b.cell, b.srid, c.*
         from block b
-        cross join lateral (
-            select part_id, label_id, geom,
-                   public.ST_XMin(geom::public.box3d) as west, public.ST_YMin(geom::public.box3d) as south, public.ST_XMax(geom::public.box3d) as east, public.ST_YMax(geom::public.box3d) as north
-            from eo_internal.corine_part
-            where srid = b.srid and geom operator(public.&&) b.geom
-            offset 0
-        ) c
+        cross join lateral eo_internal.land_cover_near(b.srid, b.geom) c
         where b.unlabelled
     ),
     -- Areas come before groups (offset 0), or whole polygons would be sorted.
@@ -150,21 +189,11 @@ begin
                    )) over (partition by x.place_id) > 3 * x.total
         from pixels x
     ),
-    -- A NUTS unit mostly holds a whole cell; then nothing is left to clip.
     unit as materialized (
-        select r.*, public.ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
-        from (
-            select b.cell, b.srid, n.nuts_id, n.level, n.country_code, public.ST_ClipByBox2D(n.geom, b.geom::public.box2d) as geom, public.ST_Area(b.geom) as area
-            from block b
-            cross join lateral (
-                select nuts_id, level, country_code, geom
-                from eo_internal.nuts_part
-                where srid = b.srid and geom operator(public.&&) b.geom
-                offset 0
-            ) n
-            where b.unlocated
-        ) r
-        where public.ST_Area(r.geom) > 0
+        select b.cell, b.srid, n.*
+        from block b
+        cross join lateral eo_internal.units_in(b.srid, b.geom) n
+        where b.unlocated
     ),
     located as materialized (
         select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area) as area
