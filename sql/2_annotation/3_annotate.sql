@@ -70,6 +70,18 @@ begin atomic
     group by p.cell, p.srid, p.west, p.south, p.east, p.north;
 end;
 
+-- What of each cell is covered by places, by reference system.
+create or replace function eo_internal.cells_of_places(cells text[], boxes public.geometry[])
+returns table (cell text, srid integer, geom public.geometry)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select p.cell, public.ST_SRID(p.box), public.ST_Envelope(public.ST_Collect(p.box))
+    from unnest(cells, boxes) as p (cell, box)
+    group by p.cell, public.ST_SRID(p.box);
+end;
+
 -- Pieces of land cover near a cell. Bounds as numbers: compared a hundred times for each patch.
 create or replace function eo_internal.land_cover_near(srid integer, box public.geometry)
 returns table (
@@ -107,8 +119,119 @@ begin atomic
     where public.ST_Area(c.geom) > 0;
 end;
 
--- How many rows a step has, the planner cannot know: without nested loops nothing can go badly wrong. Joins that are to go
--- through an index are lateral (offset 0).
+-- How many rows a step has, the planner cannot know, here and below: without nested loops, and
+-- sorts of polygons for a merge, nothing can go badly wrong. Joins that are to go through an index are lateral (offset 0).
+
+-- Shares of places by class of land cover, and whether a class counts there. A place is a box in a cell.
+create or replace function eo_internal.land_cover_shares(place_ids bigint[], cells text[], boxes public.geometry[], rule text, minimal_overlap real)
+returns table (place_id bigint, label_id smallint, share double precision, counts boolean)
+language plpgsql
+stable parallel safe
+security invoker
+rows 10000 cost 1000000
+set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set enable_mergejoin = off
+set enable_hashjoin = on
+set search_path = pg_catalog, eo, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with place as materialized (
+        select p.place_id, p.cell, p.geom, public.ST_SRID(p.geom) as srid, bounds.*
+        from unnest(place_ids, cells, boxes) as p (place_id, cell, geom)
+        cross join lateral (
+            select public.ST_XMin(p.geom::public.box3d) as west, public.ST_YMin(p.geom::public.box3d) as south,
+                   public.ST_XMax(p.geom::public.box3d) as east, public.ST_YMax(p.geom::public.box3d) as north
+        ) bounds
+    ),
+    cover as materialized (
+        select b.cell, b.srid, c.*
+        from eo_internal.cells_of_places(cells, boxes) b
+        cross join lateral eo_internal.land_cover_near(b.srid, b.geom) c
+    ),
+    -- Areas come before groups (offset 0), or whole polygons would be sorted.
+    overlap as (
+        select o.place_id, o.label_id, sum(o.area) / o.place_area as fraction
+        from (
+            select p.place_id, (p.east - p.west) * (p.north - p.south) as place_area, c.label_id,
+                   public.ST_Area(public.ST_ClipByBox2D(c.geom, p.geom::public.box2d)) as area
+            from place p
+            join cover c on c.cell = p.cell and c.srid = p.srid
+                        and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
+            where land_cover_shares.rule = 'overlap'
+            offset 0
+        ) o
+        group by o.place_id, o.place_area, o.label_id
+    ),
+    pixels as (
+        select p.place_id, l.label_id, (v.value_count).count as pixels, sum((v.value_count).count) over (partition by p.place_id) as total
+        from (
+            select p.place_id,
+                   eo_internal.land_cover_raster(
+                       p.west, p.south, p.east, p.north, p.srid,
+                       array_agg((c.geom, l.code::double precision)::public.geomval order by c.part_id)) as rast
+            from place p
+            join cover c on c.cell = p.cell and c.srid = p.srid
+                        and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
+            join eo.label l on l.label_id = c.label_id
+            where land_cover_shares.rule = 'bigearthnet-v2' and least(p.east - p.west, p.north - p.south) >= 5
+            group by p.place_id, p.west, p.south, p.east, p.north, p.srid
+        ) p
+        cross join lateral (select public._ST_ValueCount(p.rast, 1, false, null::double precision[], 0::double precision) as value_count) v
+        left join eo.label l on l.scheme = 'clc' and l.code = (v.value_count).value::integer::text
+    )
+    select o.place_id, o.label_id, o.fraction, o.fraction > 0 and o.fraction >= minimal_overlap as counts
+    from overlap o
+    union all
+    -- Pixels of classes that BigEarthNet-19 leaves out are unlabelled, as are those without a class.
+    select x.place_id, x.label_id, x.pixels::double precision / x.total,
+           x.label_id is not null
+           and 4 * sum(x.pixels) filter (where x.label_id in (
+                   select c.descendant_id
+                   from eo.label_closure c
+                   join eo.label l on l.label_id = c.ancestor_id
+                   where l.scheme = 'ben19'
+               )) over (partition by x.place_id) > 3 * x.total
+    from pixels x;
+end
+$$;
+
+-- Areas that places share with NUTS units.
+create or replace function eo_internal.unit_areas(place_ids bigint[], cells text[], boxes public.geometry[])
+returns table (place_id bigint, nuts_id text, level smallint, country_code text, area double precision)
+language plpgsql
+stable parallel safe
+security invoker
+rows 10000 cost 1000000
+set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set enable_mergejoin = off
+set enable_hashjoin = on
+set search_path = pg_catalog, eo, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with unit as materialized (
+        select b.cell, b.srid, n.*
+        from eo_internal.cells_of_places(cells, boxes) b
+        cross join lateral eo_internal.units_in(b.srid, b.geom) n
+    )
+    select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area)
+    from (
+        select p.place_id, r.nuts_id, r.level, r.country_code,
+               public.ST_Area(case when r.whole then p.geom else public.ST_ClipByBox2D(r.geom, p.geom::public.box2d) end) as area
+        from unnest(place_ids, cells, boxes) as p (place_id, cell, geom)
+        join unit r on r.cell = p.cell and r.srid = public.ST_SRID(p.geom)
+        offset 0
+    ) l
+    where l.area > 0
+    group by l.place_id, l.nuts_id, l.level, l.country_code;
+end
+$$;
+
 create or replace function eo_internal.annotations(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
 returns table (
     patch_id bigint, cell text, covered boolean, label_ids smallint[], label_fraction real[], located boolean, country_codes text[], nuts_ids text[])
@@ -125,88 +248,18 @@ as $$
 begin
     return query
     with place as materialized (
-        select row_number() over () as place_id, p.*, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
-               (p.east - p.west) * (p.north - p.south) as area
+        select row_number() over () as place_id, p.*, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
         from eo_internal.unannotated_places(cells, what, annotations.source, "replace") p
     ),
-    block as materialized (
-        select b.*, public.ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
-        from (
-            select cell, srid, min(west) as west, min(south) as south, max(east) as east, max(north) as north,
-                   bool_or(unlabelled) as unlabelled, bool_or(unlocated) as unlocated
-            from place
-            group by cell, srid
-        ) b
-    ),
-    cover as materialized (
-        select b.cell, b.srid, c.*
-        from block b
-        cross join lateral eo_internal.land_cover_near(b.srid, b.geom) c
-        where b.unlabelled
-    ),
-    -- Areas come before groups (offset 0), or whole polygons would be sorted.
-    overlap as (
-        select o.place_id, o.label_id, sum(o.area) / o.place_area as fraction
-        from (
-            select p.place_id, p.area as place_area, c.label_id, public.ST_Area(public.ST_ClipByBox2D(c.geom, p.geom::public.box2d)) as area
-            from place p
-            join cover c on c.cell = p.cell and c.srid = p.srid
-                        and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
-            where annotations.rule = 'overlap' and p.unlabelled
-            offset 0
-        ) o
-        group by o.place_id, o.place_area, o.label_id
-    ),
-    pixels as (
-        select p.place_id, l.label_id, (v.value_count).count as pixels, sum((v.value_count).count) over (partition by p.place_id) as total
-        from (
-            select p.place_id,
-                   eo_internal.land_cover_raster(
-                       p.west, p.south, p.east, p.north, p.srid,
-                       array_agg((c.geom, l.code::double precision)::public.geomval order by c.part_id)) as rast
-            from place p
-            join cover c on c.cell = p.cell and c.srid = p.srid
-                        and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
-            join eo.label l on l.label_id = c.label_id
-            where annotations.rule = 'bigearthnet-v2' and p.unlabelled and least(p.east - p.west, p.north - p.south) >= 5
-            group by p.place_id, p.west, p.south, p.east, p.north, p.srid
-        ) p
-        cross join lateral (select public._ST_ValueCount(p.rast, 1, false, null::double precision[], 0::double precision) as value_count) v
-        left join eo.label l on l.scheme = 'clc' and l.code = (v.value_count).value::integer::text
-    ),
     share as (
-        select o.place_id, o.label_id, o.fraction, o.fraction > 0 and o.fraction >= minimal_overlap as counts
-        from overlap o
-        union all
-        -- Pixels of classes that BigEarthNet-19 leaves out are unlabelled, as are those without a class.
-        select x.place_id, x.label_id, x.pixels::double precision / x.total,
-               x.label_id is not null
-               and 4 * sum(x.pixels) filter (where x.label_id in (
-                       select c.descendant_id
-                       from eo.label_closure c
-                       join eo.label l on l.label_id = c.ancestor_id
-                       where l.scheme = 'ben19'
-                   )) over (partition by x.place_id) > 3 * x.total
-        from pixels x
-    ),
-    unit as materialized (
-        select b.cell, b.srid, n.*
-        from block b
-        cross join lateral eo_internal.units_in(b.srid, b.geom) n
-        where b.unlocated
+        select s.*
+        from (select array_agg(place_id) as ids, array_agg(cell) as cells, array_agg(geom) as boxes from place where unlabelled) p
+        cross join lateral eo_internal.land_cover_shares(p.ids, p.cells, p.boxes, annotations.rule, annotations.minimal_overlap) s
     ),
     located as materialized (
-        select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area) as area
-        from (
-            select p.place_id, r.nuts_id, r.level, r.country_code,
-                   case when r.whole then p.area else public.ST_Area(public.ST_ClipByBox2D(r.geom, p.geom::public.box2d)) end as area
-            from place p
-            join unit r on r.cell = p.cell and r.srid = p.srid
-            where p.unlocated
-            offset 0
-        ) l
-        where l.area > 0
-        group by l.place_id, l.nuts_id, l.level, l.country_code
+        select u.*
+        from (select array_agg(place_id) as ids, array_agg(cell) as cells, array_agg(geom) as boxes from place where unlocated) p
+        cross join lateral eo_internal.unit_areas(p.ids, p.cells, p.boxes) u
     ),
     -- One grouping instead of joins: of how many rows these would be, the planner has no idea.
     found as (
@@ -217,7 +270,7 @@ begin
                array_agg(f.country_code order by f.share desc, f.country_code collate "C") filter (where f.country_code is not null) as country_codes,
                coalesce(array_agg(f.nuts_id order by f.share desc, f.nuts_id collate "C") filter (where f.nuts_id is not null), '{}') as nuts_ids
         from (
-            select place_id, true as is_label, label_id, fraction as share, counts, null as country_code, null as nuts_id
+            select place_id, true as is_label, label_id, share, counts, null as country_code, null as nuts_id
             from share
             union all
             select place_id, false, null, sum(area), false, country_code, null

@@ -232,7 +232,9 @@ def test_a_row_made_by_hand_with_an_area_elsewhere(
     made = f"jsonb_populate_record(null::eo.{type_}, jsonb_build_object('area', '{area}'))"
     row = archive.execute(f"select {made}::text".encode()).fetchone()
     assert row is not None
-    with pytest.raises(errors.InvalidParameterValue, match="the filter's area has the SRID (3857|0), not 4326") as caught:
+    with pytest.raises(
+        errors.InvalidParameterValue, match=r"the filter's area has the SRID (3857|0), not 4326"
+    ) as caught:
         archive.execute(query.format(f"'{row[0]}'::eo.{type_}").encode())
     assert caught.value.diag.message_hint
 
