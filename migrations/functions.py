@@ -15,6 +15,8 @@ from typing import Literal
 from sqlalchemy import Connection
 
 CREATED = re.compile(r"^create or replace (?:function|procedure|view) (?:eo|eo_internal)\.(\w+)", re.M)
+# Of each, sql/ makes one in EPSG:3857 as well: eo_internal.make_web_mercator_layers.
+MAP_LAYER = re.compile(r"^create or replace view eo\.(map_\w+)(?<!_3857) with", re.M)
 
 # Names that files of sql/ created once and create no more; those of today are read from the files.
 RETIRED_NAMES = frozenset(
@@ -107,7 +109,7 @@ class Replaceable:
 
 def created_names(text: str) -> frozenset[str]:
     """Names of the functions, procedures and views that the text of a file of sql/ creates."""
-    return frozenset(CREATED.findall(text))
+    return frozenset(CREATED.findall(text)).union(f"{layer}_3857" for layer in MAP_LAYER.findall(text))
 
 
 def replaceable(connection: Connection, names: frozenset[str]) -> list[Replaceable]:

@@ -174,6 +174,7 @@ def apply_sql_files(connection: Connection) -> None:
         for file in files:
             if file.name != PRIVILEGES:
                 run_sql(connection, file.text)
+        connection.exec_driver_sql("select eo_internal.make_web_mercator_layers()")
         drop_older(connection)
         connection.exec_driver_sql("delete from eo_internal.sql_file")
         for file in files:

@@ -118,4 +118,4 @@ begin
 end
 $$;
 comment on function eo.runtime() is
-'Versions of the server, its extensions, Python and its libraries (or that PL/Python is absent), the device that networks run on, the encoder process (see pgearth encoder) with what it has loaded and done, whether the schema and the Python package are of the same version, and which hash functions'' codes are packed (see eo.build_code_index), with why they do not serve where they do not. Warns about pgvector older than 0.8.3.';
+'Versions of the server, its extensions, Python and its libraries, and whether they fit together; the device and the encoder process (see pgearth encoder); which hash functions'' codes are packed, or why not. Warns about pgvector older than 0.8.3.';

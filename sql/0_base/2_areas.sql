@@ -373,7 +373,7 @@ begin
 end
 $$;
 comment on function eo.circle(public.geometry, double precision) is
-'The circle about a point (any SRID but 0) as an area, in EPSG:4326: a polygon of about 450 vertices whose edges touch it from outside; its outline lies within 0.2 % of the radius (metres on the ellipsoid, 0.001 to 10,000,000) from it, below latitude 70 and up to 1,000 km within 0.005 %. Cut at the antimeridian; about a pole it reaches up to latitude 90. Raises invalid_parameter_value for another centre or radius.';
+'The circle about a point (any SRID but 0) as an area in EPSG:4326: its outline lies within 0.2 % of the radius (metres on the ellipsoid, 0.001 to 10,000,000) from it. Cut at the antimeridian; about a pole it reaches up to latitude 90. Raises invalid_parameter_value for another centre or radius.';
 
 create or replace function eo_internal.patch_centre(
     west double precision,

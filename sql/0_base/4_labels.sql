@@ -135,4 +135,4 @@ begin
 end
 $$;
 comment on function eo.label_meaning(text[]) is
-'Which classes each of the given labels means in searches, a row per label and class, in the order given; understood: by its name, another spelling, its code, or as a synonym. Classes that lie in these are found with them, and are not listed: eo.label_members has them all. Raises invalid_parameter_value for an unknown label.';
+'Which classes each of the given labels means in searches, and how it was understood: by its name, another spelling, its code, or as a synonym. Classes that lie in these are found with them: eo.label_members has them all. Raises invalid_parameter_value for an unknown label.';

@@ -397,4 +397,4 @@ begin
 end
 $$;
 comment on function eo.place(text) is
-'A unit of NUTS as a MultiPolygon in EPSG:4326, as an area to search: by its id (DE2), by its name in any case, with or without accents (Bayern, ile-de-france), by its English name (Bavaria, Lower Saxony), or a country by any name or code of it. Of places of one name of which one contains the others, that one. Raises invalid_parameter_value for an unknown name, and for one of several places with their ids; object_not_in_prerequisite_state where NUTS is not loaded.';
+'A unit of NUTS as an area to search, a MultiPolygon in EPSG:4326: by its id (DE2), its name (Bayern) or its English name (Bavaria), or a country by any name or code. Raises invalid_parameter_value for an unknown name and for one of several places, object_not_in_prerequisite_state where NUTS is not loaded.';

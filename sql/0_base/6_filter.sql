@@ -121,7 +121,7 @@ begin atomic
     )::eo.filter;
 end;
 comment on function eo.filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], text[]) is
-'Which patches to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; seasons: winter, spring, summer, autumn; labels: names, codes or scheme:code, an upper level means any of its descendants; label_match: some (of the labels, the default), at_least (all of them) or exactly (all of them and no others); countries: names or ISO 3166-1 codes; splits: train, validation, test; sources: as in eo.patch; seasonal_snow, cloud_or_shadow: the flag''s value; max_cloud: 0 to 100 per cent, of the product; scene_classes: any of them is present; cells: geohashes of 1 to 12 characters that hold the centre; patch_ids, names: only these patches. docs/search.md says more. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
+'Which patches to find: those that meet every condition given; one left out lets all pass, an empty list none (docs/search.md). from_time is inclusive, to_time exclusive; label_match: some, at_least or exactly; max_cloud: 0 to 100 per cent, of the product; cells: geohashes of 1 to 12 characters. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
 
 -- The geometry of a GeoJSON object, which PostGIS would refuse, where it is none, with an internal_error.
 create or replace function eo_internal.area_of_geojson(document jsonb)
@@ -254,7 +254,7 @@ begin
 end
 $$;
 comment on function eo.filter(jsonb) is
-'The filter of a JSON object, such as {"labels": ["Inland waters"], "countries": ["FI"]}: keys are the arguments of the other eo.filter, null counts as left out (but not area), area is GeoJSON in EPSG:4326 (a geometry, Feature or FeatureCollection), times are ISO 8601 (UTC where no zone is given). Raises invalid_parameter_value for unknown keys and values of another type.';
+'The filter of a JSON object, such as {"labels": ["Inland waters"], "countries": ["FI"]}: keys are the arguments of the other eo.filter, area is GeoJSON in EPSG:4326, times are ISO 8601 (UTC where no zone is given). Raises invalid_parameter_value for unknown keys and values of another type.';
 
 -- The same filter for such patches only.
 create or replace function eo_internal.among(filter eo.filter, patch_ids bigint[])
@@ -293,7 +293,25 @@ begin atomic
     )::eo.product_filter;
 end;
 comment on function eo.product_filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], text[], real, bigint[]) is
-'Which products to find: those that meet every condition given. A condition left out lets all pass, an empty list none. area: footprints that meet it; from_time (inclusive) to to_time (exclusive): sensing time; platforms: sentinel-2a, S2A, sentinel-2; levels: such as L2A; tiles: such as 33UUP; seasons: winter, spring, summer, autumn; max_cloud: 0 to 100 per cent; product_ids: only these. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
+'Which products to find: those that meet every condition given; one left out lets all pass, an empty list none. from_time is inclusive, to_time exclusive; levels: such as L2A; tiles: such as 33UUP; max_cloud: 0 to 100 per cent. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
+
+-- A filter that was made by hand, as a row, has had none of its values looked at. Values that mean nothing find nothing, but an
+-- area in another reference system would be compared with footprints by its numbers, where PostGIS does not refuse it.
+create or replace function eo_internal.check_area(area public.geometry)
+returns boolean
+language plpgsql
+immutable parallel safe strict
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+begin
+    if public.ST_SRID(area) <> 4326 then
+        raise exception 'the filter''s area has the SRID %, not 4326', public.ST_SRID(area)
+            using errcode = 'invalid_parameter_value', hint = 'Make filters by eo.filter(area => ...) or eo.product_filter(area => ...), which transform areas.';
+    end if;
+    return true;
+end
+$$;
 
 -- True, where eo.patches is inlined, which the planner finds out: the argument, an attribute of the filter, is a constant
 -- then. Where it is not inlined, because a subquery is within the filter, no index would be used, which takes minutes.

@@ -149,4 +149,4 @@ begin
 end
 $$;
 comment on function eo.help(text) is
-'What there is to call, topic by topic (null: all topics): each function and map layer with what it does and a statement to try, one after the other in psql. (writer) stands behind what only eo_writer may call. Everything about one function: docs/functions.md. Raises invalid_parameter_value for an unknown topic and names those that there are.';
+'What there is to call, topic by topic (null: all topics): each function and map layer with what it does and a statement to try. (writer) stands behind what only eo_writer may call; docs/functions.md tells everything. Raises invalid_parameter_value for an unknown topic.';

@@ -55,7 +55,8 @@ begin atomic
     -- The planner sees the filter's values (0_base/4_labels.sql tells why), and conditions on null drop out.
     where eo_internal.inlined((filter).label_match)
       and ((filter).area is null
-           or p.footprint operator(public.&&) (filter).area
+           or eo_internal.check_area((filter).area)
+              and p.footprint operator(public.&&) (filter).area
               and (p.footprint operator(public.@) eo_internal.inner_box((filter).area)
                    or eo_internal.relation(p.footprint, (filter).area) <> 'disjoint'))
       and ((filter).from_time is null or p.sensing_time >= (filter).from_time)

@@ -16,7 +16,8 @@ begin atomic
     from eo.product p
     -- Footprints are cut at the antimeridian, as areas are.
     where ((filter).area is null
-           or p.footprint operator(public.&&) (filter).area
+           or eo_internal.check_area((filter).area)
+              and p.footprint operator(public.&&) (filter).area
               and eo_internal.relation(p.footprint, (filter).area) <> 'disjoint')
       and ((filter).from_time is null or p.sensing_time >= (filter).from_time)
       and ((filter).to_time is null or p.sensing_time < (filter).to_time)

@@ -85,7 +85,7 @@ begin
 end
 $$;
 comment on function eo.derive_corine_parts(integer[], public.geometry) is
-'Reprojects CORINE polygons near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
+'Reprojects CORINE polygons near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or the EPSG codes given) and subdivides them, where that is not done. Returns the number of new pieces. (writer)';
 
 create or replace function eo.derive_nuts_parts(srids integer[] default null, area public.geometry default null)
 returns bigint
@@ -131,4 +131,4 @@ begin
 end
 $$;
 comment on function eo.derive_nuts_parts(integer[], public.geometry) is
-'Reprojects NUTS units (of level 3, or the lowest level that a country has) near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or those given as EPSG codes) and subdivides them; polygons that have their pieces are left out. Returns the number of new pieces. Called by eo.annotate and by the loader. (writer)';
+'Reprojects NUTS units of the lowest level near patches, or near an area in any reference system, to the patches'' reference systems (all in use, or the EPSG codes given) and subdivides them, where that is not done. Returns the number of new pieces. (writer)';

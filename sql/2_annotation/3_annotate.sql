@@ -51,69 +51,116 @@ begin
 end
 $$;
 
--- How many rows a step has, the planner cannot know: without nested loops nothing can go badly wrong. Joins that are to go
--- through an index are lateral (offset 0).
-create or replace function eo_internal.annotations(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
+-- Parts of the annotations below, which are inlined there: they may neither be strict nor have settings.
+
+-- Bounds with the patches that have them in common, and whether any of these lacks land cover or places.
+create or replace function eo_internal.unannotated_places(cells text[], what text[], source text, "replace" boolean)
 returns table (
-    patch_id bigint, cell text, covered boolean, label_ids smallint[], label_fraction real[], located boolean, country_codes text[], nuts_ids text[])
+    cell text, srid integer, west double precision, south double precision, east double precision, north double precision,
+    patch_ids bigint[], unlabelled boolean, unlocated boolean
+)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select p.cell, p.srid, p.west, p.south, p.east, p.north, array_agg(p.patch_id),
+           'land_cover' = any (what) and bool_or("replace" or p.label_ids is null),
+           'country' = any (what) and bool_or("replace" or p.nuts_ids is null)
+    from eo_internal.unannotated_in(cells, what, unannotated_places.source, "replace") p
+    group by p.cell, p.srid, p.west, p.south, p.east, p.north;
+end;
+
+-- What of each cell is covered by places, by reference system.
+create or replace function eo_internal.cells_of_places(cells text[], boxes public.geometry[])
+returns table (cell text, srid integer, geom public.geometry)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select p.cell, public.ST_SRID(p.box), public.ST_Envelope(public.ST_Collect(p.box))
+    from unnest(cells, boxes) as p (cell, box)
+    group by p.cell, public.ST_SRID(p.box);
+end;
+
+-- Pieces of land cover near a cell. Bounds as numbers: compared a hundred times for each patch.
+create or replace function eo_internal.land_cover_near(srid integer, box public.geometry)
+returns table (
+    part_id bigint, label_id smallint, geom public.geometry, west double precision, south double precision, east double precision,
+    north double precision
+)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select c.part_id, c.label_id, c.geom, public.ST_XMin(c.geom::public.box3d), public.ST_YMin(c.geom::public.box3d),
+           public.ST_XMax(c.geom::public.box3d), public.ST_YMax(c.geom::public.box3d)
+    from eo_internal.corine_part c
+    where c.srid = land_cover_near.srid and c.geom operator(public.&&) box
+    offset 0;
+end;
+
+-- Pieces of NUTS units, cut to a cell. One mostly holds the whole cell; then nothing is left to clip.
+create or replace function eo_internal.units_in(srid integer, box public.geometry)
+returns table (nuts_id text, level smallint, country_code text, geom public.geometry, whole boolean)
+language sql
+stable parallel safe
+security invoker
+begin atomic
+    select c.nuts_id, c.level, c.country_code, c.geom, public.ST_Area(c.geom) >= public.ST_Area(box) * (1 - 1e-12)
+    from (
+        select n.nuts_id, n.level, n.country_code, public.ST_ClipByBox2D(n.geom, box::public.box2d) as geom
+        from (
+            select d.nuts_id, d.level, d.country_code, d.geom
+            from eo_internal.nuts_part d
+            where d.srid = units_in.srid and d.geom operator(public.&&) box
+            offset 0
+        ) n
+    ) c
+    where public.ST_Area(c.geom) > 0;
+end;
+
+-- How many rows a step has, the planner cannot know, here and below: without nested loops, and
+-- sorts of polygons for a merge, nothing can go badly wrong. Joins that are to go through an index are lateral (offset 0).
+
+-- Shares of places by class of land cover, and whether a class counts there. A place is a box in a cell.
+create or replace function eo_internal.land_cover_shares(place_ids bigint[], cells text[], boxes public.geometry[], rule text, minimal_overlap real)
+returns table (place_id bigint, label_id smallint, share double precision, counts boolean)
 language plpgsql
 stable parallel safe
 security invoker
 rows 10000 cost 1000000
 set plan_cache_mode = force_custom_plan
 set enable_nestloop = off
+set enable_mergejoin = off
 set enable_hashjoin = on
 set search_path = pg_catalog, eo, pg_temp
 as $$
 #variable_conflict use_column
 begin
     return query
-    with patch as materialized (
-        select p.patch_id, p.cell, p.srid, p.west, p.south, p.east, p.north, p.label_ids, p.nuts_ids
-        from eo_internal.unannotated_in(cells, what, annotations.source, "replace") p
+    with place as materialized (
+        select p.place_id, p.cell, p.geom, public.ST_SRID(p.geom) as srid, bounds.*
+        from unnest(place_ids, cells, boxes) as p (place_id, cell, geom)
+        cross join lateral (
+            select public.ST_XMin(p.geom::public.box3d) as west, public.ST_YMin(p.geom::public.box3d) as south,
+                   public.ST_XMax(p.geom::public.box3d) as east, public.ST_YMax(p.geom::public.box3d) as north
+        ) bounds
     ),
-    place as materialized (
-        select row_number() over () as place_id, p.*, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom,
-               (p.east - p.west) * (p.north - p.south) as area
-        from (
-            select cell, srid, west, south, east, north, array_agg(patch_id) as patch_ids,
-                   'land_cover' = any (what) and bool_or("replace" or label_ids is null) as unlabelled,
-                   'country' = any (what) and bool_or("replace" or nuts_ids is null) as unlocated
-            from patch
-            group by cell, srid, west, south, east, north
-        ) p
-    ),
-    block as materialized (
-        select b.*, public.ST_MakeEnvelope(b.west, b.south, b.east, b.north, b.srid) as geom
-        from (
-            select cell, srid, min(west) as west, min(south) as south, max(east) as east, max(north) as north,
-                   bool_or(unlabelled) as unlabelled, bool_or(unlocated) as unlocated
-            from place
-            group by cell, srid
-        ) b
-    ),
-    -- Bounds as numbers: compared a hundred times for each patch.
     cover as materialized (
         select b.cell, b.srid, c.*
-        from block b
-        cross join lateral (
-            select part_id, label_id, geom,
-                   public.ST_XMin(geom::public.box3d) as west, public.ST_YMin(geom::public.box3d) as south, public.ST_XMax(geom::public.box3d) as east, public.ST_YMax(geom::public.box3d) as north
-            from eo_internal.corine_part
-            where srid = b.srid and geom operator(public.&&) b.geom
-            offset 0
-        ) c
-        where b.unlabelled
+        from eo_internal.cells_of_places(cells, boxes) b
+        cross join lateral eo_internal.land_cover_near(b.srid, b.geom) c
     ),
     -- Areas come before groups (offset 0), or whole polygons would be sorted.
     overlap as (
         select o.place_id, o.label_id, sum(o.area) / o.place_area as fraction
         from (
-            select p.place_id, p.area as place_area, c.label_id, public.ST_Area(public.ST_ClipByBox2D(c.geom, p.geom::public.box2d)) as area
+            select p.place_id, (p.east - p.west) * (p.north - p.south) as place_area, c.label_id,
+                   public.ST_Area(public.ST_ClipByBox2D(c.geom, p.geom::public.box2d)) as area
             from place p
             join cover c on c.cell = p.cell and c.srid = p.srid
                         and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
-            where annotations.rule = 'overlap' and p.unlabelled
+            where land_cover_shares.rule = 'overlap'
             offset 0
         ) o
         group by o.place_id, o.place_area, o.label_id
@@ -129,55 +176,90 @@ begin
             join cover c on c.cell = p.cell and c.srid = p.srid
                         and c.west < p.east and c.east > p.west and c.south < p.north and c.north > p.south
             join eo.label l on l.label_id = c.label_id
-            where annotations.rule = 'bigearthnet-v2' and p.unlabelled and least(p.east - p.west, p.north - p.south) >= 5
+            where land_cover_shares.rule = 'bigearthnet-v2' and least(p.east - p.west, p.north - p.south) >= 5
             group by p.place_id, p.west, p.south, p.east, p.north, p.srid
         ) p
         cross join lateral (select public._ST_ValueCount(p.rast, 1, false, null::double precision[], 0::double precision) as value_count) v
         left join eo.label l on l.scheme = 'clc' and l.code = (v.value_count).value::integer::text
+    )
+    select o.place_id, o.label_id, o.fraction, o.fraction > 0 and o.fraction >= minimal_overlap as counts
+    from overlap o
+    union all
+    -- Pixels of classes that BigEarthNet-19 leaves out are unlabelled, as are those without a class.
+    select x.place_id, x.label_id, x.pixels::double precision / x.total,
+           x.label_id is not null
+           and 4 * sum(x.pixels) filter (where x.label_id in (
+                   select c.descendant_id
+                   from eo.label_closure c
+                   join eo.label l on l.label_id = c.ancestor_id
+                   where l.scheme = 'ben19'
+               )) over (partition by x.place_id) > 3 * x.total
+    from pixels x;
+end
+$$;
+
+-- Areas that places share with NUTS units.
+create or replace function eo_internal.unit_areas(place_ids bigint[], cells text[], boxes public.geometry[])
+returns table (place_id bigint, nuts_id text, level smallint, country_code text, area double precision)
+language plpgsql
+stable parallel safe
+security invoker
+rows 10000 cost 1000000
+set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set enable_mergejoin = off
+set enable_hashjoin = on
+set search_path = pg_catalog, eo, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with unit as materialized (
+        select b.cell, b.srid, n.*
+        from eo_internal.cells_of_places(cells, boxes) b
+        cross join lateral eo_internal.units_in(b.srid, b.geom) n
+    )
+    select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area)
+    from (
+        select p.place_id, r.nuts_id, r.level, r.country_code,
+               public.ST_Area(case when r.whole then p.geom else public.ST_ClipByBox2D(r.geom, p.geom::public.box2d) end) as area
+        from unnest(place_ids, cells, boxes) as p (place_id, cell, geom)
+        join unit r on r.cell = p.cell and r.srid = public.ST_SRID(p.geom)
+        offset 0
+    ) l
+    where l.area > 0
+    group by l.place_id, l.nuts_id, l.level, l.country_code;
+end
+$$;
+
+create or replace function eo_internal.annotations(cells text[], what text[], rule text, minimal_overlap real, source text, "replace" boolean)
+returns table (
+    patch_id bigint, cell text, covered boolean, label_ids smallint[], label_fraction real[], located boolean, country_codes text[], nuts_ids text[])
+language plpgsql
+stable parallel safe
+security invoker
+rows 10000 cost 1000000
+set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set enable_hashjoin = on
+set search_path = pg_catalog, eo, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with place as materialized (
+        select row_number() over () as place_id, p.*, public.ST_MakeEnvelope(p.west, p.south, p.east, p.north, p.srid) as geom
+        from eo_internal.unannotated_places(cells, what, annotations.source, "replace") p
     ),
     share as (
-        select o.place_id, o.label_id, o.fraction, o.fraction > 0 and o.fraction >= minimal_overlap as counts
-        from overlap o
-        union all
-        -- Pixels of classes that BigEarthNet-19 leaves out are unlabelled, as are those without a class.
-        select x.place_id, x.label_id, x.pixels::double precision / x.total,
-               x.label_id is not null
-               and 4 * sum(x.pixels) filter (where x.label_id in (
-                       select c.descendant_id
-                       from eo.label_closure c
-                       join eo.label l on l.label_id = c.ancestor_id
-                       where l.scheme = 'ben19'
-                   )) over (partition by x.place_id) > 3 * x.total
-        from pixels x
-    ),
-    -- A NUTS unit mostly holds a whole cell; then nothing is left to clip.
-    unit as materialized (
-        select r.*, public.ST_Area(r.geom) >= r.area * (1 - 1e-12) as whole
-        from (
-            select b.cell, b.srid, n.nuts_id, n.level, n.country_code, public.ST_ClipByBox2D(n.geom, b.geom::public.box2d) as geom, public.ST_Area(b.geom) as area
-            from block b
-            cross join lateral (
-                select nuts_id, level, country_code, geom
-                from eo_internal.nuts_part
-                where srid = b.srid and geom operator(public.&&) b.geom
-                offset 0
-            ) n
-            where b.unlocated
-        ) r
-        where public.ST_Area(r.geom) > 0
+        select s.*
+        from (select array_agg(place_id) as ids, array_agg(cell) as cells, array_agg(geom) as boxes from place where unlabelled) p
+        cross join lateral eo_internal.land_cover_shares(p.ids, p.cells, p.boxes, annotations.rule, annotations.minimal_overlap) s
     ),
     located as materialized (
-        select l.place_id, l.nuts_id, l.level, l.country_code, sum(l.area) as area
-        from (
-            select p.place_id, r.nuts_id, r.level, r.country_code,
-                   case when r.whole then p.area else public.ST_Area(public.ST_ClipByBox2D(r.geom, p.geom::public.box2d)) end as area
-            from place p
-            join unit r on r.cell = p.cell and r.srid = p.srid
-            where p.unlocated
-            offset 0
-        ) l
-        where l.area > 0
-        group by l.place_id, l.nuts_id, l.level, l.country_code
+        select u.*
+        from (select array_agg(place_id) as ids, array_agg(cell) as cells, array_agg(geom) as boxes from place where unlocated) p
+        cross join lateral eo_internal.unit_areas(p.ids, p.cells, p.boxes) u
     ),
     -- One grouping instead of joins: of how many rows these would be, the planner has no idea.
     found as (
@@ -188,7 +270,7 @@ begin
                array_agg(f.country_code order by f.share desc, f.country_code collate "C") filter (where f.country_code is not null) as country_codes,
                coalesce(array_agg(f.nuts_id order by f.share desc, f.nuts_id collate "C") filter (where f.nuts_id is not null), '{}') as nuts_ids
         from (
-            select place_id, true as is_label, label_id, fraction as share, counts, null as country_code, null as nuts_id
+            select place_id, true as is_label, label_id, share, counts, null as country_code, null as nuts_id
             from share
             union all
             select place_id, false, null, sum(area), false, country_code, null
@@ -383,4 +465,4 @@ begin
 end
 $$;
 comment on procedure eo.annotate(text[], text, real, text, text[], boolean, integer, bigint) is
-'Annotates patches that lack it (with "replace": all) of a source and of cells (null: any) with what is named, by default all there is data for. land_cover: label_ids and label_fraction from the CORINE polygons. By the rule overlap, a class counts that shares area with the patch, in its native reference system, and at least the share minimal_overlap of it; fractions are exact. By the rule bigearthnet-v2, polygons are burnt into 10 m pixels (as eo.reference_map shows), every class present counts, its fraction is its share of the pixels, and a patch gets labels only where less than 25 % of it is without a class of BigEarthNet-19. country: country_codes and nuts_ids of the NUTS units that share area with the patch, largest share first. scene_classes: scene_class_ids, scene_class_fraction, cloud_or_shadow (classes 3, 8, 9, 10) and seasonal_snow (11) from stored SCL bands. Patches for which nothing is found keep what they have, and are visited again by the next call; with "replace" they lose what an earlier annotation found (scene classes: also what the data set says). label_edition and nuts_edition say by which edition of CORINE and NUTS a patch was annotated. Raises data_exception where polygons of eo.corine overlap in a patch (rule overlap). Commits after each batch of whole cells of about batch_size patches, so it may be interrupted and called again; several connections may share the work by cells (eo.unannotated_cells). Returns the number of patches that were changed (by scene classes and by the others each). (writer)';
+'Annotates patches that lack it (with "replace": all), of a source and of cells (null: any), with land_cover, country and scene_classes, or those named in what; returns how many were changed. rule: overlap, with classes of at least the share minimal_overlap of a patch, or bigearthnet-v2 (docs/loading.md). Commits after each batch of about batch_size patches, so it may be interrupted and called again. Raises data_exception where polygons of eo.corine overlap in a patch. (writer)';

@@ -44,4 +44,4 @@ begin
 end
 $$;
 comment on function eo.reference_map(text) is
-'Land cover of a patch (by name) as a raster like the reference maps of BigEarthNet v2: CORINE codes (312) in one band of 16BUI, nodata 0, pixels of 10 m on the patch''s bounds in its reference system, each of the class of the polygon that its centre is in.';
+'Land cover of a patch (by name) as a raster like the reference maps of BigEarthNet v2: CORINE codes (312) in one band of 16BUI, nodata 0, pixels of 10 m on the patch''s bounds. Raises no_data_found for an unknown patch, feature_not_supported for one in degrees.';

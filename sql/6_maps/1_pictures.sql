@@ -9,22 +9,26 @@ cost 100000
 set search_path = pg_catalog, eo, pg_temp
 as $$
 declare
-    drawn bigint := (select p.patch_id from eo.patch p
-                     where p.name = rgb.patch and exists (select from eo.patch_raster o where o.patch_id = p.patch_id)
-                     order by p.patch_id limit 1);
+    drawn record;
     input record;
 begin
     perform eo_internal.require_python();
-    if drawn is null then
+    select p.patch_id, p.cell into drawn
+    from eo.patch p
+    where p.name = rgb.patch and exists (select from eo.patch_raster o where o.patch_id = p.patch_id and o.cell = p.cell)
+    order by p.patch_id
+    limit 1;
+    if not found then
         raise exception 'there is no patch "%" with pixels', patch
             using errcode = 'no_data_found', hint = 'Patches with pixels have rows in eo.patch_raster.';
     end if;
     perform eo_internal.check_image_pixels(max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * sum(public.ST_NumBands(r.rast)), 'the patch')
-    from eo.patch_raster r where r.patch_id = drawn;
+    from eo.patch_raster r
+    where r.patch_id = drawn.patch_id and r.cell = drawn.cell;
     select array_agg(array_to_string(r.bands, ',') order by r.resolution) as bands,
            array_agg(public.ST_AsWKB(r.rast, false) order by r.resolution) as rasters into input
     from eo.patch_raster r
-    where r.patch_id = drawn;
+    where r.patch_id = drawn.patch_id and r.cell = drawn.cell;
     return (eo_internal.rgb_png(input.bands, input.rasters)).png;
 end
 $$;
@@ -80,7 +84,8 @@ begin
     from (
         select max(public.ST_Width(r.rast))::bigint * max(public.ST_Height(r.rast)) * 3 as pixels
         from unnest(patch_ids) with ordinality as s (patch_id, number)
-        join eo.patch_raster r on r.patch_id = s.patch_id
+        join eo.patch p on p.patch_id = s.patch_id
+        join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell
         group by s.number
     ) sized;
     select coalesce(array_agg(s.number::integer), '{}') as numbers,
@@ -88,7 +93,8 @@ begin
            coalesce(array_agg(public.ST_AsWKB(public.ST_Band(r.rast, b.places), false)), '{}') as rasters
     into drawn
     from unnest(patch_ids) with ordinality as s (patch_id, number)
-    join eo.patch_raster r on r.patch_id = s.patch_id
+    join eo.patch p on p.patch_id = s.patch_id
+    join eo.patch_raster r on r.patch_id = p.patch_id and r.cell = p.cell
     cross join lateral (select array_agg(n.name) as names, array_agg(n.place::integer) as places
                         from unnest(r.bands) with ordinality as n (name, place)
                         where n.name in ('B04', 'B03', 'B02', 'VV', 'VH')) b
@@ -97,4 +103,4 @@ begin
 end
 $$;
 comment on function eo.contact_sheet(bigint[], double precision[], integer) is
-'PNG of up to 200 patches, drawn as by eo.rgb, in rows of so many columns, each with its rank (its place in patch_ids), its distance where distances are given, its name and its labels; a patch without pixels is a grey tile. As in select eo.contact_sheet(array_agg(patch_id order by rank), array_agg(distance order by rank)) from eo.similar(''...''). Raises no_data_found for an unknown patch, program_limit_exceeded for none or too many.';
+'PNG of up to 200 patches, drawn as by eo.rgb, in rows of so many columns, each with its rank, its distance where distances are given, its name and its labels; a patch without pixels is a grey tile. Raises no_data_found for an unknown patch, program_limit_exceeded for none or too many.';

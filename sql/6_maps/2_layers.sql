@@ -2,8 +2,9 @@
 -- tables of raster tiles.
 --
 -- Every view runs as its reader (security_invoker), so row-level security shows everyone their own collections only.
--- The key is a layer's first column. Geometries are `geom`, in EPSG:4326, and in EPSG:3857 in the view of that suffix;
--- a filter by map bounds finds the indexes of revision 0003 and, by the same expressions, those of revision 0008.
+-- The key is a layer's first column, `geom` its last, in EPSG:4326. `pgearth migrate` makes the view of the suffix _3857, in
+-- EPSG:3857, out of each (eo_internal.make_web_mercator_layers). A filter by map bounds finds the indexes of revision 0003
+-- and, by the same expressions, those of revisions 0008 and 0016.
 
 -- A cell of five characters read as a number of base 32.
 create or replace function eo_internal.cell_number(cell text)
@@ -41,27 +42,6 @@ comment on column eo.map_patch.seasonal_snow is 'Under seasonal snow';
 comment on column eo.map_patch.cloud_or_shadow is 'With cloud or cloud shadow';
 comment on column eo.map_patch.geom is 'Footprint, EPSG:4326';
 
-create or replace view eo.map_patch_3857 with (security_invoker = true) as
-select m.patch_id, m.name, m.source, m.platform, m.sensing_time, m.season, m.cell, m.labels, m.country_codes, m.split,
-       m.seasonal_snow, m.cloud_or_shadow,
-       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
-            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
-from eo.map_patch m;
-comment on view eo.map_patch_3857 is 'Map layer: patches, EPSG:3857';
-comment on column eo.map_patch_3857.patch_id is 'Key';
-comment on column eo.map_patch_3857.name is 'Name of the patch';
-comment on column eo.map_patch_3857.source is 'Data set or loader';
-comment on column eo.map_patch_3857.platform is 'Satellite';
-comment on column eo.map_patch_3857.sensing_time is 'Start of sensing';
-comment on column eo.map_patch_3857.season is 'Meteorological season';
-comment on column eo.map_patch_3857.cell is 'Geohash (precision 5) of the patch centre';
-comment on column eo.map_patch_3857.labels is 'Names of the labels, largest share of the patch first where shares are known';
-comment on column eo.map_patch_3857.country_codes is 'Countries (ISO 3166-1 alpha-2)';
-comment on column eo.map_patch_3857.split is 'train, validation or test';
-comment on column eo.map_patch_3857.seasonal_snow is 'Under seasonal snow';
-comment on column eo.map_patch_3857.cloud_or_shadow is 'With cloud or cloud shadow';
-comment on column eo.map_patch_3857.geom is 'Footprint, EPSG:3857; null beyond 85.06 degrees north or south';
-
 create or replace view eo.map_patch_label with (security_invoker = true) as
 select (p.patch_id << 16) + l.label_id as feature_id, p.patch_id, p.name, l.label_id, l.scheme, l.code, l.name as label,
        l.color, f.fraction, p.source, p.sensing_time, p.footprint as geom
@@ -81,25 +61,6 @@ comment on column eo.map_patch_label.fraction is 'Share of the patch area, 0 to 
 comment on column eo.map_patch_label.source is 'Data set or loader';
 comment on column eo.map_patch_label.sensing_time is 'Start of sensing';
 comment on column eo.map_patch_label.geom is 'Footprint of the patch, EPSG:4326';
-
-create or replace view eo.map_patch_label_3857 with (security_invoker = true) as
-select m.feature_id, m.patch_id, m.name, m.label_id, m.scheme, m.code, m.label, m.color, m.fraction, m.source, m.sensing_time,
-       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
-            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
-from eo.map_patch_label m;
-comment on view eo.map_patch_label_3857 is 'Map layer: footprints by label, one row per patch and label, EPSG:3857';
-comment on column eo.map_patch_label_3857.feature_id is 'Key: patch_id * 65536 + label_id';
-comment on column eo.map_patch_label_3857.patch_id is 'Patch';
-comment on column eo.map_patch_label_3857.name is 'Name of the patch';
-comment on column eo.map_patch_label_3857.label_id is 'Label (eo.label)';
-comment on column eo.map_patch_label_3857.scheme is 'Nomenclature: clc, ben43, ben19 or nlcd';
-comment on column eo.map_patch_label_3857.code is 'Code within the nomenclature';
-comment on column eo.map_patch_label_3857.label is 'Name of the label';
-comment on column eo.map_patch_label_3857.color is 'Official colour, #RRGGBB';
-comment on column eo.map_patch_label_3857.fraction is 'Share of the patch area, 0 to 1; null where the source gives none';
-comment on column eo.map_patch_label_3857.source is 'Data set or loader';
-comment on column eo.map_patch_label_3857.sensing_time is 'Start of sensing';
-comment on column eo.map_patch_label_3857.geom is 'Footprint of the patch, EPSG:3857; null beyond 85.06 degrees north or south';
 
 create or replace view eo.map_collection with (security_invoker = true) as
 select (c.collection_id << 40) + p.patch_id as feature_id, c.collection_id, c.name as collection, cp.added_at,
@@ -122,27 +83,6 @@ comment on column eo.map_collection.labels is 'Names of the labels, largest shar
 comment on column eo.map_collection.country_codes is 'Countries (ISO 3166-1 alpha-2)';
 comment on column eo.map_collection.geom is 'Footprint of the patch, EPSG:4326';
 
-create or replace view eo.map_collection_3857 with (security_invoker = true) as
-select m.feature_id, m.collection_id, m.collection, m.added_at, m.patch_id, m.name, m.source, m.platform, m.sensing_time,
-       m.season, m.labels, m.country_codes,
-       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
-            then public.ST_Transform(m.geom, 3857) end::public.geometry(multipolygon, 3857) as geom
-from eo.map_collection m;
-comment on view eo.map_collection_3857 is 'Map layer: patches of the reader''s own collections, one row per collection and patch, EPSG:3857';
-comment on column eo.map_collection_3857.feature_id is 'Key: collection_id * 2^40 + patch_id';
-comment on column eo.map_collection_3857.collection_id is 'Collection';
-comment on column eo.map_collection_3857.collection is 'Name of the collection, to filter by';
-comment on column eo.map_collection_3857.added_at is 'When the patch was added';
-comment on column eo.map_collection_3857.patch_id is 'Patch';
-comment on column eo.map_collection_3857.name is 'Name of the patch';
-comment on column eo.map_collection_3857.source is 'Data set or loader';
-comment on column eo.map_collection_3857.platform is 'Satellite';
-comment on column eo.map_collection_3857.sensing_time is 'Start of sensing';
-comment on column eo.map_collection_3857.season is 'Meteorological season';
-comment on column eo.map_collection_3857.labels is 'Names of the labels, largest share of the patch first where shares are known';
-comment on column eo.map_collection_3857.country_codes is 'Countries (ISO 3166-1 alpha-2)';
-comment on column eo.map_collection_3857.geom is 'Footprint of the patch, EPSG:3857; null beyond 85.06 degrees north or south';
-
 create or replace view eo.map_corine with (security_invoker = true) as
 select c.corine_id, c.label_id, l.code, l.name as label, l.color, c.source,
        public.ST_Transform(c.geom, 4326)::public.geometry(multipolygon, 4326) as geom
@@ -162,14 +102,6 @@ select c.corine_id, c.label_id, l.code, l.name as label, l.color, c.source,
        public.ST_Transform(c.geom, 3857)::public.geometry(multipolygon, 3857) as geom
 from eo.corine c
 join eo.label l on l.label_id = c.label_id;
-comment on view eo.map_corine_3857 is 'Map layer: CORINE Land Cover, EPSG:3857';
-comment on column eo.map_corine_3857.corine_id is 'Key';
-comment on column eo.map_corine_3857.label_id is 'Class (eo.label)';
-comment on column eo.map_corine_3857.code is 'Code of the class, level 3';
-comment on column eo.map_corine_3857.label is 'Name of the class';
-comment on column eo.map_corine_3857.color is 'Official colour, #RRGGBB';
-comment on column eo.map_corine_3857.source is 'File and layer it came from';
-comment on column eo.map_corine_3857.geom is 'Outline, EPSG:3857';
 
 create or replace view eo.map_nuts with (security_invoker = true) as
 select n.place_id, n.nuts_id, n.level, n.country_code, n.name, n.geom
@@ -186,13 +118,6 @@ create or replace view eo.map_nuts_3857 with (security_invoker = true) as
 select m.place_id, m.nuts_id, m.level, m.country_code, m.name,
        public.ST_Transform(m.geom, 3857)::public.geometry(multipolygon, 3857) as geom
 from eo.map_nuts m;
-comment on view eo.map_nuts_3857 is 'Map layer: NUTS units of all levels, EPSG:3857';
-comment on column eo.map_nuts_3857.place_id is 'Key';
-comment on column eo.map_nuts_3857.nuts_id is 'NUTS code';
-comment on column eo.map_nuts_3857.level is 'NUTS level, to filter by; 0 is a country';
-comment on column eo.map_nuts_3857.country_code is 'ISO 3166-1 alpha-2';
-comment on column eo.map_nuts_3857.name is 'Name in Latin script';
-comment on column eo.map_nuts_3857.geom is 'Outline, EPSG:3857';
 
 create or replace view eo.map_cell with (security_invoker = true) as
 -- Materialized, so that a filter by map bounds looks at each cell and not at each patch.
@@ -210,16 +135,50 @@ comment on column eo.map_cell.cell is 'Geohash';
 comment on column eo.map_cell.patches is 'Patches whose centre is in the cell';
 comment on column eo.map_cell.geom is 'Rectangle of the cell, EPSG:4326';
 
-create or replace view eo.map_cell_3857 with (security_invoker = true) as
-select m.cell_id, m.cell, m.patches,
-       case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
-            then public.ST_Transform(m.geom, 3857) end::public.geometry(polygon, 3857) as geom
-from eo.map_cell m;
-comment on view eo.map_cell_3857 is 'Map layer: geohash cells (precision 5) with the number of their patches, EPSG:3857. Counts all patches at each look.';
-comment on column eo.map_cell_3857.cell_id is 'Key: the geohash read as a number';
-comment on column eo.map_cell_3857.cell is 'Geohash';
-comment on column eo.map_cell_3857.patches is 'Patches whose centre is in the cell';
-comment on column eo.map_cell_3857.geom is 'Rectangle of the cell, EPSG:3857; null beyond 85.06 degrees north or south';
+-- The layers once more, in EPSG:3857, with the same comments. Those of reference polygons are views above, as the indexes
+-- know their geometries: reprojected once, and without a limit.
+create or replace function eo_internal.make_web_mercator_layers()
+returns void
+language plpgsql
+volatile parallel unsafe
+security invoker
+set search_path = pg_catalog, eo, pg_temp
+as $$
+declare
+    limited constant text := '; null beyond 85.06 degrees north or south';
+    layer record;
+    attribute record;
+begin
+    for layer in
+        select c.oid, c.relname as name, format('eo.%I', c.relname || '_3857') as twin, public.postgis_typmod_type(geom.atttypmod) as shape,
+               (select string_agg(format('m.%I', a.attname), ', ' order by a.attnum)
+                from pg_attribute a
+                where a.attrelid = c.oid and a.attnum between 1 and geom.attnum - 1) as attributes,
+               c.relname not in ('map_corine', 'map_nuts') as made_here
+        from pg_class c
+        join pg_attribute geom on geom.attrelid = c.oid and geom.attname = 'geom'
+        where c.relnamespace = 'eo'::regnamespace and c.relkind = 'v' and c.relname ~ '^map_' and c.relname !~ '_3857$'
+    loop
+        if layer.made_here then
+            execute format(
+                'create or replace view %s with (security_invoker = true) as
+                 select %s,
+                        case when public.ST_YMin(m.geom::public.box3d) >= -85.06 and public.ST_YMax(m.geom::public.box3d) <= 85.06
+                             then public.ST_Transform(m.geom, 3857) end::public.geometry(%s, 3857) as geom
+                 from eo.%I m', layer.twin, layer.attributes, layer.shape, layer.name);
+        end if;
+        execute format('comment on view %s is %L', layer.twin, replace(obj_description(layer.oid, 'pg_class'), '4326', '3857'));
+        for attribute in
+            select a.attname as name, col_description(a.attrelid, a.attnum) as meaning
+            from pg_attribute a
+            where a.attrelid = layer.oid and a.attnum > 0
+        loop
+            execute format('comment on column %s.%I is %L', layer.twin, attribute.name,
+                           replace(attribute.meaning, 'EPSG:4326', 'EPSG:3857' || case when layer.made_here then limited else '' end));
+        end loop;
+    end loop;
+end
+$$;
 
 -- Default styles, in QGIS's own XML (QML), for the table that QGIS keeps styles in.
 
@@ -553,7 +512,7 @@ begin
 end
 $$;
 comment on function eo.make_raster_layer(text, text[], boolean, text) is
-'Makes a raster layer of a product for QGIS, or makes it anew: a table of aligned tiles in schema eo_layers with constraints, and overviews of a half, a quarter and so on until one has at most 512 pixels a side. Returns the name of the table: layer, or one made of the product''s name and number. bands: names of bands of one resolution, three to be shown in colour. stretch: values from the 2nd to the 98th percentile of each band become 1 to 255, 0 is no data; if false, the pixels as they are. Raises no_data_found for an unknown product or bands that it does not have at one resolution. (writer)';
+'Makes a raster layer of a product for QGIS, or makes it anew: a table in schema eo_layers, with overviews; returns its name. bands: names of bands of one resolution; stretch: from the 2nd to the 98th percentile to 1 to 255 (0: no data), or the pixels as they are. Raises no_data_found for an unknown product or bands that it does not have at one resolution. (writer)';
 
 create or replace function eo.drop_raster_layer(layer text)
 returns void

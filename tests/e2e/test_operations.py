@@ -105,7 +105,7 @@ def old(cluster: SimpleNamespace) -> Iterator[Server]:
     old = server(cluster.host, cluster.port, cluster.user)
     yield old
     with old.connect("postgres") as admin:
-        for name in ("restored", "sections"):
+        for name in ("restored", "sections", "bare"):
             admin.execute(f"drop database if exists {name} with (force)")
 
 
@@ -327,6 +327,19 @@ def test_sections(
     with old.connect("sections") as restored:
         assert answers(restored, SEARCHES + ANSWERS_OF_PYTHON) == before
         assert definitions(restored) == definitions(module_archive)
+
+
+def test_data_alone(
+    old: Server, folder: Path, module_archive: psycopg.Connection, before: list[list[tuple[Any, ...]]]
+) -> None:
+    """Nothing that a revision inserts may stand in the way of the dump's."""
+    old.run(SECTIONS["Data alone"], folder)
+    with old.connect("bare") as restored:
+        assert answers(restored, SEARCHES + ANSWERS_OF_PYTHON) == before
+        assert definitions(restored) == definitions(module_archive)
+        for table in ("eo.country", "eo.country_name", "eo.place_name"):
+            query = f"select count(*) from {table}".encode()
+            assert restored.execute(query).fetchone() == module_archive.execute(query).fetchone()
 
 
 def test_a_new_postgresql(

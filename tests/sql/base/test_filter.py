@@ -215,6 +215,30 @@ def test_a_time_that_the_execution_knows_is_compared_without_a_call(archive: psy
         archive.execute("select from eo.patches(eo.filter(from_time => now(), to_time => now() - interval '7 days'))")
 
 
+@pytest.mark.parametrize("area", ["SRID=3857;POINT(1000000 6000000)", "POINT(9 50)"])
+@pytest.mark.parametrize(
+    ("type_", "query"),
+    [
+        ("filter", "select eo.count_patches({})"),
+        ("filter", "select * from eo.search({})"),
+        ("filter", "select name from eo.patches({})"),
+        ("product_filter", "select * from eo.select_products({})"),
+    ],
+)
+def test_a_row_made_by_hand_with_an_area_elsewhere(
+    archive: psycopg.Connection, type_: str, query: str, area: str
+) -> None:
+    """Its numbers would be compared with degrees."""
+    made = f"jsonb_populate_record(null::eo.{type_}, jsonb_build_object('area', '{area}'))"
+    row = archive.execute(f"select {made}::text".encode()).fetchone()
+    assert row is not None
+    with pytest.raises(
+        errors.InvalidParameterValue, match=r"the filter's area has the SRID (3857|0), not 4326"
+    ) as caught:
+        archive.execute(query.format(f"'{row[0]}'::eo.{type_}").encode())
+    assert caught.value.diag.message_hint
+
+
 def test_no_filter_lets_everything_pass(archive: psycopg.Connection) -> None:
     for filters in ("", "null", "eo.filter()", "eo.filter(label_match => 'exactly')", "eo.filter('{}'::jsonb)"):
         assert ids(archive, f"select eo.count_patches({filters})") == [PATCHES]
