@@ -121,7 +121,7 @@ begin atomic
     )::eo.filter;
 end;
 comment on function eo.filter(public.geometry, timestamptz, timestamptz, text[], text[], text[], eo.label_match, text[], text[], text[], boolean, boolean, real, text[], text[], bigint[], text[]) is
-'Which patches to find: those that meet every condition given; one left out lets all pass, an empty list none (docs/search.md). from_time is inclusive, to_time exclusive; label_match: some, at_least or exactly; max_cloud: 0 to 100 per cent, of the product; cells: geohashes of 1 to 12 characters. Raises null_value_not_allowed for an area that is null and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
+'Which patches to find: those that meet every condition given; one left out lets all pass, an empty list none. docs/search.md has them all. from_time is inclusive, to_time exclusive; max_cloud is in per cent, of the product. Raises null_value_not_allowed for a null area and a null in a list, invalid_parameter_value for what does not exist and a from_time that is not before to_time.';
 
 -- The geometry of a GeoJSON object, which PostGIS would refuse, where it is none, with an internal_error.
 create or replace function eo_internal.area_of_geojson(document jsonb)

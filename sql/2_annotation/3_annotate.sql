@@ -465,4 +465,4 @@ begin
 end
 $$;
 comment on procedure eo.annotate(text[], text, real, text, text[], boolean, integer, bigint) is
-'Annotates patches that lack it (with "replace": all), of a source and of cells (null: any), with land_cover, country and scene_classes, or those named in what; returns how many were changed. rule: overlap, with classes of at least the share minimal_overlap of a patch, or bigearthnet-v2 (docs/loading.md). Commits after each batch of about batch_size patches, so it may be interrupted and called again. Raises data_exception where polygons of eo.corine overlap in a patch. (writer)';
+'Annotates patches that lack it (with "replace": all) with land_cover, country and scene_classes, or those named in what, and returns how many were changed; docs/loading.md tells of the rules. Commits after each batch of about batch_size patches: it may be interrupted and called again. Raises data_exception where polygons of eo.corine overlap in a patch. (writer)';
