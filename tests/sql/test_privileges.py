@@ -157,6 +157,13 @@ INTERNAL_READER = {
     "annotatable",
     "annotations",
     "unannotated_in",
+    "unannotated_places",
+    "cells_of_places",
+    "land_cover_near",
+    "land_cover_shares",
+    "unit_areas",
+    "units_in",
+    "check_area",
     "land_cover_raster",
     "unannotated",
     "pieces",
@@ -199,6 +206,7 @@ INTERNAL_WRITER = {
     "drop_raster_layer",
     "finish_raster_layer",
     "make_overview",
+    "make_web_mercator_layers",
 }
 OWNER_ONLY = {
     "check_encoder",
