@@ -52,7 +52,9 @@ class Time(click.ParamType):
 @click.option("--time", "sensing_time", type=Time(), help="Start of sensing, ISO 8601; UTC if no zone is given.")
 @click.option("--platform", help="Satellite, as STAC writes it: sentinel-2a, landsat-8, ...")
 @click.option(
-    "--scale", type=Number(), help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset."
+    "--scale",
+    type=Number(min=0, min_open=True),
+    help="Of Sentinel-2's pixels, as STAC has it: reflectance = scale * pixel + offset.",
 )
 @click.option("--offset", type=Number(-1, 1), help="The same: -0.1 as ESA delivers since baseline 04.00, or 0.")
 @engine_options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -53,11 +54,20 @@ def run_here(
 
 
 def end_quietly() -> None:
-    """Let a process of the pool end at once, without a traceback, when the command is interrupted.
+    """Let a process of the pool end at once, without a traceback, when the command is interrupted or gone.
 
     Not by an exception, which the pool would take for a result, and go on to the next piece of work.
     """
+    threading.Thread(target=end_with_command, daemon=True).start()
     # Where interrupts are ignored, as in a script's background, they are here, too.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def end_with_command() -> None:
+    """End this process when the command is gone, however that was: the pipe that it waits on has other writers."""
+    command = multiprocessing.parent_process()
+    assert command is not None
+    command.join()
+    os._exit(1)

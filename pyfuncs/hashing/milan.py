@@ -2,7 +2,7 @@
 Metric-learning-based deep hashing network for content-based retrieval of remote sensing images, GRSL 18(2)).
 
 Three dense layers, 1024, 512 and as many as bits, LeakyReLU between them and a sigmoid at the end, whose outputs above
-one half are the bits. `milan_training` trains it.
+one half are the bits. `pyfuncs/training/milan.py` trains it.
 """
 
 from collections.abc import Mapping

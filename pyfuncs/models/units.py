@@ -81,9 +81,15 @@ def check_units(units: Sequence[str], bands: Sequence[str]) -> None:
 def in_units(encoder: Encoder, image: Image) -> dict[str, np.ndarray]:
     """The bands of an uploaded image, those that the encoder reads in its units.
 
-    Raises PgearthError for scales where it declares none, and for numbers that cannot be of its units.
+    Raises PgearthError for scales where it declares none, for numbers that cannot be of its units, and for a band
+    without any data, of which features would be those of a place that is nowhere.
     """
     bands = dict(image.bands)
+    if empty := [name for name in encoder.bands if name in bands and finite_range(bands[name]) is None]:
+        raise PgearthError(
+            f"the image has no data in {', '.join(empty)}",
+            hint="Pass an image of a place that its bands show; 0, NaN and the file's nodata value are no data.",
+        )
     for number, name in enumerate(encoder.bands):
         if name not in image.scales or name not in bands:
             continue

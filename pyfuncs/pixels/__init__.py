@@ -1,1 +1,1 @@
-"""Pixels: PostGIS rasters, uploaded images, pictures, segments of a patch, units."""
+"""Pixels: PostGIS rasters, uploaded images, pictures, segments of a patch."""

@@ -1,6 +1,6 @@
 """Patches of the archive as training data for torch: the pixels and labels of any search, streamed over COPY BINARY.
 
-Importing this module imports torch; nothing else in pgearth imports it.
+Importing this module imports torch.
 """
 
 from __future__ import annotations

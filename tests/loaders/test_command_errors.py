@@ -282,9 +282,8 @@ def blocks_interrupts(process: psutil.Process) -> bool:
     return bool(int(status.partition("SigBlk:")[2].split()[0], 16) >> (signal.SIGINT - 1) & 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command(number: int) -> None:
-    """Ctrl-C reaches the command's own processes, too; what a supervisor sends reaches the command alone."""
+def start_pool() -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A command whose work is in two processes, and its children, ready to be interrupted."""
     script = """
 from time import sleep
 from pgearth import cli, loaders, pyfuncs
@@ -306,10 +305,25 @@ cli.main()
     while len(children := psutil.Process(process.pid).children()) < 3 or any(map(blocks_interrupts, children)):
         assert process.poll() is None
         time.sleep(0.02)
+    return process, children
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command(number: int) -> None:
+    """Ctrl-C reaches the command's own processes, too; what a supervisor sends reaches the command alone."""
+    process, children = start_pool()
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=300)
     assert (process.returncode, len(said.splitlines())) == (130, 1), said
     assert said.startswith("Interrupted.")
+    psutil.wait_procs(children, timeout=60)
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_command_that_is_killed_leaves_no_process() -> None:
+    process, children = start_pool()
+    process.kill()
+    process.communicate(timeout=300)
     psutil.wait_procs(children, timeout=60)
     assert not any(child.is_running() for child in children)
 

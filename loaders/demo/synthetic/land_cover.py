@@ -1,9 +1,9 @@
 """The land cover of the synthetic landscape.
 
 The sites of a jittered grid carry four smooth random fields (settlement, wetness, altitude, trees), and each class is
-at home at one point in the space of these fields (data/synthetic_land_cover.csv). A site takes the class with the least
-squared distance plus `rarity`, a handicap fitted so that the classes cover about as much as they do in Germany; its
-Voronoi cell becomes land of that class.
+at home at one point in the space of these fields (loaders/reference/data/synthetic_land_cover.csv). A site takes the
+class with the least squared distance plus `rarity`, a handicap fitted so that the classes cover about as much as they
+do in Germany; its Voronoi cell becomes land of that class.
 """
 
 from __future__ import annotations

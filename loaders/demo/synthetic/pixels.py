@@ -1,8 +1,8 @@
 """The pixels of the synthetic landscape.
 
-The class's spectrum (data/synthetic_spectra.csv), between dormant and growing by the day of the year and, on farmland,
-each parcel's crop, with a texture of smooth noise. The spectra are plausible for Central Europe and taken from no
-source: nothing here says anything about the real place.
+The class's spectrum (loaders/reference/data/synthetic_spectra.csv), between dormant and growing by the day of the year
+and, on farmland, each parcel's crop, with a texture of smooth noise. The spectra are plausible for Central Europe and
+taken from no source: nothing here says anything about the real place.
 """
 
 from __future__ import annotations

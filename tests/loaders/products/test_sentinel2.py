@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 import warnings
@@ -603,7 +604,13 @@ IN_SAFE = f"https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/29/R/KH/{N
         (V0 | {"sentinel:boa_offset_applied": True}, "1.0", None, "", 0),
         (V0 | {"sentinel:boa_offset_applied": False}, "1.0", None, "", -1000),
         (V0, "1.0", None, "", -1000),  # the flag came later than the number of the baseline
-        (V0 | {"sentinel:processing_baseline": "03.01"}, "1.0", None, "", 0),
+        (
+            V0 | {"sentinel:processing_baseline": "02.14", "sentinel:product_id": NEW.replace("N0509", "N0214")},
+            "1.0",
+            None,
+            "",
+            0,
+        ),
         (V1 | {"earthsearch:boa_offset_applied": True}, "1.0", -0.1, "", 0),
         (V1 | {"earthsearch:boa_offset_applied": False}, "1.0", -0.1, "", -1000),
         (V1 | {"earthsearch:boa_offset_applied": False}, "1.0", None, "", -1000),
@@ -616,7 +623,13 @@ IN_SAFE = f"https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/29/R/KH/{N
         (V1, "1.1 item", -0.1, "", -1000),
         (CDSE, "1.1 asset", -0.1, f"s3://eodata/{NEW}.SAFE/GRANULE/A/IMG_DATA/R10m/A_", -1000),
         (PLANETARY, "none", None, IN_SAFE, -1000),
-        (PLANETARY | {"s2:processing_baseline": 2.14, "s2:product_uri": OLD}, "none", None, IN_SAFE, 0),
+        (
+            PLANETARY | {"s2:processing_baseline": 2.14, "s2:product_uri": NEW.replace("N0509", "N0214")},
+            "none",
+            None,
+            IN_SAFE,
+            0,
+        ),
         ({"s2:processing_baseline": "03.01"}, "none", None, "", 0),
     ],
 )
@@ -730,6 +743,33 @@ def test_sources_that_contradict_each_other(safe, name, message):
         open_path(safe.rename(safe.with_name(f"{name}.SAFE")))
 
 
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"datetime": "1820-02-19T11:21:11Z"}, "sensing time 1820-.* says 2023-02-19"),
+        ({"datetime": "2920-02-19T11:21:11Z"}, "sensing time 2920-.* says 2023-02-19"),
+        ({"platform": "sentinel-2b"}, "platform sentinel-2b, .* says sentinel-2a"),
+        ({"grid:code": "MGRS-30RKH"}, "tile 30RKH, .* says 29RKH"),
+        ({"s2:product_type": "S2MSI1C"}, "level L1C, .* says L2A"),
+        ({"s2:processing_baseline": "02.14"}, "processing baseline 02.14, .* says 05.09"),
+        ({"sat:relative_orbit": 38}, "relative orbit 38, .* says 37"),
+    ],
+)
+def test_items_that_contradict_the_name_in_them(cog, properties, message):
+    item_of(cog, {"s2:product_uri": NEW, "s2:processing_baseline": "05.09"} | properties)
+    with pytest.raises(PgearthError, match=rf"\.json says {message}"):
+        open_path(cog)
+
+
+@pytest.mark.parametrize(
+    "name", [OLD.replace("0219T11", "0230T11"), OLD.replace("T112", "T252"), "20230230T112111_20230230T112111_T29RKH"]
+)
+def test_names_with_a_time_that_is_none(cog, name):
+    next(cog.glob("*.json")).unlink()
+    with pytest.raises(PgearthError, match=rf"{name}: .* is no time\nHint: .*--name"):
+        open_path(cog, name=name)
+
+
 def test_metadata_files_that_contradict_each_other(sample, cog, safe):
     """A COG whose offset is applied beside the XML of ESA's product, which has it."""
     name = SINCE_OFFSET.removesuffix(".SAFE")
@@ -791,6 +831,17 @@ def test_tags_that_contradict_metadata(cog):
     assert {band.factor for band in open_path(cog, name=OLD, scale=0.0001).bands} == {1}
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.0001, np.nan])
+def test_scales_that_can_be_none(cog, scale):
+    with_tags(cog, scale, 0)
+    with pytest.raises(PgearthError, match=r"the tags of .*\.tif says? scale .*, which it cannot be\nHint: .*--scale"):
+        open_path(cog)
+    next(cog.glob("*.json")).unlink()
+    with_tags(cog, 0.0001, np.inf)
+    with pytest.raises(PgearthError, match=r"the tags of .*\.tif says? offset inf, which it cannot be"):
+        open_path(cog, name=OLD)
+
+
 @pytest.mark.parametrize(("scale", "given"), [(1.0, 1.0), (2.0, None)])
 def test_floating_point_pixels_are_stored_as_reflectance_times_10000(archive, sample, cog, scale, given):
     """The item speaks of whole numbers, so it does not tell what these mean."""
@@ -840,6 +891,13 @@ def test_scale_and_offset_on_the_command_line(archive, sample, cog, run_pgearth)
     modis = sample / "modis/mcd43a4_h21v11_2017006"
     result = run_pgearth(archive, "load", "product", modis, "--scale", "1")
     assert "--scale and --offset are for Sentinel-2" in str(result.exception)
+
+
+@pytest.mark.parametrize("scale", ["0", "-0.0001", "nan"])
+def test_no_scale_on_the_command_line(archive, cog, run_pgearth, scale):
+    result = run_pgearth(archive, "load", "product", cog, "--scale", scale)
+    assert result.exit_code == 2
+    assert "Invalid value for '--scale'" in result.output
 
 
 @pytest.mark.parametrize(
@@ -898,7 +956,13 @@ def stac_item(folder: Path, properties: dict, offset: float | None) -> None:
 )
 def test_offset_of_stac_items(sample, tmp_path, applied, raster_offset, baseline, expected):
     folder = Path(shutil.copytree(sample / COG, tmp_path / COG.name, copy_function=shutil.copyfile))
-    properties = {"s2:processing_baseline": baseline, "earthsearch:boa_offset_applied": applied}
+    name = OLD.replace("N0214", f"N{baseline.replace('.', '')}")
+    properties = {
+        "s2:processing_baseline": baseline,
+        "earthsearch:boa_offset_applied": applied,
+        "s2:product_uri": name,
+        "sentinel:product_id": name,
+    }
     stac_item(folder, properties, raster_offset)
     files = open_path(folder)
     assert offsets(files) == {expected}
@@ -916,14 +980,20 @@ def test_offset_of_stac_items(sample, tmp_path, applied, raster_offset, baseline
 def test_offset_of_tile_info_is_that_of_the_baseline(sample, tmp_path, name, offset):
     folder = Path(shutil.copytree(sample / JP2_L1C, tmp_path / "tile", copy_function=shutil.copyfile))
     information = json.loads((folder / "tileInfo.json").read_text())
-    (folder / "tileInfo.json").write_text(json.dumps(information | {"productName": name}))
+    time = datetime.strptime(name[11:26], "%Y%m%dT%H%M%S").isoformat() + "Z"
+    (folder / "tileInfo.json").write_text(json.dumps(information | {"productName": name, "timestamp": time}))
     assert {band.offset for band in open_path(folder).bands} == {offset}
 
 
 @pytest.mark.parametrize(("collection", "offset"), [("S2_SR", -1000), ("S2_SR_HARMONIZED", 0)])
 def test_offset_of_earth_engine(small, collection, offset):
     document = json.loads((small / "metadata.json").read_text())
-    document |= {"PROCESSING_BASELINE": "04.00", "system:id": f"COPERNICUS/{collection}/{small.name}"}
+    name = re.sub(r"_N\d{4}_", "_N0400_", document["PRODUCT_ID"])
+    document |= {
+        "PROCESSING_BASELINE": "04.00",
+        "PRODUCT_ID": name,
+        "system:id": f"COPERNICUS/{collection}/{small.name}",
+    }
     (small / "metadata.json").write_text(json.dumps(document))
     assert {band.offset for band in open_path(small).bands} == {offset}
 

@@ -148,6 +148,11 @@ REFUSED = {
     "nodata that is not declared": (lambda p: geotiff(np.where(HALF, p, -9999).astype(np.int16)), "22003", "10,000"),
     "infinite": (lambda p: geotiff(np.where(HALF, p, 3e38).astype(np.float32)), "22003", "10,000"),
     "a scale that is left over": (lambda p: geotiff((p / 10_000).astype(np.float32), scale=0.0001), "22003", "10,000"),
+    "without data, zeros": (lambda p: geotiff(p * 0), "22023", "no data"),
+    "without data, nan": (lambda p: geotiff(np.full(p.shape, np.nan, np.float32)), "22023", "no data"),
+    "without data, nodata": (lambda p: geotiff(np.full_like(p, 7), nodata=7), "22023", "no data"),
+    "without data, mask": (lambda p: geotiff(p, mask=np.zeros((SIDE, SIDE), np.uint8)), "22023", "no data"),
+    "one band without data": (lambda p: geotiff(np.where(np.arange(len(p))[:, None, None] == 3, 0, p)), "22023", "no data"),
     "rotated": (lambda p: geotiff(p, transform=Affine(8, 6, 5e5, 6, -8, 5e6)), "0A000", "gdalwarp"),
     "a quarter turn": (lambda p: geotiff(p, transform=Affine(0, 10, 5e5, -10, 0, 5e6)), "0A000", "gdalwarp"),
 }  # fmt: skip

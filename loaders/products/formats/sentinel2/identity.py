@@ -28,17 +28,21 @@ def identify(folder: Folder, documents: Sequence[Metadata], given_name: str | No
     `likely_level` is for where nothing tells the level. Raises PgearthError for sources that contradict each other.
     """
     names = {"the name given": given_name, "the folder's name": folder.name}
-    sources = [with_its_name(document) for document in documents]
+    sources = [with_its_name(folder, document) for document in documents]
     sources += [known for source, name in names.items() if name and (known := from_name(name, source))]
     check_agreement(folder, sources)
     return Identity(sources, complete(folder, merge(sources), likely_level))
 
 
-def with_its_name(document: Metadata) -> Metadata:
-    """A document's metadata, with what its product's name tells that it has no word of its own for."""
+def with_its_name(folder: Folder, document: Metadata) -> Metadata:
+    """A document's metadata, with what its product's name tells that it has no word of its own for.
+
+    Raises PgearthError where it contradicts that name.
+    """
     known = from_name(document.name, document.source)
     if known is None:
         return document
+    check_agreement(folder, [document, known])
     return replace(merge([document, known]), units=document.units, as_delivered=document.as_delivered)
 
 

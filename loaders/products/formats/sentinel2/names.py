@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from pgearth.loaders.products.files import parse_time
 from pgearth.loaders.products.formats.sentinel2.baselines import baseline_of
 from pgearth.loaders.products.formats.sentinel2.metadata import Metadata
+from pgearth.pyfuncs.errors import PgearthError
 
 OFFICIAL_NAME = re.compile(
     r"(?P<platform>S2[A-D])_MSI(?P<level>L1C|L2A)_(?P<time>\d{8}T\d{6})(?:_N(?P<baseline>\d{4}))?_R(?P<orbit>\d{3})"
@@ -16,7 +18,7 @@ EARTH_ENGINE_NAME = re.compile(r"(?P<time>\d{8}T\d{6})_\d{8}T\d{6}_T(?P<tile>\d{
 
 
 def from_name(name: str, source: str) -> Metadata | None:
-    """What a name of ESA's or Earth Engine's says; None for any other."""
+    """What a name of ESA's or Earth Engine's says; None for any other. Raises PgearthError for a time that is none."""
     name = name.removesuffix(".SAFE")
     if official := OFFICIAL_NAME.fullmatch(name):
         return Metadata(
@@ -25,7 +27,7 @@ def from_name(name: str, source: str) -> Metadata | None:
             platform=f"sentinel-{official['platform'][1:].lower()}",
             level=official["level"],
             tile=official["tile"],
-            sensing_time=parse_time(official["time"]),
+            sensing_time=time_in(name, official["time"]),
             baseline=baseline_of(official["baseline"]) if official["baseline"] else None,
             relative_orbit=int(official["orbit"]),
         )
@@ -34,6 +36,16 @@ def from_name(name: str, source: str) -> Metadata | None:
             source=f"{source}, {name}",
             name=name,
             tile=earth_engine["tile"],
-            sensing_time=parse_time(earth_engine["time"]),
+            sensing_time=time_in(name, earth_engine["time"]),
         )
     return None
+
+
+def time_in(name: str, text: str) -> datetime:
+    """The time in a product's name."""
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise PgearthError(
+            f"{name}: {text} is no time", "Give the product its own name, or say it with --name."
+        ) from error

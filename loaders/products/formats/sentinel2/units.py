@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import isfinite
 
 from rasterio.errors import RasterioError
 
@@ -129,10 +130,19 @@ def units_said(source: Metadata, band: str, file: str) -> Units | None:
 
 
 def decide(folder: Folder, fact: str, given: float | None, statements: Iterable[Units]) -> float | None:
-    """The scale or offset given, else the one that all statements have. Raises PgearthError where they differ."""
+    """The scale or offset given, else the one that all statements have.
+
+    Raises PgearthError where they differ, and for numbers that can be none.
+    """
     if given is not None:
         return given
     said = [(getattr(units, fact), units.source) for units in statements if getattr(units, fact) is not None]
+    for number, source in said:
+        if not isfinite(number) or (fact == "scale" and number <= 0):
+            raise PgearthError(
+                f"{folder.path}: {source} say {fact} {number:g}, which it cannot be",
+                f"Say what it is: --{fact} (reflectance = scale * pixel + offset).",
+            )
     if not said:
         return None
     value: float = said[0][0]
