@@ -28,7 +28,7 @@ begin
 end
 $$;
 comment on function eo.cell_of(public.geometry, integer) is
-'Geohash of the centre of a geometry (any SRID but 0); precision 5, about 5 x 5 km, is that of eo.patch.cell. Parts on both sides of the antimeridian have their centre between them, and what lies about a pole has it there. https://en.wikipedia.org/wiki/Geohash';
+'Geohash of the centre of a geometry (any SRID but 0); precision 5 is that of a patch''s cell, about 5 x 5 km. Parts on both sides of the antimeridian have their centre between them, and what lies about a pole has it there. https://en.wikipedia.org/wiki/Geohash';
 
 create or replace function eo_internal.check_precision("precision" integer)
 returns integer
